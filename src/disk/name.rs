@@ -1,0 +1,258 @@
+//! The map from a peer's name to a safe one: a total function, so that no transfer is lost over
+//! its name and none leaves the drop directory. docs/DESIGN.md, "Names", has the rules.
+
+use crate::limits;
+use std::fmt::{self, Display, Formatter};
+use std::path::Path;
+
+/// The name of a file in the drop directory: the only key to the disk. It is not empty, has at
+/// most [`limits::FILE_NAME`] bytes, holds no `/`, `\`, NUL or other control character and does
+/// not start with a dot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SafeName(String);
+
+impl SafeName {
+    /// Maps what a peer sent. The steps are taken in this order; doing it twice changes nothing.
+    pub fn map(units: &[u16]) -> Self {
+        let text: String = char::decode_utf16(units.iter().copied())
+            .map(|c| c.ok().filter(|c| !c.is_control()).unwrap_or('_'))
+            .collect();
+        let mut name = text.rsplit(['/', '\\']).next().unwrap_or_default().to_owned();
+        if name.starts_with('.') {
+            name.replace_range(..1, "_");
+        }
+        if name.is_empty() {
+            name.push_str("unnamed");
+        }
+        let (stem, extension) = split(&name);
+        Self(fit(stem, extension, limits::FILE_NAME))
+    }
+
+    /// This name with what FAT and exFAT reject mapped to `_` as well: `: ? * " < > |`, dots and
+    /// spaces at the end, and the names of DOS devices, which get a `_` in front.
+    pub fn for_fat(&self) -> Self {
+        let mut name = self.0.replace([':', '?', '*', '"', '<', '>', '|'], "_");
+        let kept = name.trim_end_matches(['.', ' ']).len();
+        let trailing = name.len() - kept;
+        name.replace_range(kept.., &"_".repeat(trailing));
+        if is_device(&name) {
+            name.insert(0, '_');
+        }
+        let (stem, extension) = split(&name);
+        Self(fit(stem, extension, limits::FILE_NAME))
+    }
+
+    /// The name to try when this one is taken for the `n`th time: `name (n).ext`.
+    pub fn numbered(&self, n: u32) -> Self {
+        let (stem, extension) = split(&self.0);
+        Self(fit(stem, &format!(" ({n}){extension}"), limits::FILE_NAME))
+    }
+
+    /// The beginning of this name, at most `limit` bytes of it.
+    pub fn shortened(&self, limit: usize) -> &str {
+        cut(&self.0, limit)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<Path> for SafeName {
+    fn as_ref(&self) -> &Path {
+        self.0.as_ref()
+    }
+}
+
+impl Display for SafeName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name before its extension, and the extension with its dot; either may be empty.
+fn split(name: &str) -> (&str, &str) {
+    match name.rfind('.') {
+        Some(dot) if dot > 0 => name.split_at(dot),
+        _ => (name, ""),
+    }
+}
+
+/// `stem` and `ending` in at most `limit` bytes: the stem is cut. Where the ending leaves no room
+/// for even one character of the stem, both are cut as one.
+fn fit(stem: &str, ending: &str, limit: usize) -> String {
+    let kept = cut(stem, limit.saturating_sub(ending.len()));
+    if kept.is_empty() {
+        return cut(&format!("{stem}{ending}"), limit).to_owned();
+    }
+    format!("{kept}{ending}")
+}
+
+/// The longest beginning of `text` that has at most `limit` bytes and ends with a character.
+fn cut(text: &str, limit: usize) -> &str {
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// Whether DOS and Windows take this name for a device, whatever its extension ("Naming Files,
+/// Paths, and Namespaces" in the Windows documentation).
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
+    match stem.as_str() {
+        "CON" | "PRN" | "AUX" | "NUL" => true,
+        _ => ["COM", "LPT"].iter().any(|port| {
+            let digit = stem.strip_prefix(port).unwrap_or_default();
+            matches!(digit, "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9")
+                || matches!(digit, "¹" | "²" | "³")
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(text: &str) -> String {
+        SafeName::map(&text.encode_utf16().collect::<Vec<_>>()).0
+    }
+
+    #[test]
+    fn attacks_and_oddities() {
+        let long = "x".repeat(300);
+        let table = [
+            // The name as a path.
+            ("report.pdf", "report.pdf"),
+            ("/etc/passwd", "passwd"),
+            ("../../etc/passwd", "passwd"),
+            ("..\\..\\windows\\system.ini", "system.ini"),
+            ("C:\\Users\\kim\\a.txt", "a.txt"),
+            ("/home/u/测试.txt", "测试.txt"),
+            ("a/b\\c", "c"),
+            ("dir/", "unnamed"),
+            ("dir\\", "unnamed"),
+            ("/", "unnamed"),
+            ("", "unnamed"),
+            (".", "_"),
+            ("..", "_."),
+            ("...", "_.."),
+            ("a/..", "_."),
+            ("\\\\server\\share\\x", "x"),
+            ("/sub/测试.txt", "测试.txt"),
+            ("%2e%2e%2fx", "%2e%2e%2fx"),
+            ("..%2fx", "_.%2fx"),
+            ("~/x", "x"),
+            ("~", "~"),
+            ("a／b", "a／b"),
+            // Hidden files, and ours.
+            (".bashrc", "_bashrc"),
+            (".ssh/authorized_keys", "authorized_keys"),
+            (".qdrop-1.x.part", "_qdrop-1.x.part"),
+            ("..hidden", "_.hidden"),
+            // Control characters.
+            ("a\0b.txt", "a_b.txt"),
+            ("a\nb", "a_b"),
+            ("\x1b[2Jx", "_[2Jx"),
+            ("a\u{7f}b", "a_b"),
+            ("a\u{85}b", "a_b"),
+            ("\0", "_"),
+            ("\t\r\n", "___"),
+            ("\0../x", "x"),
+            // Shells, options, spaces.
+            ("-rf", "-rf"),
+            ("$(reboot)", "$(reboot)"),
+            ("; rm x", "; rm x"),
+            (" ", " "),
+            (" lead and trail ", " lead and trail "),
+            ("a \"quoted\" 'name'", "a \"quoted\" 'name'"),
+            // What other systems reject is kept where the file system takes it.
+            ("a:b?c*d", "a:b?c*d"),
+            ("CON", "CON"),
+            ("trailing.", "trailing."),
+            // Unicode.
+            ("😀.png", "😀.png"),
+            ("\u{feff}a", "\u{feff}a"),
+            ("e\u{301}.txt", "e\u{301}.txt"),
+            ("\u{202e}gpj.exe", "\u{202e}gpj.exe"),
+            // Long names.
+            (&long, &long[..255]),
+            (&format!("{long}.tar.gz"), &format!("{}.gz", &long[..252])),
+            (&format!("a.{long}"), &format!("a.{}", &long[..253])),
+            (&format!("{}.txt", "é".repeat(200)), &format!("{}.txt", "é".repeat(125))),
+            (&"测".repeat(100), &"测".repeat(85)),
+        ];
+        for (sent, stored) in table {
+            assert_eq!(map(sent), stored, "of {sent:?}");
+        }
+        assert_eq!(SafeName::map(&[0xD83D]).0, "_", "a lone surrogate");
+        assert_eq!(SafeName::map(&[0x61, 0xDE00, 0x62]).0, "a_b");
+    }
+
+    #[test]
+    fn laws() {
+        let mut state = 0x9E37_79B9_u32;
+        let mut random = |below: u32| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state % below
+        };
+        let interesting: Vec<u16> = "./\\:\0\n .ab测😀\u{feff}\u{7f}\u{85}"
+            .encode_utf16()
+            .chain([0xD800, 0xDC00])
+            .collect();
+        for _ in 0..100_000 {
+            let length = if random(8) == 0 { 600 } else { 12 };
+            let units: Vec<u16> = (0..random(length))
+                .map(|_| match random(3) {
+                    0 => u16::try_from(random(0x1_0000)).unwrap(),
+                    _ => interesting[random(interesting.len().try_into().unwrap()) as usize],
+                })
+                .collect();
+            let name = SafeName::map(&units);
+            for name in [name.numbered(random(5000)), name.for_fat(), name.clone()] {
+                let text = name.as_str();
+                assert!(!text.is_empty() && !text.starts_with('.'), "{text:?} of {units:?}");
+                assert!(!text.contains(['/', '\\']), "{text:?} of {units:?}");
+                assert!(!text.contains(char::is_control), "{text:?} of {units:?}");
+                assert!(text.len() <= limits::FILE_NAME, "{text:?} of {units:?}");
+                let again = SafeName::map(&text.encode_utf16().collect::<Vec<_>>());
+                assert_eq!(again, name, "mapping twice, of {units:?}");
+            }
+            let fat = name.for_fat();
+            assert_eq!(fat.for_fat(), fat);
+        }
+    }
+
+    #[test]
+    fn taken_names() {
+        let cases =
+            [("a.txt", "a (2).txt"), ("archive.tar.gz", "archive.tar (2).gz"), ("a", "a (2)")];
+        for (name, next) in cases {
+            assert_eq!(SafeName(name.to_owned()).numbered(2).0, next);
+        }
+        let long = SafeName(format!("{}.txt", "é".repeat(125)));
+        assert_eq!(long.numbered(10).0, format!("{} (10).txt", "é".repeat(123)));
+    }
+
+    #[test]
+    fn names_for_fat() {
+        let table = [
+            ("a:b?c*d\"e<f>g|h", "a_b_c_d_e_f_g_h"),
+            ("trailing. .", "trailing___"),
+            ("CON", "_CON"),
+            ("con.txt", "_con.txt"),
+            ("Com1 .log", "_Com1 .log"),
+            ("LPT¹", "_LPT¹"),
+            ("COM10", "COM10"),
+            ("console", "console"),
+            ("fine.txt", "fine.txt"),
+        ];
+        for (name, stored) in table {
+            assert_eq!(SafeName(name.to_owned()).for_fat().0, stored);
+        }
+    }
+}

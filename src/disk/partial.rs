@@ -1,0 +1,198 @@
+//! Parts: files of the drop directory that are not whole yet, under names of their own, and the
+//! sweep of those that a killed receiver left.
+//!
+//! A part is named `.qdrop-MACHINE-PROCESS-STARTED-N.NAME.part`. The first three tell, at a later
+//! start, whether the process that wrote it still runs; NAME is there so that a file system that
+//! rejects the name does so before the body is taken.
+
+use super::DiskError;
+use super::name::SafeName;
+use crate::digest::xxh64;
+use crate::limits;
+use std::fmt::{self, Display, Formatter};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+const PREFIX: &str = ".qdrop-";
+const SUFFIX: &str = ".part";
+
+/// A file on its way in. Dropping it deletes it.
+#[derive(Debug)]
+pub struct Incoming {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) name: SafeName,
+    /// The part has become the final file and is not there any more.
+    pub(super) renamed: bool,
+}
+
+impl Incoming {
+    /// Creates a part in `directory` for a file that is to be called `name`.
+    pub(super) fn create(
+        directory: &Path,
+        owner: Owner,
+        number: u32,
+        name: &SafeName,
+    ) -> Result<Self, DiskError> {
+        let unique = format!("{PREFIX}{owner}-{number}.");
+        let room = limits::FILE_NAME - unique.len() - SUFFIX.len();
+        let path = directory.join(format!("{unique}{}{SUFFIX}", name.shortened(room)));
+        // create_new follows no link and takes no file that is already there; the mode is the
+        // umask's alone.
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(DiskError::at("create", &path))?;
+        Ok(Self { file, path, name: name.clone(), renamed: false })
+    }
+
+    /// The part's own path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Write for Incoming {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // What cannot be deleted now is swept at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The process that writes a part, told apart from every other that can reach the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    /// A digest of what names this machine, or this container of it.
+    machine: u32,
+    /// 0 where the system does not tell.
+    process: u32,
+    /// In the kernel's clock ticks since boot, so that a process number that is used again is
+    /// not taken for the same process.
+    started: u64,
+}
+
+impl Owner {
+    /// This process. Everything is from proc(5); on a system without it, parts are told apart
+    /// by their number alone, and swept like those of another machine.
+    pub(super) fn current() -> Self {
+        let process = fs::read_link("/proc/self").ok();
+        let process = process.and_then(|link| link.to_str()?.parse().ok()).unwrap_or(0);
+        let mut machine = Vec::new();
+        for file in ["/etc/machine-id", "/proc/sys/kernel/hostname"] {
+            machine.extend(fs::read(file).unwrap_or_default());
+        }
+        let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        machine.extend(namespace.as_os_str().as_encoded_bytes());
+        #[expect(clippy::cast_possible_truncation, reason = "half of a digest is enough")]
+        let machine = xxh64(&machine) as u32;
+        Self { machine, process, started: started(process).unwrap_or(0) }
+    }
+
+    /// Reads the owner from the name of a part; `None` for a name that no process writes.
+    fn parse(unique: &str) -> Option<Self> {
+        let mut fields = unique.split('-');
+        let machine = u32::from_str_radix(fields.next()?, 16).ok()?;
+        let process = fields.next()?.parse().ok()?;
+        let started = fields.next()?.parse().ok()?;
+        Some(Self { machine, process, started })
+    }
+}
+
+impl Display for Owner {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{}-{}", self.machine, self.process, self.started)
+    }
+}
+
+/// When a process started, if it runs: field 22 of `/proc/PID/stat`. The second field, the
+/// program's name, may hold anything, so that it is its closing parenthesis that is looked for.
+fn started(process: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Removes the parts in `directory` that no running transfer can own and returns how many there
+/// were. Parts of this machine go when their process is gone; those of another one, or of
+/// another user, whose processes may be hidden from us, when nobody has written to them for
+/// [`limits::FOREIGN_PART`]. `fresh` is the metadata of a file that was just made here: the time
+/// of the file system's own clock, and our user.
+pub(super) fn sweep(directory: &Path, us: Owner, fresh: &Metadata) -> Result<usize, DiskError> {
+    let mut swept = 0;
+    let entries = fs::read_dir(directory).map_err(DiskError::at("list", directory))?;
+    for entry in entries {
+        let entry = entry.map_err(DiskError::at("list", directory))?;
+        let name = entry.file_name();
+        let Some(unique) = name.to_str().and_then(unique) else { continue };
+        // Not followed if it is a link, and gone if another receiver sweeps too.
+        let Ok(part) = entry.metadata() else { continue };
+        if !part.is_file() || !is_stale(Owner::parse(unique), us, &part, fresh) {
+            continue;
+        }
+        match fs::remove_file(entry.path()) {
+            Ok(()) => swept += 1,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(DiskError::at("remove", &entry.path())(error)),
+        }
+    }
+    Ok(swept)
+}
+
+/// The part of a part's name that is its own; `None` for any other name.
+fn unique(name: &str) -> Option<&str> {
+    let (unique, name) = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('.')?;
+    (!unique.is_empty() && !name.is_empty()).then_some(unique)
+}
+
+fn is_stale(owner: Option<Owner>, us: Owner, part: &Metadata, fresh: &Metadata) -> bool {
+    let Some(owner) = owner else { return true };
+    if owner.machine != us.machine || us.process == 0 || user(part) != user(fresh) {
+        let age = fresh.modified().and_then(|now| {
+            let written = part.modified()?;
+            Ok(now.duration_since(written).unwrap_or_default())
+        });
+        return age.is_ok_and(|age| age > limits::FOREIGN_PART);
+    }
+    // Our own number: nothing of ours is under way yet, so another process had it before.
+    owner.process == us.process || started(owner.process) != Some(owner.started)
+}
+
+#[cfg(unix)]
+fn user(metadata: &Metadata) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(metadata)
+}
+
+#[cfg(not(unix))]
+fn user(_: &Metadata) -> u32 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_pattern() {
+        let owner = Owner { machine: 0xAB, process: 12, started: 345 };
+        assert_eq!(Owner::parse(&format!("{owner}-7")), Some(owner));
+        assert_eq!(unique(&format!(".qdrop-{owner}-7.a.b.txt.part")), Some("000000ab-12-345-7"));
+        for other in
+            ["a.part", ".qdrop-", ".qdrop-.part", ".qdrop-1.part", ".qdrop-1.x", "qdrop-1.x.part"]
+        {
+            assert_eq!(unique(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Every number that bounds something, with its unit and its reason.
+
+use std::time::Duration;
+
+/// Bytes of the one buffer that a body passes through. A buffer of this size, filled before it is
+/// written, beat smaller ones and unfilled ones on loopback; larger ones leave the processor's
+/// cache.
+pub const BUFFER: usize = 256 * 1024;
+
+/// Bytes that are read from a socket at once while a header is awaited. Small, because what is
+/// left in it is copied once.
+pub const HEADER_BUFFER: usize = 4 * 1024;
+
+/// Bytes of a `QString` that a peer may send as a name. Windows has the longest paths,
+/// 32,767 UTF-16 units; nothing else comes near.
+pub const NAME: u32 = 64 * 1024;
+
+/// Bytes of a `QString` that a peer may send as the message of a receipt.
+pub const MESSAGE: u32 = 8 * 1024;
+
+/// Bytes of a file's name on the disk: `NAME_MAX` of Linux, the BSDs and macOS.
+pub const FILE_NAME: usize = 255;
+
+/// Bytes that are read in search of a receipt before it is concluded that there is none.
+pub const RECEIPT: u64 = 4 + 1 + 8 + 8 + 4 + NAME as u64 + 4 + MESSAGE as u64;
+
+/// How long a whole header may take, from its connection's first moment or from its own first
+/// byte. Fixed, so that nobody can hold a slot by trickling.
+pub const HEADER_TIME: Duration = Duration::from_secs(10);
+
+/// How long a receiver waits after a complete file for the sender's end of stream or its next
+/// header. Some senders pause for 50 ms between files; one waits for the receiver's close and
+/// fails if a person is faster than that, which 1 s was too long for (docs/PROTOCOL.md, 1).
+pub const LINGER: Duration = Duration::from_millis(300);
+
+/// Bytes of a refused sender that are read and thrown away, so that a reset of the connection
+/// does not overtake the receipt.
+pub const DRAIN: u64 = 16 * 1024 * 1024;
+
+/// How long a refused sender is drained at the most.
+pub const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// Refused connections that are drained at once. They hold no transfer slot; above this number
+/// they are closed at once.
+pub const DRAINING: usize = 64;
+
+/// Receipts that are kept for one connection until its end. A sender of more files than that
+/// gets no receipt for the rest.
+pub const RECEIPTS: usize = 10_000;
+
+/// Lines of the log that wait for a standard error that takes none; further ones are counted.
+pub const LOG_LINES: usize = 1_000;
+
+/// Bytes per second that the slowest disk may need to be waited for: a receiver may be in
+/// `fsync` for as long as its disk takes, and is silent meanwhile.
+pub const SLOW_DISK: u64 = 8 * 1024 * 1024;
+
+/// Bytes of a thread's stack. A conversation's buffers are on the heap.
+pub const STACK: usize = 256 * 1024;
+
+/// The first and the longest pause after an error of `accept`.
+pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Parts of another machine that nobody has written to for this long have no owner.
+pub const FOREIGN_PART: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// How often a live line is drawn again.
+pub const REDRAW: Duration = Duration::from_millis(200);
+
+/// How often a long transfer gets a line where there is no live one.
+pub const REPORT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(HEADER_BUFFER < BUFFER);
+const _: () = assert!(20 + NAME as usize <= BUFFER, "a sender's header fits into its buffer");
+const _: () = assert!(BUFFER as u64 <= DRAIN);

@@ -1,0 +1,193 @@
+//! Listening: bounded threads, with a place for a connection before it is accepted.
+
+use super::allow::Network;
+use super::deadline::Timed;
+use crate::limits;
+use crate::transfer::error::ReceiveError;
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Who may come, how many at once, and how long they may be silent.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Networks that may send; none: everybody.
+    pub allow: Vec<Network>,
+    /// Transfers at once.
+    pub transfers: usize,
+    /// Transfers at once from one address.
+    pub per_peer: Option<usize>,
+    /// How long a peer may be silent.
+    pub timeout: Duration,
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub struct Guest {
+    /// The connection.
+    pub connection: Timed,
+    /// The other end; IPv4 in IPv6's clothes is shown as IPv4.
+    pub peer: SocketAddr,
+    /// Why it is to be refused, if it is.
+    pub refusal: Option<ReceiveError>,
+}
+
+/// What listening brings.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A connection, in a thread of its own.
+    Guest(Guest),
+    /// A connection could not be accepted or served; said once for a series of them.
+    Trouble(io::Error),
+}
+
+/// The transfers under way.
+#[derive(Debug)]
+pub struct House {
+    rules: Rules,
+    rooms: Mutex<Rooms>,
+    left: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Rooms {
+    /// The peers of the transfers under way.
+    active: Vec<IpAddr>,
+    /// Connections that have been refused and are drained.
+    leaving: usize,
+}
+
+impl House {
+    /// An empty house.
+    pub fn new(rules: Rules) -> Arc<Self> {
+        Arc::new(Self { rules, rooms: Mutex::default(), left: Condvar::new() })
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, Rooms> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is room for a transfer. While it waits, its listener accepts nothing:
+    /// connections queue in the kernel.
+    fn wait_for_room(&self) -> MutexGuard<'_, Rooms> {
+        let full = |rooms: &mut Rooms| rooms.active.len() >= self.rules.transfers;
+        self.left.wait_while(self.rooms(), full).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a connection in, or says why not.
+    fn admit(self: &Arc<Self>, peer: IpAddr) -> (Slot, Option<ReceiveError>) {
+        let refused = |why| (Slot { house: self.clone(), stage: Stage::Outside }, Some(why));
+        if !self.rules.allow.is_empty() && !self.rules.allow.iter().any(|net| net.contains(peer)) {
+            return refused(ReceiveError::NotAllowed);
+        }
+        // With several listeners, another may have taken the room meanwhile.
+        let mut rooms = self.wait_for_room();
+        let theirs = rooms.active.iter().filter(|&&other| other == peer).count();
+        if self.rules.per_peer.is_some_and(|most| theirs >= most) {
+            return refused(ReceiveError::Busy);
+        }
+        rooms.active.push(peer);
+        (Slot { house: self.clone(), stage: Stage::Active(peer) }, None)
+    }
+
+    /// Accepts for ever. Each connection gets a thread, which calls `serve`.
+    pub fn receive_guests(
+        self: &Arc<Self>,
+        listener: &TcpListener,
+        serve: impl Fn(Arrival) + Clone + Send + 'static,
+    ) {
+        let mut pause = None;
+        loop {
+            drop(self.wait_for_room());
+            match self.accept(listener, &serve) {
+                Ok(()) => pause = None,
+                // The peer gave up while it was queued.
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    if pause.is_none() {
+                        serve(Arrival::Trouble(error));
+                    }
+                    let (first, longest) = limits::BACK_OFF;
+                    let now = pause.map_or(first, |last: Duration| longest.min(last * 2));
+                    thread::sleep(now);
+                    pause = Some(now);
+                }
+            }
+        }
+    }
+
+    fn accept(
+        self: &Arc<Self>,
+        listener: &TcpListener,
+        serve: &(impl Fn(Arrival) + Clone + Send + 'static),
+    ) -> io::Result<()> {
+        let (stream, peer) = listener.accept()?;
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let (slot, refusal) = self.admit(peer.ip());
+        let connection = Timed::new(stream, self.rules.timeout, Some(slot))?;
+        let guest = Guest { connection, peer, refusal };
+        let serve = serve.clone();
+        thread::Builder::new()
+            .stack_size(limits::STACK)
+            .spawn(move || serve(Arrival::Guest(guest)))?;
+        Ok(())
+    }
+}
+
+/// What a connection holds of the house; given back when it is dropped.
+#[derive(Debug)]
+pub struct Slot {
+    house: Arc<House>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// A transfer.
+    Active(IpAddr),
+    /// Refused, and being drained.
+    Leaving,
+    /// Counted nowhere.
+    Outside,
+}
+
+impl Slot {
+    /// Gives a transfer's place to another one and takes one among those that are drained.
+    ///
+    /// # Errors
+    /// There are too many of those already.
+    pub(super) fn leave(&mut self) -> io::Result<()> {
+        self.give_back();
+        let mut rooms = self.house.rooms();
+        if rooms.leaving >= limits::DRAINING {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        rooms.leaving += 1;
+        self.stage = Stage::Leaving;
+        Ok(())
+    }
+
+    fn give_back(&mut self) {
+        let mut rooms = self.house.rooms();
+        match mem::replace(&mut self.stage, Stage::Outside) {
+            Stage::Active(peer) => {
+                if let Some(place) = rooms.active.iter().position(|&other| other == peer) {
+                    rooms.active.swap_remove(place);
+                }
+                // All: each listener waits for room, and the one that is woken may get no guest.
+                self.house.left.notify_all();
+            }
+            Stage::Leaving => rooms.leaving -= 1,
+            Stage::Outside => {}
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}

@@ -1,0 +1,6 @@
+//! Sockets: listening, dialling, time limits and who may connect.
+
+pub mod allow;
+pub mod deadline;
+pub mod dial;
+pub mod listen;

@@ -1,0 +1,146 @@
+//! Words for people: a peer's text made harmless, and numbers made short.
+
+use std::fmt::{self, Display, Formatter, Write};
+use std::time::Duration;
+
+/// Text that a peer wrote, for a terminal or a log: whatever could move a cursor, start an escape
+/// sequence, end a line or turn the direction of writing is shown as an escape, and so is the
+/// backslash, so that no text can pass for another.
+pub struct Escaped<'a>(pub &'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                '\r' => f.write_str("\\r")?,
+                '\t' => f.write_str("\\t")?,
+                c if c.is_control() || steers(c) => write!(f, "\\u{{{:x}}}", u32::from(c))?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Line and paragraph separators, and the bidirectional controls of Unicode Annex 9.
+fn steers(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A number of bytes in the largest unit that leaves a number of at least about 1: `1.2 GiB`, or
+/// `1.2G` with `{:#}`.
+pub struct Bytes(pub u64);
+
+impl Display for Bytes {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut prefixes = ["", "K", "M", "G", "T", "P", "E"].into_iter();
+        let mut prefix = prefixes.next().unwrap_or_default();
+        let mut scale = 1_u64;
+        // From 1000 on the next unit, so that there are at most four characters of a number.
+        while self.0 >= scale.saturating_mul(1000) {
+            let Some(next) = prefixes.next() else { break };
+            prefix = next;
+            scale *= 1024;
+        }
+        let tenths = u128::from(self.0) * 10 / u128::from(scale);
+        let number = if scale == 1 || tenths >= 1000 {
+            (tenths / 10).to_string()
+        } else {
+            format!("{}.{}", tenths / 10, tenths % 10)
+        };
+        let text = match (f.alternate(), prefix) {
+            (true, prefix) => format!("{number}{prefix}"),
+            (false, "") => format!("{number} B"),
+            (false, prefix) => format!("{number} {prefix}iB"),
+        };
+        f.pad(&text)
+    }
+}
+
+/// Bytes per second: `112 MiB/s`, or `112M/s` with `{:#}`.
+pub struct Rate(pub u64);
+
+impl Rate {
+    /// The rate of `bytes` in `time`, at most what `u64` holds.
+    pub fn of(bytes: u64, time: Duration) -> Self {
+        let nanoseconds = time.as_nanos().max(1);
+        Self(u64::try_from(u128::from(bytes) * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX))
+    }
+}
+
+impl Display for Rate {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let bytes = Bytes(self.0);
+        f.pad(&if f.alternate() { format!("{bytes:#}/s") } else { format!("{bytes}/s") })
+    }
+}
+
+/// A time that is left, in five characters at the most: `0:09`, `12:34`, `3h01`, `11d`.
+pub struct Clock(pub Duration);
+
+impl Display for Clock {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let (minutes, hours) = (seconds / 60, seconds / 3600);
+        let text = match hours {
+            0 => format!("{minutes}:{:02}", seconds % 60),
+            1..=47 => format!("{hours}h{:02}", minutes % 60),
+            _ => format!("{}d", (hours / 24).min(9999)),
+        };
+        f.pad(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peers_text_is_harmless() {
+        let table = [
+            ("plain name (1).txt", "plain name (1).txt"),
+            ("测试 😀 \"quoted\"", "测试 😀 \"quoted\""),
+            ("\x1b]0;owned\x07", "\\u{1b}]0;owned\\u{7}"),
+            ("a\nstored b", "a\\nstored b"),
+            ("a\\nb", "a\\\\nb"),
+            ("\r\t\0\x7f\u{9b}", "\\r\\t\\u{0}\\u{7f}\\u{9b}"),
+            ("exe.\u{202e}gpj", "exe.\\u{202e}gpj"),
+            ("\u{2028}\u{2069}\u{200f}\u{61c}", "\\u{2028}\\u{2069}\\u{200f}\\u{61c}"),
+        ];
+        for (text, shown) in table {
+            assert_eq!(Escaped(text).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn bytes_for_people() {
+        let table = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "0.9 KiB"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (102_400, "100 KiB"),
+            (1_048_576, "1.0 MiB"),
+            (2_362_232_012, "2.1 GiB"),
+            (u64::MAX, "15.9 EiB"),
+        ];
+        for (bytes, shown) in table {
+            assert_eq!(Bytes(bytes).to_string(), shown);
+        }
+        assert_eq!(format!("{:#}|{:>8}", Bytes(2_362_232_012), Bytes(5)), "2.1G|     5 B");
+        assert_eq!(format!("{:#}", Rate::of(1 << 20, Duration::from_secs(1))), "1.0M/s");
+        assert_eq!(Rate::of(1 << 20, Duration::from_millis(500)).to_string(), "2.0 MiB/s");
+        assert_eq!(Rate::of(u64::MAX, Duration::ZERO).0, u64::MAX);
+    }
+
+    #[test]
+    fn time_left() {
+        for (seconds, shown) in [(9, "0:09"), (754, "12:34"), (10_862, "3h01"), (1_000_000, "11d")]
+        {
+            assert_eq!(Clock(Duration::from_secs(seconds)).to_string(), shown);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What can go wrong in a conversation, with its side: ours, the peer's, the connection's.
+
+use crate::disk::DiskError;
+use crate::disk::inbox::StoreError;
+use crate::text::{Bytes, Escaped};
+use crate::wire::receipt::{Receipt, Status};
+use std::fmt::{self, Display, Formatter};
+use std::io::{self, ErrorKind};
+
+/// Why a receiver did not store a file.
+#[derive(Debug)]
+pub enum ReceiveError {
+    /// The header does not add up.
+    Malformed(String),
+    /// The file is above the limit.
+    TooLarge {
+        /// Bytes of the file.
+        size: u64,
+        /// Bytes that are allowed.
+        limit: u64,
+    },
+    /// Its name is taken or its disk failed.
+    Store(StoreError),
+    /// The peer's address may not send here.
+    NotAllowed,
+    /// The peer has as many transfers under way as one address may have.
+    Busy,
+    /// The peer was silent for too long.
+    TimedOut {
+        /// While which part of the transfer.
+        part: &'static str,
+    },
+    /// The connection ended or failed before the file was whole.
+    Broken(String),
+}
+
+impl ReceiveError {
+    /// The status for the sender; `None` when the connection is gone.
+    pub fn status(&self) -> Option<Status> {
+        Some(match self {
+            Self::Malformed(_) => Status::Malformed,
+            Self::TooLarge { .. } => Status::TooLarge,
+            Self::Store(StoreError::Exists(_)) => Status::Exists,
+            Self::Store(StoreError::Disk(disk)) => match disk.error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Status::NoSpace,
+                // FAT holds no file of 4 GiB: the same again would not help.
+                ErrorKind::FileTooLarge => Status::TooLarge,
+                _ => Status::StorageFailed,
+            },
+            Self::NotAllowed => Status::NotAllowed,
+            Self::Busy => Status::Busy,
+            Self::TimedOut { .. } => Status::TimedOut,
+            Self::Broken(_) => return None,
+        })
+    }
+
+    /// The receipt's message: the meaning alone, no path and no error text of this machine.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Malformed(text) => format!("not a header of this protocol: {text}"),
+            Self::TooLarge { size, limit } => {
+                format!("{} are more than the receiver takes ({})", Bytes(*size), Bytes(*limit))
+            }
+            Self::Store(StoreError::Exists(_)) => "the receiver has a file of that name".to_owned(),
+            Self::Store(StoreError::Disk(_)) => match self.status() {
+                Some(Status::NoSpace) => "no space left on the receiver's disk".to_owned(),
+                Some(Status::TooLarge) => "too large for the receiver's file system".to_owned(),
+                _ => "the receiver's disk failed".to_owned(),
+            },
+            Self::NotAllowed => "this address may not send here".to_owned(),
+            Self::Busy => "too many transfers at once from this address".to_owned(),
+            Self::TimedOut { part } => format!("the sender was silent for too long in the {part}"),
+            Self::Broken(text) => text.clone(),
+        }
+    }
+}
+
+impl Display for ReceiveError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(StoreError::Exists(name)) => {
+                write!(f, "{} exists already", Escaped(name.as_str()))
+            }
+            Self::Store(StoreError::Disk(disk)) => disk.fmt(f),
+            other => f.write_str(&other.message()),
+        }
+    }
+}
+
+/// Why a file was not sent.
+#[derive(Debug)]
+pub enum SendError {
+    /// The file cannot be read, or shrank while it was sent.
+    Source(DiskError),
+    /// The name or the size cannot be sent at all.
+    Unsendable(io::Error),
+    /// The receiver said no.
+    Refused(Receipt),
+    /// The connection ended, failed or was silent for too long.
+    Broken(String),
+    /// The receiver stored other bytes than were sent.
+    Damaged {
+        /// Bytes and digest that were sent.
+        sent: (u64, u64),
+        /// Bytes and digest that were stored.
+        stored: (u64, u64),
+    },
+}
+
+impl Display for SendError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(disk) => disk.fmt(f),
+            Self::Unsendable(error) => error.fmt(f),
+            Self::Refused(receipt) => {
+                let message = String::from_utf16_lossy(receipt.message.as_deref().unwrap_or(&[]));
+                let code = receipt.status.code();
+                write!(f, "refused by the receiver: {} (status {code})", Escaped(&message))
+            }
+            Self::Broken(text) => f.write_str(text),
+            Self::Damaged { sent, stored } => write!(
+                f,
+                "damaged on the way: sent {} bytes, xxh64 {:016x}, stored {} bytes, xxh64 {:016x}",
+                sent.0, sent.1, stored.0, stored.1
+            ),
+        }
+    }
+}
+
+/// Whether a read or write took too long.
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::TimedOut
+}

@@ -1,0 +1,39 @@
+//! One conversation, joining wire and disk over `Read` and `Write`.
+
+pub mod error;
+pub mod pump;
+pub mod receive;
+pub mod send;
+
+use std::io::{self, Read, Write};
+
+/// What a conversation needs of the connection it runs over: bytes, time limits and an end.
+/// A read or write that takes too long fails with `TimedOut`.
+pub trait Connection: Read + Write {
+    /// Says what is awaited from now on, which sets how long that may take.
+    ///
+    /// # Errors
+    /// The connection cannot do it.
+    fn expect(&mut self, what: Awaited) -> io::Result<()>;
+
+    /// Ends our side of the stream; the peer's goes on.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    fn half_close(&mut self) -> io::Result<()>;
+}
+
+/// What is awaited from a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// A whole header, within a fixed time.
+    Header,
+    /// After a file: the end of the stream or the first byte of another header.
+    Next,
+    /// The bytes of a body, or that it takes ours: it must not be silent for too long.
+    Body,
+    /// The receipt for a body of this many bytes, which may be in a slow disk's `fsync`.
+    Receipt(u64),
+    /// The end of a connection on which a file was refused, for a short time.
+    Goodbye,
+}

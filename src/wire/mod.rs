@@ -1,0 +1,5 @@
+//! Bytes into values and back: what docs/PROTOCOL.md describes, without sockets and files.
+
+pub mod header;
+pub mod qdatastream;
+pub mod receipt;

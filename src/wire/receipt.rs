@@ -1,0 +1,122 @@
+//! The receipt: a receiver's word on what became of a file (docs/PROTOCOL.md, 2).
+
+use super::qdatastream::{QString, ReadError, Reader, Writer};
+use crate::limits;
+use std::io::{self, Read};
+
+/// "QDR1".
+const MAGIC: u32 = 0x5144_5231;
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Complete under its final name.
+    Stored,
+    /// The header does not add up.
+    Malformed,
+    /// Above the receiver's limit.
+    TooLarge,
+    /// The name is taken and the receiver refuses conflicts.
+    Exists,
+    /// The disk is full or over quota.
+    NoSpace,
+    /// Any other error of the receiver's disk.
+    StorageFailed,
+    /// This address may not send here.
+    NotAllowed,
+    /// Over a limit on transfers at once.
+    Busy,
+    /// The sender was silent for too long.
+    TimedOut,
+    /// A status of a later version: a refusal that its message explains.
+    Other(u8),
+}
+
+impl Status {
+    /// The status's number on the wire.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Stored => 0,
+            Self::Malformed => 1,
+            Self::TooLarge => 2,
+            Self::Exists => 3,
+            Self::NoSpace => 4,
+            Self::StorageFailed => 5,
+            Self::NotAllowed => 6,
+            Self::Busy => 7,
+            Self::TimedOut => 8,
+            Self::Other(code) => code,
+        }
+    }
+
+    fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Stored,
+            1 => Self::Malformed,
+            2 => Self::TooLarge,
+            3 => Self::Exists,
+            4 => Self::NoSpace,
+            5 => Self::StorageFailed,
+            6 => Self::NotAllowed,
+            7 => Self::Busy,
+            8 => Self::TimedOut,
+            code => Self::Other(code),
+        }
+    }
+}
+
+/// A receipt as it travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// What became of the file.
+    pub status: Status,
+    /// Body bytes stored; on a refusal: taken off the wire.
+    pub body: u64,
+    /// XXH64 of the body bytes stored; 0 on a refusal.
+    pub digest: u64,
+    /// The name it was stored under, relative to the drop directory; null on a refusal.
+    pub name: QString,
+    /// For a person.
+    pub message: QString,
+}
+
+impl Receipt {
+    /// Reads a receipt. `None`: what came is not a whole receipt, which counts as none.
+    ///
+    /// # Errors
+    /// The stream failed before a receipt was whole.
+    pub fn read(stream: impl Read) -> io::Result<Option<Self>> {
+        match Self::fields(&mut Reader::new(stream)) {
+            Ok(receipt) => Ok(receipt),
+            Err(ReadError::Io(error)) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn fields(reader: &mut Reader<impl Read>) -> Result<Option<Self>, ReadError> {
+        if reader.u32()? != MAGIC {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            status: Status::from_code(reader.u8()?),
+            body: reader.u64()?,
+            digest: reader.u64()?,
+            name: reader.string(limits::NAME)?,
+            message: reader.string(limits::MESSAGE)?,
+        }))
+    }
+
+    /// Writes this receipt; `stream` should be a buffer.
+    ///
+    /// # Errors
+    /// The stream's own.
+    pub fn write(&self, stream: impl io::Write) -> io::Result<()> {
+        let mut writer = Writer(stream);
+        writer.u32(MAGIC)?;
+        writer.u8(self.status.code())?;
+        writer.u64(self.body)?;
+        writer.u64(self.digest)?;
+        writer.string(self.name.as_deref())?;
+        writer.string(self.message.as_deref())
+    }
+}
