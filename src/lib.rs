@@ -13,6 +13,7 @@
 //! | [`disk`] | values into files and back | the file system |
 //! | [`transfer`] | one conversation: wire and disk joined over `Read` and `Write` | none of its own |
 //! | [`net`] | sockets: listening, dialling, deadlines, who may connect | the network, threads |
+//! | [`cli`] | people: command lines, progress, log, exit statuses | the terminal, the process |
 //!
 //! A file that is received passes, by value, through: `TcpStream` → [`wire::header::Header`] →
 //! [`disk::name::SafeName`] → [`disk::partial::Incoming`] → [`transfer::pump`] →
@@ -28,6 +29,7 @@
 //!
 //! docs/PROTOCOL.md is the wire, docs/DESIGN.md the reasons.
 
+pub mod cli;
 pub mod digest;
 pub mod disk;
 pub mod limits;

@@ -1,0 +1,240 @@
+//! `qdrop`: sends files.
+
+use super::args::{Arg, Args, seconds};
+use super::console::{Console, Printer, Progress};
+use super::exit::Exit;
+use crate::disk::DiskError;
+use crate::disk::source::Source;
+use crate::net::deadline::Timed;
+use crate::net::dial::{self, Address};
+use crate::text::{Escaped, Rate};
+use crate::transfer::error::SendError;
+use crate::transfer::send::{self, Sent};
+use std::env;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+const HELP: &str = "\
+qdrop sends files to qdropd, or to any Qt program that speaks its protocol.
+
+Usage: qdrop [OPTIONS] HOST[:PORT] FILE...
+
+HOST is a name, an IPv4 address or an IPv6 address in brackets; every address of
+a name is tried. The port is 9999 if none is given.
+
+  -n, --name NAME             send under this name (one file only)
+      --connect-timeout SECS  give up on an address that does not answer [10]
+      --timeout SECS          give up on a receiver that is silent for so long [60]
+      --require-receipt       \"sent\" without a receipt is a failure (status 6)
+      --progress auto|always|never
+                              show a bar [auto: on a terminal]
+  -q, --quiet                 print errors alone
+  -v, --verbose               also say what is being done
+  -h, --help                  print this
+  -V, --version               print the version
+
+For each file a line on standard output says whether it was stored, which takes
+the receiver's receipt: these bytes, this digest, on its disk. A receiver that
+gives none, as Qt programs do, has taken the file off the wire and no more.
+
+Exit status; with several files all are tried and the first failure's counts:
+  0  every file was sent; with a receipt wherever the receiver gives them
+  1  a file of ours could not be read, or changed while it was sent
+  2  the command line is wrong
+  3  the receiver cannot be reached
+  4  the connection broke or timed out
+  5  the receiver refused the file
+  6  sent, but without a receipt, and --require-receipt asked for one
+";
+
+/// The command line, understood.
+#[derive(Debug)]
+struct Options {
+    to: Address,
+    files: Vec<PathBuf>,
+    name: Option<String>,
+    connect_timeout: Duration,
+    timeout: Duration,
+    require_receipt: bool,
+    progress: Option<bool>,
+    quiet: bool,
+    verbose: bool,
+}
+
+enum Command {
+    Send(Options),
+    Print(String),
+}
+
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+    let mut args = Args::new(args);
+    let mut operands = Vec::new();
+    let mut name = None;
+    let mut connect_timeout = Duration::from_secs(10);
+    let mut timeout = Duration::from_secs(60);
+    let mut require_receipt = false;
+    let mut progress = None;
+    let (mut quiet, mut verbose) = (false, false);
+    while let Some(arg) = args.next()? {
+        let option = match arg {
+            Arg::Operand(operand) => {
+                operands.push(operand);
+                continue;
+            }
+            Arg::Option(option) => option,
+        };
+        match option.as_str() {
+            "-n" | "--name" => name = Some(args.value()?),
+            "--connect-timeout" => connect_timeout = args.value_as(seconds)?,
+            "--timeout" => timeout = args.value_as(seconds)?,
+            "--require-receipt" => require_receipt = true,
+            "--progress" => {
+                progress = args.value_as(|value| match value {
+                    "auto" => Ok(None),
+                    "always" => Ok(Some(true)),
+                    "never" => Ok(Some(false)),
+                    _ => Err("not auto, always or never".to_owned()),
+                })?;
+            }
+            "-q" | "--quiet" => quiet = true,
+            "-v" | "--verbose" => verbose = true,
+            "-h" | "--help" => return Ok(Command::Print(HELP.to_owned())),
+            "-V" | "--version" => return Ok(Command::Print(super::version("qdrop"))),
+            _ => return Err(args.unknown()),
+        }
+    }
+    if quiet && verbose {
+        return Err("--quiet and --verbose exclude each other".to_owned());
+    }
+    let mut operands = operands.into_iter();
+    let to = operands.next().ok_or("no HOST to send to")?;
+    let to = to.to_string_lossy().parse()?;
+    let files: Vec<PathBuf> = operands.map(PathBuf::from).collect();
+    match files.len() {
+        0 => return Err("no FILE to send".to_owned()),
+        1 => {}
+        _ if name.is_some() => return Err("--name goes with one file only".to_owned()),
+        _ => {}
+    }
+    if files.iter().any(|file| file == Path::new("-")) {
+        return Err("standard input cannot be sent; for a file called - write ./-".to_owned());
+    }
+    if name.as_deref() == Some("") {
+        return Err("--name is empty".to_owned());
+    }
+    Ok(Command::Send(Options {
+        to,
+        files,
+        name,
+        connect_timeout,
+        timeout,
+        require_receipt,
+        progress,
+        quiet,
+        verbose,
+    }))
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let exit = match parse(env::args_os().skip(1)) {
+        Ok(Command::Send(options)) => run(&options),
+        Ok(Command::Print(text)) => super::print_text(&text),
+        Err(text) => super::usage_error("qdrop", &text),
+    };
+    exit.into()
+}
+
+fn run(options: &Options) -> Exit {
+    let live = options.progress.unwrap_or(!options.quiet && io::stderr().is_terminal());
+    let console = match Console::new(if live { Progress::Live } else { Progress::None }) {
+        Ok(console) => console,
+        Err(error) => return super::fatal("qdrop", &format!("cannot start a thread: {error}")),
+    };
+    let mut first_failure = Exit::Done;
+    for file in &options.files {
+        let exit = send_one(options, file, &console.printer());
+        if first_failure == Exit::Done {
+            first_failure = exit;
+        }
+    }
+    console.close();
+    first_failure
+}
+
+fn send_one(options: &Options, path: &Path, printer: &Printer) -> Exit {
+    let Options { to, name, connect_timeout, timeout, .. } = options;
+    let failed = |exit, why: &dyn Display| {
+        let path = path.to_string_lossy();
+        printer.log(format!("qdrop: {} not sent to {to}: {why}", Escaped(&path)));
+        exit
+    };
+    let local = |error: &DiskError| {
+        printer.log(format!("qdrop: {error}"));
+        Exit::Local
+    };
+    let verbose = |line: String| {
+        if options.verbose {
+            printer.log(format!("qdrop: {line}"));
+        }
+    };
+
+    let mut source = match Source::open(path) {
+        Ok(source) => source,
+        Err(error) => return local(&error),
+    };
+    let name = name.clone().unwrap_or_else(|| source.name().to_string_lossy().into_owned());
+    let stream = match dial::dial(to, *connect_timeout) {
+        Ok(stream) => stream,
+        Err(error) => return failed(Exit::Unreachable, &format!("cannot connect: {error}")),
+    };
+    if let Ok(peer) = stream.peer_addr() {
+        verbose(format!("connected to {to} at {peer}"));
+    }
+    let began = Instant::now();
+    let mut connection = match Timed::new(stream, *timeout, None) {
+        Ok(connection) => connection,
+        Err(error) => return failed(Exit::Broken, &format!("cannot set up the socket: {error}")),
+    };
+    let id = printer.begin(name.clone(), source.size());
+    let units: Vec<u16> = name.encode_utf16().collect();
+    let sent = send::send(&mut connection, &mut source, &units, |n| printer.advance(id, n));
+    printer.end(id);
+
+    match sent {
+        Ok(sent) => {
+            report(options, printer, &name, &sent, began.elapsed());
+            match sent.stored_as {
+                None if options.require_receipt => failed(
+                    Exit::Unconfirmed,
+                    &"it was sent, but the receiver gave no receipt, which --require-receipt asks for",
+                ),
+                _ => Exit::Done,
+            }
+        }
+        Err(SendError::Source(error)) => local(&error),
+        Err(error @ SendError::Unsendable(_)) => failed(Exit::Local, &error),
+        Err(error @ SendError::Refused(_)) => failed(Exit::Refused, &error),
+        Err(error @ (SendError::Broken(_) | SendError::Damaged { .. })) => {
+            failed(Exit::Broken, &error)
+        }
+    }
+}
+
+fn report(options: &Options, printer: &Printer, name: &str, sent: &Sent, time: Duration) {
+    if options.quiet {
+        return;
+    }
+    let name = Escaped(name);
+    let Sent { size, digest, stored_as } = sent;
+    let rate = Rate::of(*size, time);
+    let facts = format!("({size} bytes, xxh64 {digest:016x}, {:.3} s, {rate})", time.as_secs_f64());
+    printer.print(match stored_as {
+        Some(stored_as) => format!("stored {name} as {} {facts}", Escaped(stored_as)),
+        None => format!("sent {name} {facts}: the receiver gave no receipt"),
+    });
+}

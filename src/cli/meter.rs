@@ -1,0 +1,203 @@
+//! Progress in numbers: the transfers under way and what a person reads of them.
+
+use crate::limits;
+use crate::text::{Bytes, Clock, Escaped, Rate};
+use std::time::{Duration, Instant};
+
+/// Which transfer of a meter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Id(u64);
+
+/// The transfers under way.
+#[derive(Debug)]
+pub(super) struct Meter {
+    gauges: Vec<Gauge>,
+    next: u64,
+    /// Bytes of all transfers so far, and per second of late.
+    moved: u64,
+    rate: Option<u64>,
+    /// When the rate was last taken, and `moved` then.
+    sample: (Instant, u64),
+}
+
+#[derive(Debug)]
+struct Gauge {
+    id: Id,
+    label: String,
+    done: u64,
+    total: u64,
+    began: Instant,
+    reported: Instant,
+}
+
+/// The columns of the numbers in a live line.
+const NUMBERS: usize = 40;
+/// The columns of the bar between its brackets.
+const CELLS: usize = 12;
+
+impl Meter {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { gauges: Vec::new(), next: 0, moved: 0, rate: None, sample: (now, 0) }
+    }
+
+    pub(super) fn begin(&mut self, label: String, total: u64, now: Instant) -> Id {
+        if self.gauges.is_empty() {
+            self.rate = None;
+            self.sample = (now, self.moved);
+        }
+        let id = Id(self.next);
+        self.next += 1;
+        self.gauges.push(Gauge { id, label, done: 0, total, began: now, reported: now });
+        id
+    }
+
+    pub(super) fn advance(&mut self, id: Id, bytes: u64) {
+        self.moved = self.moved.wrapping_add(bytes);
+        if let Some(gauge) = self.gauges.iter_mut().find(|gauge| gauge.id == id) {
+            gauge.done += bytes;
+        }
+    }
+
+    pub(super) fn end(&mut self, id: Id) {
+        self.gauges.retain(|gauge| gauge.id != id);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.gauges.is_empty()
+    }
+
+    /// The live line: a name on the left, the numbers of all transfers on the right. It is drawn
+    /// for any width of terminal without knowing it: the terminal itself moves to its right edge
+    /// and cuts the name there, whatever script it is written in (wrapping is off meanwhile).
+    /// `None` in a transfer's first moments.
+    pub(super) fn live(&mut self, now: Instant) -> Option<String> {
+        self.measure(now);
+        let first = self.gauges.first()?;
+        if now.duration_since(first.began) < limits::REDRAW {
+            return None;
+        }
+        let done = self.gauges.iter().map(|gauge| u128::from(gauge.done)).sum();
+        let total = self.gauges.iter().map(|gauge| u128::from(gauge.total)).sum();
+        let label = match self.gauges.len() {
+            1 => Escaped(&first.label).to_string(),
+            n => format!("{n} transfers"),
+        };
+        let numbers = numbers(done, total, self.rate.unwrap_or(0));
+        Some(format!("\x1b[?7l{label}\x1b[999C\x1b[{}D{numbers}\x1b[?7h", NUMBERS - 1))
+    }
+
+    /// A line for each transfer that has had none for a while.
+    pub(super) fn reports(&mut self, now: Instant) -> Vec<String> {
+        self.measure(now);
+        let due = self
+            .gauges
+            .iter_mut()
+            .filter(|gauge| now.duration_since(gauge.reported) >= limits::REPORT);
+        due.map(|gauge| {
+            gauge.reported = now;
+            let rate = Rate::of(gauge.done, now.duration_since(gauge.began));
+            let left = time_left((gauge.total - gauge.done).into(), rate.0);
+            let percent = percent(gauge.done.into(), gauge.total.into());
+            let (label, total) = (Escaped(&gauge.label), Bytes(gauge.total));
+            format!("{label}: {percent}% of {total}, {rate}, {left} left")
+        })
+        .collect()
+    }
+
+    /// Takes the rate of late: what is older than a few seconds hardly counts.
+    fn measure(&mut self, now: Instant) {
+        let (then, moved) = self.sample;
+        let time = now.duration_since(then);
+        if time < limits::REDRAW / 2 {
+            return;
+        }
+        let now_rate = u128::from(Rate::of(self.moved.wrapping_sub(moved), time).0);
+        let memory = Duration::from_secs(3).as_millis();
+        let rate = match self.rate {
+            None => now_rate,
+            Some(rate) => {
+                let weight = time.as_millis();
+                (u128::from(rate) * memory + now_rate * weight) / (memory + weight)
+            }
+        };
+        self.rate = Some(u64::try_from(rate).unwrap_or(u64::MAX));
+        self.sample = (now, self.moved);
+    }
+}
+
+fn numbers(done: u128, total: u128, rate: u64) -> String {
+    let filled = (done * CELLS as u128).checked_div(total).unwrap_or(0);
+    let bar: String =
+        (0..CELLS as u128).map(|cell| if cell < filled { '#' } else { '.' }).collect();
+    let bytes = Bytes(u64::try_from(done).unwrap_or(u64::MAX));
+    let left = time_left(total.saturating_sub(done), rate);
+    let percent = percent(done, total);
+    format!(" {percent:>3}% [{bar}] {bytes:>#5} {:>#7} {left:>5}", Rate(rate))
+}
+
+fn percent(done: u128, total: u128) -> u128 {
+    (done * 100).checked_div(total).unwrap_or(0)
+}
+
+fn time_left(bytes: u128, rate: u64) -> String {
+    match bytes.checked_div(rate.into()) {
+        Some(seconds) => {
+            Clock(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))).to_string()
+        }
+        None => "-:--".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn the_numbers_fit_their_columns() {
+        let line = numbers(u128::from(GIB), 2 * u128::from(GIB), 112 << 20);
+        assert_eq!(line, "  50% [######......]  1.0G  112M/s  0:09");
+        for done in [0, 1, 999, 1000, 1023, GIB - 1, 1000 * GIB, u64::MAX] {
+            for rate in [0, 1, 999, 1023, 102_400_000, GIB, u64::MAX] {
+                for total in [u128::from(done), u128::from(u64::MAX), u128::from(u64::MAX) * 16] {
+                    let line = numbers(done.into(), total, rate);
+                    assert_eq!(line.chars().count(), NUMBERS, "{line:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn several_transfers_are_one_sum() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut meter = Meter::new(start);
+        let first = meter.begin("a\x1b.iso".to_owned(), 3 * GIB, at(0));
+        assert_eq!(meter.live(at(0)), None, "too early to flicker");
+        meter.advance(first, GIB);
+        let line = meter.live(at(1)).unwrap();
+        assert!(line.contains("a\\u{1b}.iso"), "{line:?}");
+        assert!(line.contains(" 33% [####........]  1.0G  1.0G/s  0:02"), "{line:?}");
+        meter.begin("b".to_owned(), GIB, at(1));
+        assert!(meter.live(at(2)).unwrap().contains("2 transfers"));
+        assert!(meter.live(at(2)).unwrap().contains(" 25% [###........."));
+        meter.end(first);
+        assert!(meter.live(at(3)).unwrap().contains("  0% [............]"));
+    }
+
+    #[test]
+    fn long_transfers_are_reported_now_and_then() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut meter = Meter::new(start);
+        let id = meter.begin("a.iso from 192.0.2.1:5".to_owned(), 4 * GIB, at(0));
+        meter.advance(id, GIB);
+        assert!(meter.reports(at(29)).is_empty());
+        assert_eq!(
+            meter.reports(at(32)),
+            ["a.iso from 192.0.2.1:5: 25% of 4.0 GiB, 32.0 MiB/s, 1:36 left"]
+        );
+        assert!(meter.reports(at(33)).is_empty());
+    }
+}

@@ -1,0 +1,360 @@
+//! `qdropd`: receives files.
+
+use super::args::{Arg, Args, count, seconds, size};
+use super::console::{Console, Printer, Progress};
+use super::exit::Exit;
+use super::meter::Id;
+use crate::disk::inbox::{Inbox, OnConflict};
+use crate::net::allow::Network;
+use crate::net::dial::PORT;
+use crate::net::listen::{Arrival, Guest, House, Rules};
+use crate::text::{Escaped, Rate};
+use crate::transfer::error::ReceiveError;
+use crate::transfer::receive::{self, Event, Stored};
+use crate::wire::receipt::Status;
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const HELP: &str = "\
+qdropd receives files from qdrop, or from any Qt program that speaks its protocol.
+
+Usage: qdropd [OPTIONS] [DIR]
+
+Files are stored in DIR, by default the current directory.
+
+  -l, --listen ADDR[:PORT]    where to listen; may be repeated [127.0.0.1:9999]
+                              port 0 takes a free one, 0.0.0.0 and [::] are all
+                              addresses of this machine
+  -1, --once                  serve one transfer, then exit with its outcome
+      --allow ADDR[/BITS]     take files only from this network; may be repeated
+      --max-size SIZE         refuse larger files (K, M, G, T: powers of 1024)
+      --max-transfers N       transfers at once; further ones wait [16]
+      --max-per-peer N        transfers at once from one address [unlimited]
+      --timeout SECS          end a transfer whose sender is silent so long [60]
+      --on-conflict rename|replace|refuse
+                              when the name is taken [rename: \"name (1).ext\"]
+      --no-sync               do not wait for the disk
+  -q, --quiet                 log failures alone
+  -v, --verbose               log connections as well
+  -h, --help                  print this
+  -V, --version               print the version
+
+\"listening on ADDR:PORT\" on standard output says that connections are taken, once
+per listener. The log is on standard error, one line for each file.
+
+Exit status:
+  0  with --once: the file is stored
+  1  the directory or an address cannot be used
+  2  the command line is wrong
+  4  with --once: the connection broke
+  5  with --once: the file was refused, or the disk failed
+";
+
+/// The command line, understood.
+#[derive(Debug)]
+struct Options {
+    directory: PathBuf,
+    listen: Vec<SocketAddr>,
+    once: bool,
+    rules: Rules,
+    max_size: Option<u64>,
+    on_conflict: OnConflict,
+    sync: bool,
+    quiet: bool,
+    verbose: bool,
+}
+
+enum Command {
+    Receive(Options),
+    Print(String),
+}
+
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+    let mut args = Args::new(args);
+    let mut directory = None;
+    let mut listen = Vec::new();
+    let mut once = false;
+    let mut rules = Rules {
+        allow: Vec::new(),
+        transfers: 16,
+        per_peer: None,
+        timeout: Duration::from_secs(60),
+    };
+    let mut max_size = None;
+    let mut on_conflict = OnConflict::Rename;
+    let mut sync = true;
+    let (mut quiet, mut verbose) = (false, false);
+    while let Some(arg) = args.next()? {
+        let option = match arg {
+            Arg::Operand(operand) if directory.is_none() => {
+                directory = Some(PathBuf::from(operand));
+                continue;
+            }
+            Arg::Operand(operand) => {
+                let operand = operand.to_string_lossy();
+                return Err(format!("one DIR is enough, but there is also {operand}"));
+            }
+            Arg::Option(option) => option,
+        };
+        match option.as_str() {
+            "-l" | "--listen" => listen.push(args.value_as(listen_address)?),
+            "-1" | "--once" => once = true,
+            "--allow" => rules.allow.push(args.parsed::<Network>()?),
+            "--max-size" => max_size = Some(args.value_as(size)?),
+            "--max-transfers" => rules.transfers = args.value_as(count)?,
+            "--max-per-peer" => rules.per_peer = Some(args.value_as(count)?),
+            "--timeout" => rules.timeout = args.value_as(seconds)?,
+            "--on-conflict" => {
+                on_conflict = args.value_as(|value| match value {
+                    "rename" => Ok(OnConflict::Rename),
+                    "replace" => Ok(OnConflict::Replace),
+                    "refuse" => Ok(OnConflict::Refuse),
+                    _ => Err("not rename, replace or refuse".to_owned()),
+                })?;
+            }
+            "--no-sync" => sync = false,
+            "-q" | "--quiet" => quiet = true,
+            "-v" | "--verbose" => verbose = true,
+            "-h" | "--help" => return Ok(Command::Print(HELP.to_owned())),
+            "-V" | "--version" => return Ok(Command::Print(super::version("qdropd"))),
+            _ => return Err(args.unknown()),
+        }
+    }
+    if quiet && verbose {
+        return Err("--quiet and --verbose exclude each other".to_owned());
+    }
+    if once {
+        rules.transfers = 1;
+    }
+    if listen.is_empty() {
+        listen.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT));
+    }
+    Ok(Command::Receive(Options {
+        directory: directory.unwrap_or_else(|| PathBuf::from(".")),
+        listen,
+        once,
+        rules,
+        max_size,
+        on_conflict,
+        sync,
+        quiet,
+        verbose,
+    }))
+}
+
+/// `ADDR` or `ADDR:PORT`; an IPv6 address with a port stands in brackets.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let bare = bare.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
+    bare.or_else(|_| text.parse()).map_err(|_| {
+        "not ADDR or ADDR:PORT; ADDR is an IP address, in brackets if it is IPv6".to_owned()
+    })
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let exit = match parse(env::args_os().skip(1)) {
+        Ok(Command::Receive(options)) => run(&options),
+        Ok(Command::Print(text)) => super::print_text(&text),
+        Err(text) => super::usage_error("qdropd", &text),
+    };
+    exit.into()
+}
+
+fn run(options: &Options) -> Exit {
+    let progress = match io::stderr().is_terminal() {
+        _ if options.quiet => Progress::None,
+        true => Progress::Live,
+        false => Progress::Reports,
+    };
+    let console = match Console::new(progress) {
+        Ok(console) => console,
+        Err(error) => return super::fatal("qdropd", &format!("cannot start a thread: {error}")),
+    };
+    let printer = console.printer();
+    let exit = receive(options, &printer).unwrap_or_else(|why| {
+        printer.log(format!("qdropd: {why}"));
+        Exit::Local
+    });
+    console.close();
+    exit
+}
+
+/// Receives until the first transfer's end with --once, else for ever.
+fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
+    let Options { directory, listen, once, rules, max_size, on_conflict, sync, quiet, verbose } =
+        options;
+    let shown = directory.to_string_lossy();
+    // Entered once: nobody can put another directory in its place later.
+    env::set_current_dir(directory)
+        .map_err(|error| format!("cannot enter the directory {}: {error}", Escaped(&shown)))?;
+    let (inbox, swept) = Inbox::open(Path::new("."), *on_conflict, *sync)
+        .map_err(|error| format!("cannot use the directory {}: {error}", Escaped(&shown)))?;
+    if swept > 0 && !quiet {
+        printer.log(format!("qdropd: removed {swept} unfinished files of an earlier run"));
+    }
+    if inbox.is_exposed() {
+        printer.log(format!(
+            "qdropd: warning: every user of this machine can replace files in {} \
+             (chmod o-w or chmod +t helps)",
+            Escaped(&shown)
+        ));
+    }
+
+    let mut listeners = Vec::new();
+    for address in listen {
+        let bound = TcpListener::bind(address)
+            .and_then(|listener| Ok((listener.local_addr()?, listener)))
+            .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        listeners.push(bound);
+    }
+    let house = House::new(rules.clone());
+    let (outcome, outcomes) = mpsc::channel();
+    let desk = Arc::new(Desk {
+        inbox,
+        max_size: *max_size,
+        printer: printer.clone(),
+        quiet: *quiet,
+        verbose: *verbose,
+    });
+    for (address, listener) in listeners {
+        let (house, desk) = (house.clone(), desk.clone());
+        let outcome = once.then(|| outcome.clone());
+        thread::Builder::new()
+            .spawn(move || {
+                house.receive_guests(&listener, move |arrival| {
+                    desk.serve(arrival, outcome.as_ref());
+                });
+            })
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        printer.print(format!("listening on {address}"));
+    }
+    outcomes.recv().map_err(|_| "every listener has stopped".to_owned())
+}
+
+/// What every conversation needs.
+struct Desk {
+    inbox: Inbox,
+    max_size: Option<u64>,
+    printer: Printer,
+    quiet: bool,
+    verbose: bool,
+}
+
+impl Desk {
+    /// Serves a connection. With --once, the first one that brings a file, or that has to be
+    /// refused for what it brings, is the outcome; its place is not given back, so that no other
+    /// is accepted.
+    fn serve(&self, arrival: Arrival, outcome: Option<&Sender<Exit>>) {
+        let Guest { mut connection, peer, refusal } = match arrival {
+            Arrival::Guest(guest) => guest,
+            Arrival::Trouble(error) => {
+                self.printer.log(format!("qdropd: cannot accept connections: {error}"));
+                return;
+            }
+        };
+        if let Some(why) = refusal {
+            self.log_failure(peer, None, &why);
+            let _ = receive::refuse(&mut connection, why);
+            return;
+        }
+        if self.verbose {
+            self.printer.log(format!("{peer}: connected"));
+        }
+        let mut watch = Watch { desk: self, peer, file: None, exit: None };
+        let answered =
+            receive::receive(&mut connection, &self.inbox, self.max_size, &mut |event| {
+                watch.see(&event);
+            });
+        if let (Err(error), true) = (answered, self.verbose) {
+            self.printer.log(format!("{peer}: no receipt delivered: {error}"));
+        }
+        if let (Some(exit), Some(outcome)) = (watch.exit, outcome) {
+            let _ = outcome.send(exit);
+            std::mem::forget(connection);
+        }
+    }
+
+    fn log_failure(&self, peer: SocketAddr, name: Option<&str>, why: &ReceiveError) {
+        let verb = if why.status().is_some() { "refused" } else { "failed" };
+        let name = name.map(|name| format!(" {}", Escaped(name))).unwrap_or_default();
+        self.printer.log(format!("{peer}: {verb}{name}: {why}"));
+    }
+}
+
+/// What one conversation has come to.
+struct Watch<'a> {
+    desk: &'a Desk,
+    peer: SocketAddr,
+    file: Option<File>,
+    /// The first failure's status, if any file came.
+    exit: Option<Exit>,
+}
+
+struct File {
+    name: String,
+    began: Instant,
+    id: Id,
+}
+
+impl Watch<'_> {
+    fn see(&mut self, event: &Event<'_>) {
+        let printer = &self.desk.printer;
+        match *event {
+            Event::Began(name, size) => {
+                let id = printer.begin(format!("{name} from {}", self.peer), size);
+                self.file = Some(File { name: name.to_owned(), began: Instant::now(), id });
+            }
+            Event::Advanced(bytes) => {
+                if let Some(file) = &self.file {
+                    printer.advance(file.id, bytes);
+                }
+            }
+            Event::Ended(fate) => {
+                let file = self.file.take();
+                if let Some(file) = &file {
+                    printer.end(file.id);
+                }
+                let exit = match fate {
+                    Ok(stored) => {
+                        self.log_stored(file.as_ref(), stored);
+                        Exit::Done
+                    }
+                    Err(why) => {
+                        let name = file.as_ref().map(|file| file.name.as_str());
+                        self.desk.log_failure(self.peer, name, why);
+                        match why.status() {
+                            None | Some(Status::TimedOut) => Exit::Broken,
+                            Some(_) => Exit::Refused,
+                        }
+                    }
+                };
+                if self.exit.is_none_or(|first| first == Exit::Done) {
+                    self.exit = Some(exit);
+                }
+            }
+        }
+    }
+
+    fn log_stored(&self, file: Option<&File>, stored: &Stored) {
+        let (Some(file), false) = (file, self.desk.quiet) else { return };
+        let time = file.began.elapsed();
+        let Stored { name, size, digest } = stored;
+        let rate = Rate::of(*size, time);
+        self.desk.printer.log(format!(
+            "{}: stored {} as {} ({size} bytes, xxh64 {digest:016x}, {:.3} s, {rate})",
+            self.peer,
+            Escaped(&file.name),
+            Escaped(name.as_str()),
+            time.as_secs_f64()
+        ));
+    }
+}
