@@ -1,0 +1,33 @@
+// qt-send HOST PORT FILE [NAME]: the sender of the tutorial. It never reads.
+
+#include "sender.h"
+
+#include <QFileInfo>
+
+class ClassicSender : public Sender
+{
+    using Sender::Sender;
+
+    void everythingWritten() override { socket.close(); }
+
+    void disconnected() override
+    {
+        if (isEverythingWritten())
+            QCoreApplication::exit(0);
+        else
+            failCut();
+    }
+};
+
+int main(int argc, char *argv[])
+{
+    QCoreApplication app(argc, argv);
+    const QStringList args = app.arguments();
+    if (args.size() != 4 && args.size() != 5) {
+        QTextStream(stderr) << "usage: qt-send HOST PORT FILE [NAME]\n";
+        return 1;
+    }
+    ClassicSender sender(args[3], args.value(4, QFileInfo(args[3]).fileName()));
+    sender.connectToServer(args[1], args[2].toUShort());
+    return app.exec();
+}
