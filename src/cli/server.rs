@@ -7,7 +7,7 @@ use super::meter::Id;
 use crate::disk::inbox::{Inbox, OnConflict};
 use crate::net::allow::Network;
 use crate::net::dial::PORT;
-use crate::net::listen::{Arrival, Guest, House, Rules};
+use crate::net::listen::{self, Arrival, Guest, House, Rules};
 use crate::text::{Escaped, Rate};
 use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::{self, Event, Stored};
@@ -15,7 +15,7 @@ use crate::wire::receipt::Status;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -190,7 +190,7 @@ fn run(options: &Options) -> Exit {
 
 /// Receives until the first transfer's end with --once, else for ever.
 fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
-    let Options { directory, listen, once, rules, max_size, on_conflict, sync, quiet, verbose } =
+    let Options { directory, listen: addresses, once, rules, max_size, on_conflict, sync, .. } =
         options;
     let shown = directory.to_string_lossy();
     // Entered once: nobody can put another directory in its place later.
@@ -198,7 +198,7 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
         .map_err(|error| format!("cannot enter the directory {}: {error}", Escaped(&shown)))?;
     let (inbox, swept) = Inbox::open(Path::new("."), *on_conflict, *sync)
         .map_err(|error| format!("cannot use the directory {}: {error}", Escaped(&shown)))?;
-    if swept > 0 && !quiet {
+    if swept > 0 && !options.quiet {
         printer.log(format!("qdropd: removed {swept} unfinished files of an earlier run"));
     }
     if inbox.is_exposed() {
@@ -210,11 +210,9 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
     }
 
     let mut listeners = Vec::new();
-    for address in listen {
-        let bound = TcpListener::bind(address)
-            .and_then(|listener| Ok((listener.local_addr()?, listener)))
-            .map_err(|error| format!("cannot listen on {address}: {error}"))?;
-        listeners.push(bound);
+    for address in addresses {
+        let bound = listen::listen(*address);
+        listeners.push(bound.map_err(|error| format!("cannot listen on {address}: {error}"))?);
     }
     let house = House::new(rules.clone());
     let (outcome, outcomes) = mpsc::channel();
@@ -222,8 +220,8 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
         inbox,
         max_size: *max_size,
         printer: printer.clone(),
-        quiet: *quiet,
-        verbose: *verbose,
+        quiet: options.quiet,
+        verbose: options.verbose,
     });
     for (address, listener) in listeners {
         let (house, desk) = (house.clone(), desk.clone());

@@ -35,6 +35,16 @@ pub struct Guest {
     pub refusal: Option<ReceiveError>,
 }
 
+/// Starts to listen: connections queue from now on. Also returns the address, whose port is a free
+/// one if 0 was asked for.
+///
+/// # Errors
+/// The address is not this machine's, is in use, or may not be used by us.
+pub fn listen(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
+    let listener = TcpListener::bind(address)?;
+    Ok((listener.local_addr()?, listener))
+}
+
 /// What listening brings.
 #[derive(Debug)]
 pub enum Arrival {

@@ -1,0 +1,70 @@
+# `make` builds, `make demo` shows a transfer, `make test` tests; everything else is below.
+
+CARGO ?= cargo
+RUSTC ?= rustc
+QMAKE ?= qmake
+PREFIX ?= /usr/local
+DESTDIR ?=
+FILE ?= README.md
+
+target := $(or $(CARGO_TARGET_DIR),target)
+# Absolute, since the tests run in directories of their own.
+binaries := $(abspath $(target))/release
+version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
+sources := $(shell find src -name '*.rs')
+
+.PHONY: all rustc demo test check interop install clean
+
+all:
+	$(CARGO) build --release --locked
+
+# The same two programs with rustc alone: no cargo, no network, nothing to download.
+rustc: $(target)/rustc/qdrop $(target)/rustc/qdropd
+
+rustc_flags := --edition 2024 -C opt-level=3 -C lto -C codegen-units=1 -C strip=symbols \
+	-C overflow-checks=on --remap-path-prefix=$(CURDIR)=. $(RUSTFLAGS)
+
+$(target)/rustc/libqdrop.rlib: $(sources) Cargo.toml
+	@mkdir -p $(@D)
+	CARGO_PKG_VERSION=$(version) $(RUSTC) $(rustc_flags) --crate-type rlib --crate-name qdrop \
+		src/lib.rs --out-dir $(@D)
+
+$(target)/rustc/qdrop: src/bin/client.rs $(target)/rustc/libqdrop.rlib
+	$(RUSTC) $(rustc_flags) --crate-name client --extern qdrop=$(@D)/libqdrop.rlib -o $@ $<
+
+$(target)/rustc/qdropd: src/bin/server.rs $(target)/rustc/libqdrop.rlib
+	$(RUSTC) $(rustc_flags) --crate-name server --extern qdrop=$(@D)/libqdrop.rlib -o $@ $<
+
+# Moves FILE from qdrop to qdropd on this machine, shows the receipt and compares.
+demo: all
+	@contrib/demo.sh $(binaries) "$(FILE)"
+
+test: all
+	$(CARGO) test --quiet --locked --lib
+	QDROP_BIN=$(binaries) $(tests)
+
+check: test
+	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path tests/Cargo.toml
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets --manifest-path tests/Cargo.toml -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --lib
+
+# Real Qt programs at either end. Debian: apt-get install qtbase5-dev xxhash
+interop: all
+	@command -v $(QMAKE) >/dev/null || { \
+		echo 'interop needs Qt, 5.15 or 6 (Debian: apt-get install qtbase5-dev)' >&2; exit 1; }
+	@command -v xxhsum >/dev/null || { \
+		echo 'interop needs xxhsum (Debian: apt-get install xxhash)' >&2; exit 1; }
+	mkdir -p $(target)/interop
+	cd $(target)/interop && $(QMAKE) $(CURDIR)/interop/qt/interop.pro && $(MAKE)
+	QDROP_BIN=$(binaries) QDROP_QT=$(abspath $(target))/interop/bin $(tests) --test interop
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin
+	install $(binaries)/qdrop $(DESTDIR)$(PREFIX)/bin/qdrop
+	install $(binaries)/qdropd $(DESTDIR)$(PREFIX)/sbin/qdropd
+
+clean:
+	rm -rf $(target) tests/target

@@ -1,0 +1,282 @@
+//! What the end-to-end tests share: the real binaries, raw connections, and waiting for a
+//! condition instead of for a time.
+
+use qdrop::wire::header::Header;
+use qdrop::wire::receipt::Receipt;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long a condition may take that should come about at once. Only a failure waits this long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program of this project, as `make` built it.
+pub fn program(name: &str) -> PathBuf {
+    let directory = std::env::var_os("QDROP_BIN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
+        PathBuf::from,
+    );
+    let path = directory.join(name);
+    assert!(path.is_file(), "there is no {}: run `make` first", path.display());
+    path
+}
+
+/// Waits until `condition` gives something.
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(began.elapsed() < PATIENCE, "in vain waited until {what}");
+        thread::yield_now();
+    }
+}
+
+/// A running `qdropd` with a drop directory of its own, on a free port of 127.0.0.1. It is killed
+/// in the end; a test that fails shows what it logged and what it stored.
+pub struct Qdropd {
+    child: Child,
+    pub address: SocketAddr,
+    pub directory: PathBuf,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+    _temporary: Option<TempDir>,
+}
+
+impl Qdropd {
+    /// Starts it with these options and a fresh drop directory.
+    pub fn start(options: &[&str]) -> Self {
+        let temporary = TempDir::new().unwrap();
+        let mut qdropd = Self::start_in(temporary.path(), options);
+        qdropd._temporary = Some(temporary);
+        qdropd
+    }
+
+    /// Starts it on a directory that the test keeps.
+    pub fn start_in(directory: &Path, options: &[&str]) -> Self {
+        Self::spawn(Command::new(program("qdropd")).args(options), directory)
+    }
+
+    /// Starts it from a prepared command, to which the listener and the directory are added.
+    pub fn spawn(command: &mut Command, directory: &Path) -> Self {
+        let mut child = command
+            .args(["--listen", "127.0.0.1:0"])
+            .arg(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (stderr, lines) = (child.stderr.take().unwrap(), log.clone());
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let line = line.unwrap_or_else(|error| format!("<{error}>"));
+                lines.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        let address = first.strip_prefix("listening on ").and_then(|rest| rest.trim().parse().ok());
+        let address = address
+            .unwrap_or_else(|| panic!("no address in {first:?}; log: {}", log.lock().unwrap()));
+        Self {
+            child,
+            address,
+            directory: directory.to_owned(),
+            log,
+            reader: Some(reader),
+            _temporary: None,
+        }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for a line of the log that contains `text`, and returns it.
+    pub fn logged(&self, text: &str) -> String {
+        eventually(&format!("the log has {text:?}"), || {
+            self.log().lines().find(|line| line.contains(text)).map(str::to_owned)
+        })
+    }
+
+    /// Every file of the drop directory, parts included, with its content.
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        files(&self.directory)
+    }
+
+    /// Waits until there is no part any more and returns the files.
+    pub fn settled(&self) -> BTreeMap<String, Vec<u8>> {
+        eventually("no part is left", || {
+            Some(self.files()).filter(|files| !files.keys().any(|name| name.starts_with(".qdrop-")))
+        })
+    }
+
+    /// A raw connection to it. Reading and writing give up after [`PATIENCE`].
+    pub fn connect(&self) -> TcpStream {
+        patient(TcpStream::connect(self.address).unwrap())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end (with --once) and for the rest of its log.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = eventually("qdropd exits", || self.child.try_wait().unwrap());
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        status
+    }
+
+    /// Kills it with SIGKILL, as a power cut would, and waits for its end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Qdropd {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            eprintln!("--- log of qdropd:\n{}--- {}:", self.log(), self.directory.display());
+            for (name, content) in files(&self.directory) {
+                eprintln!("{:>12} {name:?}", content.len());
+            }
+        }
+    }
+}
+
+/// Every file of a directory with its content. One that vanishes meanwhile is left out.
+pub fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
+    entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            fs::read(entry.path()).ok().map(|content| (name, content))
+        })
+        .collect()
+}
+
+/// A socket that does not let a test hang.
+pub fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// How a run of `qdrop` ended.
+#[derive(Debug)]
+pub struct Sent {
+    pub exit: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs `qdrop` to its end.
+pub fn qdrop<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Sent {
+    let output =
+        assert_cmd::Command::new(program("qdrop")).args(args).timeout(PATIENCE).output().unwrap();
+    Sent {
+        exit: output.status.code().expect("qdrop was killed"),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Sends one file to `to` with the given options before it.
+pub fn send(to: impl ToString, options: &[&str], file: &Path) -> Sent {
+    let to = to.to_string();
+    let mut args: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+    args.extend([OsStr::new(&to), file.as_os_str()]);
+    qdrop(args)
+}
+
+/// The UTF-16 code units of a text.
+pub fn units(text: &str) -> Vec<u16> {
+    text.encode_utf16().collect()
+}
+
+/// A classic name-size header.
+pub fn header(name: &str, body: u64) -> Vec<u8> {
+    Header { name: Some(units(name)), body }.encode().unwrap()
+}
+
+/// A classic transfer as a Qt sender writes it: header and body.
+pub fn transfer(name: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = header(name, body.len() as u64);
+    bytes.extend(body);
+    bytes
+}
+
+/// Half-closes and reads every receipt to the end of the stream.
+pub fn receipts(stream: TcpStream) -> Vec<Receipt> {
+    let _ = stream.shutdown(Shutdown::Write);
+    answer(stream)
+}
+
+/// Reads every receipt to the end of the stream, without half-closing first.
+pub fn answer(mut stream: TcpStream) -> Vec<Receipt> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let mut rest = bytes.as_slice();
+    let mut receipts = Vec::new();
+    while !rest.is_empty() {
+        receipts.push(Receipt::read(&mut rest).unwrap().expect("a whole receipt"));
+    }
+    receipts
+}
+
+/// A receiver that a test writes itself: it serves one connection in a thread and gives what
+/// `serve` returns.
+pub struct Receiver<T> {
+    pub address: SocketAddr,
+    thread: JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Receiver<T> {
+    pub fn start(serve: impl FnOnce(TcpStream) -> T + Send + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = thread::spawn(move || serve(patient(listener.accept().unwrap().0)));
+        Self { address, thread }
+    }
+
+    pub fn join(self) -> T {
+        self.thread.join().unwrap()
+    }
+}
+
+/// Bytes without a pattern that a fault could preserve.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64 ^ length as u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// A file of this content in `directory`.
+pub fn file(directory: &Path, name: &str, content: &[u8]) -> PathBuf {
+    let path = directory.join(name);
+    fs::write(&path, content).unwrap();
+    path
+}

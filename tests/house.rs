@@ -1,0 +1,181 @@
+//! The floors of the house (src/lib.rs): who may import whom, and which part of std, hence of the
+//! outside world, each floor may name. A permission that nobody needs is an error too.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+struct Floor {
+    name: &'static str,
+    /// Files or directories below src/.
+    rooms: &'static [&'static str],
+    /// Modules of the crate that it may import, besides its own.
+    imports: &'static [&'static str],
+    /// Modules of std that it may name.
+    std: &'static [&'static str],
+}
+
+const HOUSE: [Floor; 6] = [
+    Floor {
+        name: "ground",
+        rooms: &["limits", "digest", "text"],
+        imports: &[],
+        // time: durations; nothing here reads a clock.
+        std: &["fmt", "time"],
+    },
+    Floor { name: "wire", rooms: &["wire"], imports: &["limits"], std: &["fmt", "io"] },
+    Floor {
+        name: "disk",
+        rooms: &["disk"],
+        imports: &["digest", "limits", "text"],
+        // os: the owner and the mode of a file; sync: a counter; ffi: names of files.
+        std: &["error", "ffi", "fmt", "fs", "io", "os", "path", "sync"],
+    },
+    Floor {
+        name: "transfer",
+        rooms: &["transfer"],
+        imports: &["digest", "disk", "limits", "text", "wire"],
+        std: &["fmt", "io"],
+    },
+    Floor {
+        name: "net",
+        rooms: &["net"],
+        imports: &["limits", "transfer"],
+        std: &["fmt", "io", "mem", "net", "str", "sync", "thread", "time"],
+    },
+    Floor {
+        name: "cli",
+        rooms: &["cli"],
+        imports: &["disk", "limits", "net", "text", "transfer", "wire"],
+        std: &[
+            "collections",
+            "env",
+            "ffi",
+            "fmt",
+            "io",
+            "mem",
+            "net",
+            "path",
+            "process",
+            "str",
+            "sync",
+            "thread",
+            "time",
+            "vec",
+        ],
+    },
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn sources(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    entries.flat_map(|entry| sources(&entry.unwrap().path())).collect()
+}
+
+/// The code of a file: no comments, no unit tests.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap();
+    code.lines().map(|line| line.split("//").next().unwrap().to_owned() + "\n").collect()
+}
+
+/// Every `WORD` of a `PREFIX::WORD` in the code.
+fn named(code: &str, prefix: &str) -> BTreeSet<String> {
+    let mut words = BTreeSet::new();
+    let prefix = format!("{prefix}::");
+    for (at, _) in code.match_indices(&prefix) {
+        let joined = code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let rest = &code[at + prefix.len()..];
+        assert!(joined || !rest.starts_with('{'), "one import a line: {prefix}{{");
+        let word = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+        if !joined {
+            words.insert(word.to_owned());
+        }
+    }
+    words
+}
+
+fn set(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+#[test]
+fn every_floor_keeps_to_itself() {
+    for Floor { name, rooms, imports, std } in HOUSE {
+        let (mut crate_named, mut std_named) = (BTreeSet::new(), BTreeSet::new());
+        for room in rooms {
+            let directory = root().join("src").join(room);
+            let path = if directory.is_dir() { directory } else { directory.with_extension("rs") };
+            for file in sources(&path) {
+                let code = code(&file);
+                crate_named.extend(named(&code, "crate"));
+                std_named.extend(named(&code, "std"));
+            }
+        }
+        crate_named.retain(|module| !rooms.contains(&module.as_str()));
+        assert_eq!(crate_named, set(imports), "what the floor {name} imports");
+        assert_eq!(std_named, set(std), "what the floor {name} names of std");
+    }
+}
+
+#[test]
+fn every_room_is_on_a_floor() {
+    let entries = fs::read_dir(root().join("src")).unwrap();
+    let rooms: BTreeSet<String> = entries
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let mut expected = set(&["lib", "bin"]);
+    expected.extend(HOUSE.iter().flat_map(|floor| set(floor.rooms)));
+    assert_eq!(rooms, expected);
+}
+
+#[test]
+fn only_one_file_touches_each_part_of_the_outside() {
+    // An audit is a search: where the calls are that change something outside.
+    let places = [
+        ("remove_file", vec!["disk/inbox.rs", "disk/partial.rs"]),
+        ("create_new", vec!["disk/inbox.rs", "disk/partial.rs"]),
+        ("fs::rename", vec!["disk/inbox.rs"]),
+        ("hard_link", vec!["disk/inbox.rs"]),
+        ("File::open", vec!["disk/inbox.rs", "disk/source.rs"]),
+        ("set_current_dir", vec!["cli/server.rs"]),
+        ("TcpListener::bind", vec!["net/listen.rs"]),
+        ("TcpStream::connect", vec!["net/dial.rs"]),
+        ("set_len", vec![]),
+        ("process::Command", vec![]),
+        ("io::stdout", vec!["cli/console.rs", "cli/mod.rs"]),
+        ("unsafe ", vec![]),
+        ("AtomicU64", vec![]),
+    ];
+    let source = root().join("src");
+    for (call, files) in places {
+        let found: BTreeSet<String> = sources(&source)
+            .into_iter()
+            .filter(|file| code(file).contains(call))
+            .map(|file| file.strip_prefix(&source).unwrap().to_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(found, set(&files), "files that name {call}");
+    }
+}
+
+#[test]
+fn the_crate_builds_from_nothing() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    for line in manifest.lines() {
+        assert!(!line.contains("dependencies]"), "the crate has no dependency: {line}");
+    }
+    assert_eq!(manifest.matches("[[bin]]").count(), 2);
+    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    assert!(lock.contains("\nversion = 3\n"), "Rust 1.85 and older tools read it");
+    assert_eq!(lock.matches("[[package]]").count(), 1);
+    for name in ["client", "server"] {
+        let lines = code(&root().join(format!("src/bin/{name}.rs")));
+        assert_eq!(lines.lines().filter(|line| !line.is_empty()).count(), 3, "{name}.rs is a door");
+    }
+}
