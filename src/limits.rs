@@ -67,6 +67,9 @@ pub const FOREIGN_PART: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How often a live line is drawn again.
 pub const REDRAW: Duration = Duration::from_millis(200);
 
+/// How far back a shown rate reaches.
+pub const RATE_MEMORY: Duration = Duration::from_secs(5);
+
 /// How often a long transfer gets a line where there is no live one.
 pub const REPORT: Duration = Duration::from_secs(30);
 

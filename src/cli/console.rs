@@ -160,7 +160,7 @@ impl Shared {
             }
             drawn = live.is_some();
             if let Some(line) = live {
-                write(&mut io::stderr(), &format!("\r{line}\x1b[K"));
+                write(&mut io::stderr(), &line);
             }
 
             state = self.state();

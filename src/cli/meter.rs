@@ -15,7 +15,9 @@ pub(super) struct Meter {
     next: u64,
     /// Bytes of all transfers so far, and per second of late.
     moved: u64,
-    rate: Option<u64>,
+    rate: u64,
+    /// When the first of the transfers under way began.
+    since: Instant,
     /// When the rate was last taken, and `moved` then.
     sample: (Instant, u64),
 }
@@ -37,12 +39,13 @@ const CELLS: usize = 12;
 
 impl Meter {
     pub(super) fn new(now: Instant) -> Self {
-        Self { gauges: Vec::new(), next: 0, moved: 0, rate: None, sample: (now, 0) }
+        Self { gauges: Vec::new(), next: 0, moved: 0, rate: 0, since: now, sample: (now, 0) }
     }
 
     pub(super) fn begin(&mut self, label: String, total: u64, now: Instant) -> Id {
         if self.gauges.is_empty() {
-            self.rate = None;
+            self.rate = 0;
+            self.since = now;
             self.sample = (now, self.moved);
         }
         let id = Id(self.next);
@@ -82,8 +85,9 @@ impl Meter {
             1 => Escaped(&first.label).to_string(),
             n => format!("{n} transfers"),
         };
-        let numbers = numbers(done, total, self.rate.unwrap_or(0));
-        Some(format!("\x1b[?7l{label}\x1b[999C\x1b[{}D{numbers}\x1b[?7h", NUMBERS - 1))
+        let numbers = numbers(done, total, self.rate);
+        let back = NUMBERS - 1;
+        Some(format!("\x1b[?7l\r\x1b[K{label}\x1b[999C\x1b[{back}D{numbers}\x1b[?7h"))
     }
 
     /// A line for each transfer that has had none for a while.
@@ -104,23 +108,19 @@ impl Meter {
         .collect()
     }
 
-    /// Takes the rate of late: what is older than a few seconds hardly counts.
+    /// Takes the rate: at first the average, later what was of late. What fills the buffers in
+    /// the first moment must not stand out for long.
     fn measure(&mut self, now: Instant) {
         let (then, moved) = self.sample;
         let time = now.duration_since(then);
         if time < limits::REDRAW / 2 {
             return;
         }
-        let now_rate = u128::from(Rate::of(self.moved.wrapping_sub(moved), time).0);
-        let memory = Duration::from_secs(3).as_millis();
-        let rate = match self.rate {
-            None => now_rate,
-            Some(rate) => {
-                let weight = time.as_millis();
-                (u128::from(rate) * memory + now_rate * weight) / (memory + weight)
-            }
-        };
-        self.rate = Some(u64::try_from(rate).unwrap_or(u64::MAX));
+        let latest = u128::from(Rate::of(self.moved.wrapping_sub(moved), time).0);
+        let memory = now.duration_since(self.since).min(limits::RATE_MEMORY).max(time).as_millis();
+        let weight = time.as_millis();
+        let old = u128::from(self.rate) * (memory - weight);
+        self.rate = u64::try_from((old + latest * weight) / memory).unwrap_or(u64::MAX);
         self.sample = (now, self.moved);
     }
 }
