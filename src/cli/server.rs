@@ -15,11 +15,12 @@ use crate::wire::receipt::Status;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -222,6 +223,7 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
         printer: printer.clone(),
         quiet: options.quiet,
         verbose: options.verbose,
+        turn: Mutex::new(()),
     });
     for (address, listener) in listeners {
         let (house, desk) = (house.clone(), desk.clone());
@@ -245,12 +247,12 @@ struct Desk {
     printer: Printer,
     quiet: bool,
     verbose: bool,
+    turn: Mutex<()>,
 }
 
 impl Desk {
-    /// Serves a connection. With --once, the first one that brings a file, or that has to be
-    /// refused for what it brings, is the outcome; its place is not given back, so that no other
-    /// is accepted.
+    /// Serves a connection. With --once they come one after another, and the first that brings a
+    /// file, or has to be refused for what it brings, is the outcome.
     fn serve(&self, arrival: Arrival, outcome: Option<&Sender<Exit>>) {
         let Guest { mut connection, peer, refusal } = match arrival {
             Arrival::Guest(guest) => guest,
@@ -267,6 +269,7 @@ impl Desk {
         if self.verbose {
             self.printer.log(format!("{peer}: connected"));
         }
+        let turn = outcome.map(|_| self.turn.lock());
         let mut watch = Watch { desk: self, peer, file: None, exit: None };
         let answered =
             receive::receive(&mut connection, &self.inbox, self.max_size, &mut |event| {
@@ -277,7 +280,8 @@ impl Desk {
         }
         if let (Some(exit), Some(outcome)) = (watch.exit, outcome) {
             let _ = outcome.send(exit);
-            std::mem::forget(connection);
+            // The last turn: whoever was accepted meanwhile is not served any more.
+            mem::forget(turn);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::disk::name::SafeName;
 use crate::limits;
 use crate::wire::header::{Header, HeaderError};
 use crate::wire::receipt::{Receipt, Status};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 /// A file that is on the disk under its final name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,14 +142,18 @@ fn body<C: Connection>(
 
 /// Waits for another header's first byte, the end of the stream or the end of our patience.
 fn another<C: Connection>(stream: &mut BufReader<&mut C>) -> bool {
-    if stream.buffer().is_empty() {
-        let waits =
-            stream.get_mut().expect(Awaited::Next).and_then(|()| stream.fill_buf().map(<[_]>::len));
-        if !waits.is_ok_and(|bytes| bytes > 0) {
-            return false;
+    if stream.get_mut().expect(Awaited::Next).is_err() {
+        return false;
+    }
+    loop {
+        match stream.fill_buf() {
+            Ok(bytes) => {
+                return !bytes.is_empty() && stream.get_mut().expect(Awaited::Header).is_ok();
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return false,
         }
     }
-    stream.get_mut().expect(Awaited::Header).is_ok()
 }
 
 fn unheaded(error: HeaderError) -> ReceiveError {
