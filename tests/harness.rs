@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -47,6 +47,8 @@ pub struct Qdropd {
     child: Child,
     pub address: SocketAddr,
     pub directory: PathBuf,
+    /// Its standard output after the first line.
+    pub stdout: BufReader<ChildStdout>,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
     _temporary: Option<TempDir>,
@@ -85,7 +87,8 @@ impl Qdropd {
             }
         });
         let mut first = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut first).unwrap();
         let address = first.strip_prefix("listening on ").and_then(|rest| rest.trim().parse().ok());
         let address = address
             .unwrap_or_else(|| panic!("no address in {first:?}; log: {}", log.lock().unwrap()));
@@ -93,6 +96,7 @@ impl Qdropd {
             child,
             address,
             directory: directory.to_owned(),
+            stdout,
             log,
             reader: Some(reader),
             _temporary: None,
