@@ -10,7 +10,7 @@ use crate::net::dial::PORT;
 use crate::net::listen::{self, Arrival, Guest, House, Rules};
 use crate::text::{Escaped, Rate};
 use crate::transfer::error::ReceiveError;
-use crate::transfer::receive::{self, Event, Stored};
+use crate::transfer::receive::{self, Event, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::env;
 use std::ffi::OsString;
@@ -218,8 +218,7 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
     let house = House::new(rules.clone());
     let (outcome, outcomes) = mpsc::channel();
     let desk = Arc::new(Desk {
-        inbox,
-        max_size: *max_size,
+        storage: Storage { inbox, max_size: *max_size },
         printer: printer.clone(),
         quiet: options.quiet,
         verbose: options.verbose,
@@ -242,8 +241,7 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
 
 /// What every conversation needs.
 struct Desk {
-    inbox: Inbox,
-    max_size: Option<u64>,
+    storage: Storage,
     printer: Printer,
     quiet: bool,
     verbose: bool,
@@ -272,9 +270,7 @@ impl Desk {
         let turn = outcome.map(|_| self.turn.lock());
         let mut watch = Watch { desk: self, peer, file: None, exit: None };
         let answered =
-            receive::receive(&mut connection, &self.inbox, self.max_size, &mut |event| {
-                watch.see(&event);
-            });
+            receive::receive(&mut connection, &self.storage, &mut |event| watch.see(event));
         if let (Err(error), true) = (answered, self.verbose) {
             self.printer.log(format!("{peer}: no receipt delivered: {error}"));
         }

@@ -3,7 +3,8 @@
 use super::error::{ReceiveError, is_timeout};
 use super::pump::{PumpError, pump};
 use super::{Awaited, Connection};
-use crate::disk::inbox::{Inbox, StoreError};
+use crate::disk::DiskError;
+use crate::disk::inbox::Inbox;
 use crate::disk::name::SafeName;
 use crate::limits;
 use crate::wire::header::{Header, HeaderError};
@@ -32,6 +33,15 @@ pub enum Event<'a> {
     Ended(&'a Result<Stored, ReceiveError>),
 }
 
+/// What a conversation may do to the disk.
+#[derive(Debug)]
+pub struct Storage {
+    /// Where files are stored.
+    pub inbox: Inbox,
+    /// Bytes of the largest body that is taken.
+    pub max_size: Option<u64>,
+}
+
 /// Receives file after file until the sender ends the stream, pauses for too long or has to be
 /// refused; then writes the receipts. Nothing is written before, since a sender that never reads
 /// could lose what it has still queued.
@@ -41,31 +51,34 @@ pub enum Event<'a> {
 /// wait for a receipt.
 pub fn receive<C: Connection>(
     connection: &mut C,
-    inbox: &Inbox,
-    max_size: Option<u64>,
-    watch: &mut dyn FnMut(Event<'_>),
+    storage: &Storage,
+    watch: &mut dyn FnMut(&Event<'_>),
 ) -> io::Result<()> {
-    let mut stream = BufReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
-    let mut buffer = Vec::new();
+    connection.expect(Awaited::Header)?;
+    let stream = BufReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
+    let mut incoming = Conversation { stream, storage, watch, buffer: Vec::new(), taken: 0 };
     let mut receipts = Vec::new();
     let mut refused = false;
-    stream.get_mut().expect(Awaited::Header)?;
     while !refused {
-        let (fate, taken) = match Header::read(&mut stream) {
-            Ok(header) => file(&mut stream, &header, inbox, max_size, &mut buffer, watch),
+        let (fate, size) = match Header::read(&mut incoming.stream) {
+            Ok(header) => (incoming.file(&header), header.body),
             Err(HeaderError::None) => break,
-            Err(error) => (Err(unheaded(error)), Taken { bytes: 0, whole: false }),
+            Err(error) => {
+                incoming.taken = 0;
+                (Err(unheaded(error)), u64::MAX)
+            }
         };
-        watch(Event::Ended(&fate));
-        refused = !taken.whole;
+        (incoming.watch)(&Event::Ended(&fate));
         if receipts.len() < limits::RECEIPTS {
-            receipts.extend(receipt(&fate, taken.bytes));
+            receipts.extend(receipt(&fate, incoming.taken));
         }
-        if !refused && !another(&mut stream) {
+        // A file that failed after all of its bytes had come does not stand in the way of the next.
+        refused = incoming.taken != size;
+        if !refused && !incoming.another() {
             break;
         }
     }
-    drop((stream, buffer));
+    drop(incoming);
     answer(connection, &receipts, refused)
 }
 
@@ -78,80 +91,68 @@ pub fn refuse<C: Connection>(connection: &mut C, why: ReceiveError) -> io::Resul
     answer(connection, receipt.as_slice(), true)
 }
 
-/// What has come of a body.
-struct Taken {
-    bytes: u64,
-    whole: bool,
+struct Conversation<'a, C> {
+    stream: BufReader<&'a mut C>,
+    storage: &'a Storage,
+    watch: &'a mut dyn FnMut(&Event<'_>),
+    /// Allocated for the first body.
+    buffer: Vec<u8>,
+    /// Bytes of the current body that have come.
+    taken: u64,
 }
 
-fn file<C: Connection>(
-    stream: &mut BufReader<&mut C>,
-    header: &Header,
-    inbox: &Inbox,
-    max_size: Option<u64>,
-    buffer: &mut Vec<u8>,
-    watch: &mut dyn FnMut(Event<'_>),
-) -> (Result<Stored, ReceiveError>, Taken) {
-    let name = header.name.as_deref().unwrap_or_default();
-    watch(Event::Began(&String::from_utf16_lossy(name), header.body));
-    let mut bytes = 0;
-    let fate = body(stream, header, SafeName::map(name), inbox, max_size, buffer, &mut |n| {
-        bytes += n;
-        watch(Event::Advanced(n));
-    });
-    (fate, Taken { bytes, whole: bytes == header.body })
-}
-
-fn body<C: Connection>(
-    stream: &mut BufReader<&mut C>,
-    header: &Header,
-    name: SafeName,
-    inbox: &Inbox,
-    max_size: Option<u64>,
-    buffer: &mut Vec<u8>,
-    advance: &mut dyn FnMut(u64),
-) -> Result<Stored, ReceiveError> {
-    let size = header.body;
-    if let Some(limit) = max_size.filter(|&limit| size > limit) {
-        return Err(ReceiveError::TooLarge { size, limit });
-    }
-    let mut incoming = inbox.begin(name).map_err(ReceiveError::Store)?;
-    stream.get_mut().expect(Awaited::Body).map_err(|error| broken(&error))?;
-    buffer.resize(limits::BUFFER, 0);
-    let mut taken = 0;
-    let digest = pump(stream, &mut incoming, &[], size, buffer, |n| {
-        taken += n;
-        advance(n);
-    })
-    .map_err(|error| match error {
-        PumpError::Write(error) => {
-            let error = crate::disk::DiskError::at("write", incoming.path())(error);
-            ReceiveError::Store(StoreError::Disk(error))
+impl<C: Connection> Conversation<'_, C> {
+    fn file(&mut self, header: &Header) -> Result<Stored, ReceiveError> {
+        let Self { stream, storage: Storage { inbox, max_size }, watch, buffer, taken } = self;
+        let size = header.body;
+        let name = header.name.as_deref().unwrap_or_default();
+        watch(&Event::Began(&String::from_utf16_lossy(name), size));
+        *taken = 0;
+        if let Some(limit) = max_size.filter(|&limit| size > limit) {
+            return Err(ReceiveError::TooLarge { size, limit });
         }
-        PumpError::Read(error) if is_timeout(&error) => ReceiveError::TimedOut { part: "body" },
-        PumpError::Read(error) => ReceiveError::Broken(format!(
-            "the connection failed after {taken} of {size} bytes: {error}"
-        )),
-        PumpError::Ended => {
-            ReceiveError::Broken(format!("the peer closed after {taken} of {size} bytes"))
+        let mut part = inbox.begin(SafeName::map(name)).map_err(ReceiveError::Store)?;
+        stream
+            .get_mut()
+            .expect(Awaited::Body)
+            .map_err(|error| ReceiveError::Broken(format!("the connection failed: {error}")))?;
+        if buffer.is_empty() {
+            *buffer = vec![0; limits::BUFFER];
         }
-    })?;
-    let name = inbox.place(incoming).map_err(ReceiveError::Store)?;
-    Ok(Stored { name, size, digest })
-}
-
-/// Waits for another header's first byte, the end of the stream or the end of our patience.
-fn another<C: Connection>(stream: &mut BufReader<&mut C>) -> bool {
-    if stream.get_mut().expect(Awaited::Next).is_err() {
-        return false;
-    }
-    loop {
-        match stream.fill_buf() {
-            Ok(bytes) => {
-                return !bytes.is_empty() && stream.get_mut().expect(Awaited::Header).is_ok();
+        let pumped = pump(stream, &mut part, &[], size, buffer, |bytes| {
+            *taken += bytes;
+            watch(&Event::Advanced(bytes));
+        });
+        let digest = pumped.map_err(|error| match error {
+            PumpError::Write(error) => {
+                ReceiveError::Store(DiskError::at("write", part.path())(error).into())
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return false,
+            PumpError::Read(error) if is_timeout(&error) => ReceiveError::TimedOut { part: "body" },
+            PumpError::Read(error) => ReceiveError::Broken(format!(
+                "the connection failed after {taken} of {size} bytes: {error}"
+            )),
+            PumpError::Ended => {
+                ReceiveError::Broken(format!("the peer closed after {taken} of {size} bytes"))
+            }
+        })?;
+        let name = inbox.place(part).map_err(ReceiveError::Store)?;
+        Ok(Stored { name, size, digest })
+    }
+
+    /// Waits for another header's first byte, the end of the stream or the end of our patience.
+    fn another(&mut self) -> bool {
+        if self.stream.get_mut().expect(Awaited::Next).is_err() {
+            return false;
+        }
+        loop {
+            match self.stream.fill_buf() {
+                Ok(bytes) => {
+                    return !bytes.is_empty()
+                        && self.stream.get_mut().expect(Awaited::Header).is_ok();
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
         }
     }
 }
@@ -162,10 +163,6 @@ fn unheaded(error: HeaderError) -> ReceiveError {
         HeaderError::Io(error) if is_timeout(&error) => ReceiveError::TimedOut { part: "header" },
         other => ReceiveError::Broken(other.to_string()),
     }
-}
-
-fn broken(error: &io::Error) -> ReceiveError {
-    ReceiveError::Broken(format!("the connection failed: {error}"))
 }
 
 fn receipt(fate: &Result<Stored, ReceiveError>, taken: u64) -> Option<Receipt> {
