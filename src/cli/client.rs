@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 const HELP: &str = "\
-qdrop sends files to qdropd, or to any Qt program that speaks its protocol.
+qdrop sends files to qdropd, or to Qt programs that speak its protocol.
 
 Usage: qdrop [OPTIONS] HOST[:PORT] FILE...
 
@@ -28,7 +28,7 @@ a name is tried. The port is 9999 if none is given.
 
   -n, --name NAME             send under this name (one file only)
       --connect-timeout SECS  give up on an address that does not answer [10]
-      --timeout SECS          give up on a receiver that is silent for so long [60]
+      --timeout SECS          give up on a receiver silent for so long [60]
       --require-receipt       \"sent\" without a receipt is a failure (status 6)
       --progress auto|always|never
                               show a bar [auto: on a terminal]
@@ -79,6 +79,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut require_receipt = false;
     let mut progress = None;
     let (mut quiet, mut verbose) = (false, false);
+    let mut print = None;
     while let Some(arg) = args.next()? {
         let option = match arg {
             Arg::Operand(operand) => {
@@ -102,10 +103,13 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
             }
             "-q" | "--quiet" => quiet = true,
             "-v" | "--verbose" => verbose = true,
-            "-h" | "--help" => return Ok(Command::Print(HELP.to_owned())),
-            "-V" | "--version" => return Ok(Command::Print(super::version("qdrop"))),
+            "-h" | "--help" => print = Some(HELP.to_owned()),
+            "-V" | "--version" => print = Some(super::version("qdrop")),
             _ => return Err(args.unknown()),
         }
+    }
+    if let Some(text) = print {
+        return Ok(Command::Print(text));
     }
     if quiet && verbose {
         return Err("--quiet and --verbose exclude each other".to_owned());

@@ -25,7 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const HELP: &str = "\
-qdropd receives files from qdrop, or from any Qt program that speaks its protocol.
+qdropd receives files from qdrop, or from Qt programs that speak its protocol.
 
 Usage: qdropd [OPTIONS] [DIR]
 
@@ -48,8 +48,8 @@ Files are stored in DIR, by default the current directory.
   -h, --help                  print this
   -V, --version               print the version
 
-\"listening on ADDR:PORT\" on standard output says that connections are taken, once
-per listener. The log is on standard error, one line for each file.
+\"listening on ADDR:PORT\" on standard output says that connections are taken,
+once per listener. The log is on standard error, one line for each file.
 
 Exit status:
   0  with --once: the file is stored
@@ -93,6 +93,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut on_conflict = OnConflict::Rename;
     let mut sync = true;
     let (mut quiet, mut verbose) = (false, false);
+    let mut print = None;
     while let Some(arg) = args.next()? {
         let option = match arg {
             Arg::Operand(operand) if directory.is_none() => {
@@ -124,10 +125,13 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
             "--no-sync" => sync = false,
             "-q" | "--quiet" => quiet = true,
             "-v" | "--verbose" => verbose = true,
-            "-h" | "--help" => return Ok(Command::Print(HELP.to_owned())),
-            "-V" | "--version" => return Ok(Command::Print(super::version("qdropd"))),
+            "-h" | "--help" => print = Some(HELP.to_owned()),
+            "-V" | "--version" => print = Some(super::version("qdropd")),
             _ => return Err(args.unknown()),
         }
+    }
+    if let Some(text) = print {
+        return Ok(Command::Print(text));
     }
     if quiet && verbose {
         return Err("--quiet and --verbose exclude each other".to_owned());
