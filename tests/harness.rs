@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -47,10 +47,9 @@ pub struct Qdropd {
     child: Child,
     pub address: SocketAddr,
     pub directory: PathBuf,
-    /// Its standard output after the first line.
-    pub stdout: BufReader<ChildStdout>,
+    printed: Arc<Mutex<String>>,
     log: Arc<Mutex<String>>,
-    reader: Option<JoinHandle<()>>,
+    readers: [Option<JoinHandle<()>>; 2],
     _temporary: Option<TempDir>,
 }
 
@@ -78,29 +77,29 @@ impl Qdropd {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (stderr, lines) = (child.stderr.take().unwrap(), log.clone());
-        let reader = thread::spawn(move || {
-            for line in BufReader::new(stderr).lines() {
-                let line = line.unwrap_or_else(|error| format!("<{error}>"));
-                lines.lock().unwrap().push_str(&(line + "\n"));
-            }
-        });
-        let mut first = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        stdout.read_line(&mut first).unwrap();
-        let address = first.strip_prefix("listening on ").and_then(|rest| rest.trim().parse().ok());
-        let address = address
-            .unwrap_or_else(|| panic!("no address in {first:?}; log: {}", log.lock().unwrap()));
-        Self {
+        let (printed, stdout) = collect(child.stdout.take().unwrap());
+        let (log, stderr) = collect(child.stderr.take().unwrap());
+        let mut qdropd = Self {
             child,
-            address,
+            address: (Ipv4Addr::LOCALHOST, 0).into(),
             directory: directory.to_owned(),
-            stdout,
+            printed,
             log,
-            reader: Some(reader),
+            readers: [Some(stdout), Some(stderr)],
             _temporary: None,
-        }
+        };
+        let first = eventually("qdropd listens", || {
+            let ended = qdropd.readers[0].as_ref().is_some_and(JoinHandle::is_finished);
+            qdropd.printed().lines().next().map(str::to_owned).or(ended.then(String::new))
+        });
+        let address = first.strip_prefix("listening on ").and_then(|rest| rest.parse().ok());
+        qdropd.address = address.unwrap_or_else(|| panic!("no address in {first:?}"));
+        qdropd
+    }
+
+    /// What it has printed on standard output so far.
+    pub fn printed(&self) -> String {
+        self.printed.lock().unwrap().clone()
     }
 
     /// What it has logged so far.
@@ -136,12 +135,10 @@ impl Qdropd {
         self.child.id()
     }
 
-    /// Waits for its end (with --once) and for the rest of its log.
+    /// Waits for its end (with --once) and for the rest of what it said.
     pub fn wait(&mut self) -> ExitStatus {
         let status = eventually("qdropd exits", || self.child.try_wait().unwrap());
-        if let Some(reader) = self.reader.take() {
-            reader.join().unwrap();
-        }
+        self.readers.iter_mut().filter_map(Option::take).for_each(|reader| reader.join().unwrap());
         status
     }
 
@@ -162,6 +159,19 @@ impl Drop for Qdropd {
             }
         }
     }
+}
+
+/// What comes out of a program, line by line.
+fn collect(stream: impl Read + Send + 'static) -> (Arc<Mutex<String>>, JoinHandle<()>) {
+    let text = Arc::new(Mutex::new(String::new()));
+    let collected = text.clone();
+    let reader = thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            let line = line.unwrap_or_else(|error| format!("<{error}>"));
+            text.lock().unwrap().push_str(&(line + "\n"));
+        }
+    });
+    (collected, reader)
 }
 
 /// Every file of a directory with its content. One that vanishes meanwhile is left out.
@@ -192,10 +202,14 @@ pub struct Sent {
 
 /// Runs `qdrop` to its end.
 pub fn qdrop<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Sent {
-    let output =
-        assert_cmd::Command::new(program("qdrop")).args(args).timeout(PATIENCE).output().unwrap();
+    run(assert_cmd::Command::new(program("qdrop")).args(args))
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut assert_cmd::Command) -> Sent {
+    let output = command.timeout(PATIENCE).output().unwrap();
     Sent {
-        exit: output.status.code().expect("qdrop was killed"),
+        exit: output.status.code().expect("it was killed"),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }

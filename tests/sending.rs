@@ -1,0 +1,805 @@
+//! `qdrop` as people, scripts and receivers meet it: its command line, its words, its exit
+//! statuses, its bytes on the wire. And of `qdropd` what its people see: command line and bar.
+
+use harness::*;
+use qdrop::digest::xxh64;
+use qdrop::wire::receipt::{Receipt, Status};
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use tempfile::TempDir;
+
+/// Every option that `--help` names, which leaves no room for others.
+const QDROP: &str = "-n --name --connect-timeout --timeout --require-receipt --progress -q --quiet \
+                     -v --verbose -h --help -V --version";
+const QDROPD: &str = "-l --listen -1 --once --allow --max-size --max-transfers --max-per-peer \
+                      --timeout --on-conflict --no-sync -q --quiet -v --verbose -h --help -V \
+                      --version";
+
+/// Options that neither program has yet.
+const LATER: &str = "--resume --keep-partial --retry --jobs --recursive -r --subdirs --limit-rate \
+                     --exec --json --log --inetd --preserve --skip-existing --dialect --from \
+                     --keep-open";
+
+/// Nobody has listened at the port of tcpmux for decades.
+const NOBODY: &str = "127.0.0.1:1";
+
+/// What nobody may write to a terminal in another's name: escape sequences, further lines, a
+/// turned direction of writing.
+const NASTY: &str = "\x1b]0;owned\x07\r\nqdrop: all is well\u{9b}2J\u{202e}";
+
+/// More than the buffers of two sockets hold while nobody reads.
+const BIG: u64 = 50_000_000;
+
+/// A file of zeros.
+fn sparse(directory: &Path, name: &str, size: u64) -> PathBuf {
+    let path = directory.join(name);
+    File::create(&path).unwrap().set_len(size).unwrap();
+    path
+}
+
+/// Checks a line: `start (BYTES bytes, xxh64 HEX, SECS s, RATE)end`.
+#[track_caller]
+fn assert_line(line: &str, start: &str, content: &[u8], end: &str) {
+    let facts = format!("{start} ({} bytes, xxh64 {:016x}, ", content.len(), xxh64(content));
+    let rest = line.strip_prefix(&*facts).and_then(|rest| rest.strip_suffix(end));
+    let times = rest.and_then(|rest| rest.strip_suffix(')')?.split_once(" s, "));
+    let is_right = times.is_some_and(|(seconds, rate)| {
+        let (amount, unit) = rate.split_once(' ').unwrap_or_default();
+        let units = ["B/s", "KiB/s", "MiB/s", "GiB/s"];
+        is_number(seconds) && is_number(amount) && units.contains(&unit)
+    });
+    assert!(is_right, "{line:?} is not {facts:?} and so on with {end:?}");
+}
+
+fn is_number(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit()) && text.parse::<f64>().is_ok()
+}
+
+/// Checks that a failure is told in one line on standard error and nowhere else.
+#[track_caller]
+fn assert_failed(sent: &Sent, exit: i32, words: &[&str]) {
+    assert_eq!((sent.exit, &*sent.stdout), (exit, ""), "{sent:?}");
+    assert!(sent.stderr.starts_with("qdrop: ") && sent.stderr.lines().count() == 1, "{sent:?}");
+    for word in words {
+        assert!(sent.stderr.contains(word), "no {word:?} in {sent:?}");
+    }
+}
+
+/// A receipt for these bytes, as it travels.
+fn stored(content: &[u8], name: &str) -> Vec<u8> {
+    wire(0, (content.len() as u64, xxh64(content)), Some(name), None)
+}
+
+/// A refusal, as it travels.
+fn refusal(status: u8, message: &str) -> Vec<u8> {
+    wire(status, (0, 0), None, Some(message))
+}
+
+fn wire(status: u8, body: (u64, u64), name: Option<&str>, message: Option<&str>) -> Vec<u8> {
+    let (status, (body, digest)) = (Status::Other(status), body);
+    let (name, message) = (name.map(units), message.map(units));
+    let receipt = Receipt { status, body, digest, name, message };
+    let mut bytes = Vec::new();
+    receipt.write(&mut bytes).unwrap();
+    bytes
+}
+
+/// Sends a file to a receiver that takes it to the end of the stream, then answers and closes.
+/// Also gives what came over the wire.
+fn answered(options: &[&str], name: &str, content: &[u8], answer: Vec<u8>) -> (Sent, Vec<u8>) {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), name, content);
+    let receiver = Receiver::start(move |mut stream| {
+        let mut wire = Vec::new();
+        stream.read_to_end(&mut wire).unwrap();
+        // Of an endless answer not everything is taken.
+        let _ = stream.write_all(&answer);
+        wire
+    });
+    let sent = send(receiver.address, options, &path);
+    (sent, receiver.join())
+}
+
+/// Stands between a sender and a real receiver: passes on the first bytes, tells that it has, and
+/// passes on the rest when it is let go.
+struct Relay {
+    address: SocketAddr,
+    reached: mpsc::Receiver<()>,
+    go: mpsc::Sender<()>,
+}
+
+impl Relay {
+    fn start(to: SocketAddr, first: u64) -> Self {
+        let (reach, reached) = mpsc::channel();
+        let (go, gone) = mpsc::channel();
+        let relay = Receiver::start(move |mut sender| {
+            let mut receiver = patient(TcpStream::connect(to).unwrap());
+            io::copy(&mut (&sender).take(first), &mut receiver).unwrap();
+            let _ = reach.send(());
+            let _ = gone.recv();
+            io::copy(&mut sender, &mut receiver).unwrap();
+            receiver.shutdown(Shutdown::Write).unwrap();
+            io::copy(&mut receiver, &mut sender)
+        });
+        Self { address: relay.address, reached, go }
+    }
+
+    fn wait(&self) {
+        self.reached.recv_timeout(PATIENCE).unwrap();
+    }
+}
+
+/// A program that runs beside the test. It is killed in the end.
+struct Running {
+    child: Child,
+    printed: TempDir,
+}
+
+impl Running {
+    fn start(name: &str, args: &[&str]) -> Self {
+        Self::spawn(Command::new(program(name)).args(args))
+    }
+
+    /// Starts it on a terminal; `stdout` is what that gets.
+    fn on_terminal(columns: usize, name: &str, args: &[&str]) -> Self {
+        let (program, args) = (program(name), args.join("' '"));
+        let line = format!("stty cols {columns}; exec '{}' '{args}'", program.display());
+        let mut script = Command::new("script");
+        Self::spawn(script.args(["-qec", &line, "/dev/null"]).env("SHELL", "/bin/sh"))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let printed = TempDir::new().unwrap();
+        let to = |name| File::create(printed.path().join(name)).unwrap();
+        let command = command.stdin(Stdio::piped()).stdout(to("out")).stderr(to("err"));
+        Self { child: command.spawn().unwrap(), printed }
+    }
+
+    /// What it has printed so far.
+    fn stdout(&self) -> String {
+        fs::read_to_string(self.printed.path().join("out")).unwrap()
+    }
+
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.printed.path().join("err")).unwrap()
+    }
+
+    fn wait(mut self) -> Sent {
+        let status = eventually("it exits", || self.child.try_wait().unwrap());
+        let exit = status.code().expect("it was killed");
+        Sent { exit, stdout: self.stdout(), stderr: self.stderr() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a program by a line of shell, in which it is `"$@"`.
+fn shell(line: &str, name: &str, args: &[&str]) -> Sent {
+    run(assert_cmd::Command::new("sh").args(["-c", line, "sh"]).arg(program(name)).args(args))
+}
+
+/// A line of shell that runs the program into a pipe whose reader is surely gone, and exits as the
+/// program does.
+fn into_broken_pipe(redirections: &str) -> String {
+    let program = format!(r#""$@" {redirections}; echo $? >&3"#);
+    let first = r#"trap "" PIPE; while echo; do :; done 2>/dev/null"#;
+    format!("exit $({{ {{ {first}; {program}; }} | head -0; }} 3>&1)")
+}
+
+/// What a terminal makes of this output: the rows that stand in the end, and what the row of the
+/// cursor showed each time that it was about to be drawn again.
+fn terminal(output: &str, columns: usize) -> (Vec<String>, Vec<String>) {
+    let (mut rows, mut drawn) = (Vec::new(), Vec::new());
+    let mut row = vec![' '; columns];
+    // Behind the last column the cursor stays on it, and only the next character wraps.
+    let (mut column, mut behind, mut wraps) = (0, false, true);
+    let mut output = output.chars().peekable();
+    while let Some(c) = output.next() {
+        match c {
+            '\r' => {
+                if output.peek() != Some(&'\n') {
+                    drawn.push(row.iter().collect::<String>().trim_end().to_owned());
+                }
+                (column, behind) = (0, false);
+            }
+            '\n' => {
+                rows.push(row.iter().collect::<String>());
+                row.fill(' ');
+            }
+            '\x1b' => {
+                assert_eq!(output.next(), Some('['));
+                let mut sequence = String::new();
+                while !sequence.ends_with(|c: char| c.is_ascii_alphabetic()) {
+                    sequence.push(output.next().unwrap());
+                }
+                let (number, last) = sequence.split_at(sequence.len() - 1);
+                let number = number.parse::<usize>();
+                match (last, number) {
+                    ("C", Ok(n)) => (column, behind) = ((column + n).min(columns - 1), false),
+                    ("D", Ok(n)) => (column, behind) = (column.saturating_sub(n), false),
+                    _ if sequence == "K" => row[column..].fill(' '),
+                    _ if sequence == "?7l" => wraps = false,
+                    _ if sequence == "?7h" => wraps = true,
+                    _ => panic!("an unexpected escape sequence: {sequence:?}"),
+                }
+            }
+            c => {
+                if behind {
+                    rows.push(row.iter().collect());
+                    row.fill(' ');
+                    column = 0;
+                }
+                row[column] = c;
+                behind = wraps && column + 1 == columns;
+                column = (column + 1).min(columns - 1);
+            }
+        }
+    }
+    rows.push(row.iter().collect());
+    drawn.retain(|row| !row.is_empty());
+    (rows, drawn)
+}
+
+/// Checks every bar that was drawn: percent, bar, bytes, rate and time left, each of them whole,
+/// after a label of which there is as much as the terminal has room for.
+#[track_caller]
+fn assert_bars(drawn: &[String], label: &str) {
+    assert!(!drawn.is_empty());
+    for row in drawn {
+        let words: Vec<&str> = row.split_whitespace().collect();
+        let [shown @ .., percent, bar, bytes, rate, left] = &*words else {
+            panic!("not a bar: {row:?}");
+        };
+        let bar = bar.strip_prefix('[').and_then(|bar| bar.strip_suffix(']')).unwrap_or("none");
+        let rate = rate.strip_suffix("/s").unwrap_or_default();
+        let digits_as_0 = left.replace(|c: char| c.is_ascii_digit(), "0");
+        let is_whole = percent.strip_suffix('%').is_some_and(is_number)
+            && bar.bytes().all(|cell| b"#.".contains(&cell))
+            && is_number(bytes.trim_end_matches(['K', 'M']))
+            && is_number(rate.trim_end_matches(['K', 'M', 'G']))
+            && ["0:00", "00:00", "0h00", "00h00", "-:--"].contains(&&*digits_as_0);
+        assert!(is_whole, "not whole: {row:?}");
+        assert_eq!(shown.join(" "), label, "{row:?}");
+    }
+}
+
+#[test]
+fn a_stored_file_is_told_in_one_line_at_either_end() {
+    let longest = format!("{}ab.txt", "文".repeat(83));
+    assert_eq!(longest.len(), 255);
+    let names =
+        ["测试 文件.txt", "😀🚀.bin", "it's a \"quoted\" name", " two  spaces .txt", &longest];
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    for name in names {
+        let content = noise(1000 * name.len());
+        let path = file(source.path(), name, &content);
+        let sent = send(qdropd.address, &["--require-receipt"], &path);
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+        let start = format!("stored {name} as {name}");
+        assert_line(&sent.stdout, &start, &content, "\n");
+        let line = qdropd.logged(&start);
+        assert_line(line.split_once(": ").unwrap().1, &start, &content, "");
+        assert_eq!(qdropd.files()[name], content);
+    }
+}
+
+#[test]
+fn no_text_steers_a_terminal() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let nasty = file(source.path(), NASTY, b"body");
+    let wrong = format!("--{NASTY}");
+    let cases = [
+        (send(qdropd.address, &[], &nasty), 0, 1),
+        (answered(&[], "a", b"body", stored(b"body", NASTY)).0, 0, 1),
+        (answered(&[], "a", b"body", refusal(7, NASTY)).0, 5, 1),
+        (answered(&["--require-receipt", "--quiet"], NASTY, b"body", vec![]).0, 6, 1),
+        (send(NOBODY, &[], &nasty), 3, 1),
+        (send(NOBODY, &[], &source.path().join(NASTY.to_owned() + "missing")), 1, 1),
+        (qdrop([&wrong]), 2, 2),
+        (qdrop(["--timeout", NASTY]), 2, 2),
+    ];
+    let logged = Sent { exit: 0, stdout: qdropd.logged("stored") + "\n", stderr: String::new() };
+    for (sent, exit, lines) in cases.into_iter().chain([(logged, 0, 1)]) {
+        let text = sent.stdout.clone() + &sent.stderr;
+        assert_eq!((sent.exit, text.lines().count()), (exit, lines), "{sent:?}");
+        let steers = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!text.contains(steers) && text.contains("owned"), "{sent:?}");
+    }
+    assert_eq!(qdropd.log().lines().count(), 1, "{}", qdropd.log());
+}
+
+#[test]
+fn quiet_prints_failures_alone() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let sent = send(qdropd.address, &["--quiet"], &file(source.path(), "a", b"body"));
+    assert_eq!((sent.exit, &*sent.stdout, &*sent.stderr), (0, "", ""));
+    assert_failed(&send(qdropd.address, &["-q"], &source.path().join("b")), 1, &["/b"]);
+}
+
+#[test]
+fn what_is_no_readable_file_is_told_and_not_sent() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let path = |name| source.path().join(name);
+    symlink("loop", path("loop")).unwrap();
+    let locked = file(source.path(), "locked", b"body");
+    fs::set_permissions(&locked, Permissions::from_mode(0o000)).unwrap();
+    let mut cases = vec![
+        (path("missing"), "cannot open"),
+        (path("loop"), "cannot open"),
+        (path(""), "it is a directory"),
+        (PathBuf::from("/dev/null"), "it is no regular file"),
+    ];
+    match File::open(&locked) {
+        Err(_) => cases.push((locked, "cannot open")),
+        Ok(_) => println!("nothing is locked for root: not tried"),
+    }
+    for (path, why) in cases {
+        assert_failed(&send(qdropd.address, &[], &path), 1, &[path.to_str().unwrap(), why]);
+    }
+    assert!(qdropd.settled().is_empty());
+}
+
+#[test]
+fn a_receiver_that_cannot_be_reached_is_told() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", b"body");
+    // No name server is asked for a name with more than 63 letters between two dots.
+    for to in [NOBODY, &format!("{}:9", "x".repeat(64))] {
+        assert_failed(&send(to, &[], &path), 3, &[to, path.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_told_with_a_hint() {
+    let (not_seconds, both) = ("not a number of seconds above 0", "exclude each other");
+    let not_port = "not a port, 1 to 65535";
+    let (not_size, not_count) = ("not a size", "not a whole number above 0");
+    let not_address = "ADDR is an IP address";
+    let qdrop = [
+        ("no HOST", "|-q"),
+        ("no FILE", "box|-- -q"),
+        ("standard input", "box -"),
+        ("unknown option --listen", "box a --listen 127.0.0.1|--listen=box a"),
+        ("unknown option --once", "box a --once"),
+        ("unknown option --verb", "box a --verb|--verb=x box a"),
+        ("unknown option -x", "-x|box a -qx"),
+        ("option --quiet takes no value", "box a --quiet=yes|--quiet= box a"),
+        ("option --help takes no value", "--help=all"),
+        ("option --version takes no value", "--version=2"),
+        ("option --name needs a value", "box a --name"),
+        ("option -n needs a value", "box a -n|box a -qn"),
+        ("--name is empty", "box a --name="),
+        ("--name goes with one file only", "box a b --name c"),
+        (not_seconds, "box a --timeout 0|box a --timeout -1|--timeout x box a|--timeout=1e3 box a"),
+        (not_seconds, "box a --connect-timeout 0|box a --connect-timeout="),
+        ("not auto, always or never", "box a --progress=sometimes|box a --progress yes"),
+        (both, "box a --quiet --verbose|-vq box a"),
+        ("in brackets, [::1]", "::1 a"),
+        ("closing bracket", "[::1 a"),
+        ("names no host", ":9 a|[]:9 a"),
+        (not_port, "box: a|box:0 a|box:99999 a|box:http a|[::1]:0 a"),
+    ];
+    let qdropd = [
+        ("one DIR is enough", "a b"),
+        ("unknown option --name", "--name a"),
+        ("unknown option --list", "--list 127.0.0.1:0"),
+        ("unknown option -x", "-1x"),
+        ("option --once takes no value", "--once=1"),
+        ("option --listen needs a value", "--listen"),
+        (not_address, "--listen localhost|--listen 127.0.0.1:99999|-l127.0.0.1:"),
+        ("not a number of bits, 0 to 32", "--allow 10.0.0.0/33"),
+        ("not an IP address", "--allow name"),
+        (not_size, "--max-size 1X|--max-size=-1|--max-size 1.5G"),
+        (not_count, "--max-transfers 0|--max-transfers 1K|--max-per-peer -1"),
+        (not_seconds, "--timeout 0|--timeout -1|--timeout x|--timeout 1e3"),
+        ("not rename, replace or refuse", "--on-conflict overwrite"),
+        (both, "-qv|--verbose --quiet"),
+    ];
+    for (name, table) in [("qdrop", &qdrop[..]), ("qdropd", &qdropd)] {
+        let table = table.iter().map(|&(why, lines)| (why.to_owned(), lines));
+        let later = LATER.split(' ').map(|option| (format!("unknown option {option}"), option));
+        for (why, lines) in table.chain(later) {
+            for line in lines.split('|') {
+                let args = line.split_whitespace();
+                let sent = run(assert_cmd::Command::new(program(name)).args(args));
+                assert_eq!((sent.exit, &*sent.stdout), (2, ""), "{name} {line}: {sent:?}");
+                let [what, hint] = sent.stderr.lines().collect::<Vec<_>>()[..] else {
+                    panic!("{name} {line}: {sent:?}");
+                };
+                let told = what.starts_with(&format!("{name}: ")) && what.contains(&why);
+                assert!(told, "{name} {line}: {what}");
+                assert_eq!(hint, format!("Try '{name} --help'."));
+            }
+        }
+    }
+}
+
+#[test]
+fn options_are_written_in_the_style_of_gnu() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    file(source.path(), "-x", b"body");
+    let lines = [
+        "--name=0 TO ./-x",
+        "--name 1 TO ./-x",
+        "-n2 TO ./-x",
+        "-n 3 TO ./-x",
+        "-qn 4 TO ./-x",
+        "-qn5 TO ./-x",
+        "TO ./-x -n 6",
+        "TO --name=7 ./-x --timeout=9.5",
+        "-n 8 -- TO -x",
+        "TO --name 9 -- -x",
+        "TO ./-x --name --help",
+        "TO -- -x",
+    ];
+    for line in lines {
+        let line = line.replace("TO", &qdropd.address.to_string());
+        let mut qdrop = assert_cmd::Command::new(program("qdrop"));
+        let sent = run(qdrop.args(line.split(' ')).current_dir(&source));
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{line}: {sent:?}");
+    }
+    let names = qdropd.files().into_keys().collect::<Vec<_>>().join(" ");
+    assert_eq!(names, "--help -x 0 1 2 3 4 5 6 7 8 9");
+
+    let large = file(source.path(), "large", &[0; 1025]);
+    for line in [
+        "-1l 127.0.0.1:0 --max-size=1K DIR",
+        "DIR -1l127.0.0.1:0 --max-size 1k",
+        "--once --listen=127.0.0.1:0 --max-size=1024 -- DIR",
+    ] {
+        let directory = TempDir::new().unwrap();
+        let line = line.replace("DIR", directory.path().to_str().unwrap());
+        let qdropd = Running::start("qdropd", &line.split(' ').collect::<Vec<_>>());
+        let address = listening(&qdropd);
+        assert_eq!(send(address, &[], &large).exit, 5, "{line}");
+        assert_eq!(qdropd.wait().exit, 5, "{line}");
+    }
+}
+
+/// Where a running `qdropd` listens.
+fn listening(qdropd: &Running) -> SocketAddr {
+    eventually("it listens", || {
+        let stdout = qdropd.stdout();
+        let (line, _) = stdout.split_once('\n')?;
+        Some(line.trim_end().strip_prefix("listening on ").unwrap().parse().unwrap())
+    })
+}
+
+#[test]
+fn help_names_every_option_and_exit_status() {
+    for (name, options, statuses) in [("qdrop", QDROP, "0123456"), ("qdropd", QDROPD, "01245")] {
+        let asked = |option| run(assert_cmd::Command::new(program(name)).arg(option));
+        let help = asked("--help");
+        assert_eq!((help.exit, &*help.stderr), (0, ""));
+        for line in help.stdout.lines() {
+            assert!(line.chars().count() <= 80, "{name}: more than 80 columns: {line}");
+        }
+        let words = help.stdout.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        let named: BTreeSet<&str> = words.filter(|word| word.starts_with('-')).collect();
+        assert_eq!(named, options.split(' ').collect(), "{name}");
+        let lines = help.stdout.lines().filter_map(|line| line.strip_prefix("  "));
+        let told: String = lines.filter_map(|line| Some(line.split_once("  ")?.0)).collect();
+        assert!(told.ends_with(statuses), "{name}: {told}");
+        assert_eq!(asked("-h").stdout, help.stdout);
+
+        let version = asked("--version");
+        let number = version.stdout.strip_prefix(&format!("{name} ")).unwrap().trim_end();
+        assert_eq!(number.split('.').filter(|part| part.parse::<u32>().is_ok()).count(), 3);
+        assert_eq!((version.exit, version.stdout), (0, asked("-V").stdout));
+
+        for line in [into_broken_pipe(""), "exec \"$@\" >/dev/full".to_owned()] {
+            let unread = shell(&line, name, &["--help"]);
+            assert!(unread.exit < 2 && !unread.stderr.contains("panicked"), "{line}: {unread:?}");
+        }
+    }
+}
+
+#[test]
+fn outputs_that_nobody_takes_change_nothing() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let path = file(source.path(), "a", b"body");
+    let missing = source.path().join("missing");
+    let bad = [">/dev/full", "2>/dev/full", ">/dev/full 2>&1", ">&-", "2>&-", "<&- >&- 2>&-"];
+    let broken = ["", "2>&1", "2>&1 >/dev/null"].map(into_broken_pipe);
+    let bad = bad.map(|redirections| format!("exec \"$@\" {redirections}"));
+    for (n, line) in bad.iter().chain(&broken).enumerate() {
+        for (file, exit) in [(&path, 0), (&missing, 1)] {
+            let (name, to) = (format!("-vn{n}"), qdropd.address.to_string());
+            let args = ["--progress=always", &name, &to, file.to_str().unwrap()];
+            let sent = shell(line, "qdrop", &args);
+            assert_eq!(sent.exit, exit, "{line}: {sent:?}");
+            assert!(!sent.stderr.contains("panicked"), "{line}: {sent:?}");
+        }
+        assert_eq!(qdropd.files().get(&n.to_string()).unwrap(), b"body", "{line}");
+    }
+}
+
+#[test]
+fn the_wire_has_qts_header_and_the_file_and_then_ends() {
+    let (name, content) = ("测试.txt", noise(1000));
+    // Written by Qt 5.15 and 6.
+    let vector = "000000000000040800000000000000100000000c6d4b8bd5002e007400780074";
+    let (_, wire) = answered(&[], name, &content, vec![]);
+    let hex: String = wire.iter().take(32).map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!((&*hex, &wire[32..]), (vector, &*content));
+    for length in [0, 1, 262_143, 262_144, 262_145, 1_000_000] {
+        let content = noise(length);
+        let (sent, wire) = answered(&[], name, &content, stored(&content, "x"));
+        assert!(wire == transfer(name, &content), "{length} bytes");
+        assert_eq!(sent.exit, 0, "{sent:?}");
+        assert_line(&sent.stdout, &format!("stored {name} as x"), &content, "\n");
+    }
+}
+
+#[test]
+fn without_a_whole_receipt_a_file_is_sent_and_not_more() {
+    let content = noise(1000);
+    let whole = stored(&content, "a");
+    let mut answers: Vec<&[u8]> = vec![b"", b"ok\r\n", &[0; 200_000]];
+    answers.extend([1, 4, 5, 20, whole.len() - 1].map(|cut| &whole[..cut]));
+    let end = ": the receiver gave no receipt\n";
+    for answer in answers {
+        let (sent, _) = answered(&[], "a", &content, answer.to_vec());
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{} bytes: {sent:?}", answer.len());
+        assert_line(&sent.stdout, "sent a", &content, end);
+        let (sent, _) = answered(&["--require-receipt"], "a", &content, answer.to_vec());
+        assert_line(&sent.stdout, "sent a", &content, end);
+        assert_failed(&Sent { stdout: String::new(), ..sent }, 6, &["gave no receipt"]);
+    }
+
+    // As Qt programs do: closed as soon as everything is there, without awaiting the end.
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", &content);
+    let all = transfer("a", &content).len();
+    let qt = Receiver::start(move |mut stream| stream.read_exact(&mut vec![0; all]).unwrap());
+    assert_line(&send(qt.address, &[], &path).stdout, "sent a", &content, end);
+}
+
+#[test]
+fn a_receipt_for_other_bytes_is_a_failure() {
+    let content = noise(1000);
+    let digest = xxh64(&content);
+    for (size, digest) in [(999, digest), (1000, digest ^ 1), (0, 0)] {
+        let (sent, _) = answered(&[], "a", &content, wire(0, (size, digest), Some("a"), None));
+        let stored = format!("stored {size} bytes, xxh64 {digest:016x}");
+        assert_failed(&sent, 4, &["/a ", "damaged", &stored]);
+    }
+}
+
+#[test]
+fn every_refusal_is_told_with_its_message() {
+    for status in (1..=8).chain([200]) {
+        let message = format!("不行: reason {status}");
+        let (sent, _) = answered(&[], "a", b"body", refusal(status, &message));
+        assert_failed(&sent, 5, &["/a ", &message]);
+    }
+    assert_failed(&answered(&[], "a", b"", wire(7, (0, 0), None, None)).0, 5, &["refused"]);
+}
+
+#[test]
+fn a_refusal_is_heard_in_the_middle_of_the_file() {
+    let source = TempDir::new().unwrap();
+    let path = sparse(source.path(), "a", BIG);
+    for drained in [u64::MAX, 1_000_000] {
+        let receiver = Receiver::start(move |mut stream| {
+            stream.read_exact(&mut [0; 20]).unwrap();
+            stream.write_all(&refusal(2, "too much")).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            // A rest that nobody reads makes the close a reset.
+            io::copy(&mut stream.take(drained), &mut io::sink()).unwrap();
+        });
+        let sent = send(receiver.address, &[], &path);
+        assert_failed(&sent, 5, &["too much"]);
+        receiver.join();
+    }
+}
+
+#[test]
+fn a_receiver_that_leaves_before_the_end_breaks_the_connection() {
+    let source = TempDir::new().unwrap();
+    // What has come and is not read makes the close a reset.
+    for (size, read) in [(BIG, 0), (BIG, 1000), (BIG, BIG / 2), (1000, 1)] {
+        let path = sparse(source.path(), "a", size);
+        let receiver = Receiver::start(move |stream| {
+            io::copy(&mut stream.take(read), &mut io::sink()).unwrap();
+        });
+        assert_failed(&send(receiver.address, &[], &path), 4, &["/a ", "connection broke"]);
+    }
+}
+
+#[test]
+fn a_silent_receiver_is_given_up() {
+    let source = TempDir::new().unwrap();
+    for (size, read, why) in
+        [(BIG, 0, "took nothing for too long"), (1000, u64::MAX, "did not answer in time")]
+    {
+        let path = sparse(source.path(), "a", size);
+        let receiver = Receiver::start(move |stream| {
+            io::copy(&mut (&stream).take(read), &mut io::sink()).unwrap();
+            stream
+        });
+        assert_failed(&send(receiver.address, &["--timeout", "1"], &path), 4, &["/a ", why]);
+        receiver.join();
+    }
+}
+
+/// Sends a file that changes while most of it is still to be read.
+fn changed_meanwhile(change: impl FnOnce(&mut File)) -> (Sent, Qdropd) {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let path = sparse(source.path(), "a", BIG);
+    let relay = Relay::start(qdropd.address, 1000);
+    let qdrop = Running::start("qdrop", &[&*relay.address.to_string(), path.to_str().unwrap()]);
+    relay.wait();
+    change(&mut OpenOptions::new().append(true).open(&path).unwrap());
+    relay.go.send(()).unwrap();
+    (qdrop.wait(), qdropd)
+}
+
+#[test]
+fn a_file_that_shrinks_meanwhile_leaves_nothing_at_the_receiver() {
+    let (sent, qdropd) = changed_meanwhile(|file| file.set_len(1000).unwrap());
+    assert_failed(&sent, 1, &["/a: ", "shrank"]);
+    qdropd.logged("failed a: ");
+    assert!(qdropd.settled().is_empty());
+}
+
+#[test]
+fn a_file_that_grows_meanwhile_is_sent_up_to_the_size_it_had() {
+    let (sent, qdropd) = changed_meanwhile(|file| file.write_all(b"more").unwrap());
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    let stored = qdropd.settled().remove("a").unwrap();
+    assert_eq!((stored.len() as u64, stored.iter().all(|&byte| byte == 0)), (BIG, true));
+}
+
+#[test]
+fn every_file_is_tried_and_the_first_failure_counts() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let [a, b] = ["a", "b"].map(|name| file(source.path(), name, name.as_bytes()));
+    let missing = source.path().join("missing");
+    let to = PathBuf::from(qdropd.address.to_string());
+    let sent = qdrop([&to, &a, &missing, &b, source.path(), &a]);
+    assert_eq!(sent.exit, 1, "{sent:?}");
+    let lines: Vec<&str> = sent.stdout.lines().collect();
+    assert_eq!(lines.len(), 3, "{sent:?}");
+    for (line, start) in lines.iter().zip(["a as a", "b as b", "a as a (1)"]) {
+        assert_line(line, &format!("stored {start}"), &start.as_bytes()[..1], "");
+    }
+    let [first, second] = sent.stderr.lines().collect::<Vec<_>>()[..] else { panic!("{sent:?}") };
+    assert!(first.contains("/missing: ") && second.contains("a directory"), "{sent:?}");
+
+    for (files, exit) in [([&missing, &a], 1), ([&a, &missing], 3)] {
+        let sent = qdrop([Path::new(NOBODY), files[0], files[1]]);
+        assert_eq!((sent.exit, sent.stderr.lines().count()), (exit, 2), "{sent:?}");
+    }
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = PathBuf::from(listener.local_addr().unwrap().to_string());
+    let receiver = thread::spawn(move || {
+        let mut stream = patient(listener.accept().unwrap().0);
+        drop(listener);
+        io::copy(&mut stream, &mut io::sink()).unwrap();
+    });
+    let sent = qdrop([&to, &a, &b]);
+    receiver.join().unwrap();
+    assert_line(&sent.stdout, "sent a", b"a", ": the receiver gave no receipt\n");
+    assert_failed(&Sent { stdout: String::new(), ..sent }, 3, &["/b "]);
+}
+
+#[test]
+fn every_address_of_a_name_is_tried() {
+    let ipv6 = TcpListener::bind("[::1]:0").is_ok();
+    let other = if ipv6 { "[::1]:0" } else { "127.0.0.2:0" };
+    println!("the other address is {other}");
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", b"body");
+    let (one, other) = (Qdropd::start(&[]), Qdropd::start(&["--listen", other]));
+    let name = format!("localhost:{}", one.address.port());
+    for (to, at) in [(name, one.address), (other.address.to_string(), other.address)] {
+        let sent = send(&to, &["--verbose"], &path);
+        assert_line(&sent.stdout, "stored a as a", b"body", "\n");
+        assert_eq!((sent.exit, sent.stderr), (0, format!("qdrop: connected to {to} at {at}\n")));
+    }
+}
+
+#[test]
+fn a_terminal_of_any_width_shows_whole_bars_and_then_the_line_alone() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--on-conflict=replace"]));
+    let content = vec![0; 8_000_000];
+    let path = file(source.path(), "film.mkv", &content);
+    for (columns, label) in [(80, "film.mkv"), (40, "")] {
+        let relay = Relay::start(qdropd.address, 4_000_000);
+        let args = [&*relay.address.to_string(), path.to_str().unwrap()];
+        let qdrop = Running::on_terminal(columns, "qdrop", &args);
+        eventually("a bar is drawn", || qdrop.stdout().contains("[###").then_some(()));
+        relay.go.send(()).unwrap();
+        let sent = qdrop.wait();
+        let (rows, drawn) = terminal(&sent.stdout, columns);
+        assert_line(rows.concat().trim_end(), "stored film.mkv as film.mkv", &content, "");
+        assert_bars(&drawn, label);
+        assert_eq!(sent.exit, 0, "{sent:?}");
+    }
+}
+
+#[test]
+fn a_bar_is_drawn_on_terminals_alone_unless_it_is_asked_for() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let content = vec![0; 8_000_000];
+    let path = file(source.path(), "film.mkv", &content);
+    let start = |on_terminal, options: &[&str]| {
+        let relay = Relay::start(qdropd.address, 4_000_000);
+        let to = relay.address.to_string();
+        let args = [options, &[&to, path.to_str().unwrap()]].concat();
+        let qdrop = match on_terminal {
+            true => Running::on_terminal(80, "qdrop", &args),
+            false => Running::start("qdrop", &args),
+        };
+        relay.wait();
+        (qdrop, relay)
+    };
+    let without = [
+        start(false, &["--progress=auto"]),
+        start(false, &["--progress=never"]),
+        start(true, &["--progress=never"]),
+        start(true, &["--quiet"]),
+    ];
+    // When this one, the last to begin, has its bar, the others had the time for theirs.
+    let (with, last) = start(false, &["--progress=always", "--name", "\x1b[2J\nfilm"]);
+    eventually("a bar is drawn", || with.stderr().contains("[###").then_some(()));
+    for (qdrop, relay) in without {
+        relay.go.send(()).unwrap();
+        let sent = qdrop.wait();
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+        assert!(!sent.stdout.contains(['\x1b', '[']), "{sent:?}");
+    }
+    last.go.send(()).unwrap();
+    let sent = with.wait();
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 1), "{sent:?}");
+    let (rows, drawn) = terminal(&sent.stderr, 80);
+    assert_eq!(rows.concat().trim(), "", "{sent:?}");
+    assert_bars(&drawn, "\\u{1b}[2J\\nfilm");
+}
+
+#[test]
+fn qdropd_shows_a_bar_on_a_terminal_and_elsewhere_a_line_per_file() {
+    let body = noise(1_000_000);
+    let bytes = transfer("film.mkv", &body);
+    let begin = |stream: TcpStream| {
+        let mut stream = patient(stream);
+        stream.write_all(&bytes[..500_000]).unwrap();
+        stream
+    };
+    let elsewhere = Qdropd::start(&[]);
+    let first = begin(elsewhere.connect());
+    let directory = TempDir::new().unwrap();
+    let args = ["--once", "--listen", "127.0.0.1:0", directory.path().to_str().unwrap()];
+    let qdropd = Running::on_terminal(80, "qdropd", &args);
+    let address = listening(&qdropd);
+    let second = begin(TcpStream::connect(address).unwrap());
+    let peer = second.local_addr().unwrap();
+    eventually("a bar is drawn", || qdropd.stdout().contains("[###").then_some(()));
+    for mut stream in [first, second] {
+        stream.write_all(&bytes[500_000..]).unwrap();
+        assert_eq!(receipts(stream)[0].status, Status::Stored);
+    }
+    let sent = qdropd.wait();
+    let (rows, drawn) = terminal(&sent.stdout, 80);
+    assert_eq!((sent.exit, rows[0].trim_end()), (0, &*format!("listening on {address}")));
+    let start = format!("{peer}: stored film.mkv as film.mkv");
+    assert_line(rows[1..].concat().trim_end(), &start, &body, "");
+    assert_bars(&drawn, &format!("film.mkv from {peer}"));
+    elsewhere.logged("stored film.mkv");
+    let log = elsewhere.log();
+    assert!(log.lines().count() == 1 && !log.contains(['\r', '\x1b', '[']), "{log}");
+}
