@@ -14,6 +14,9 @@ pub const HEADER_BUFFER: usize = 4 * 1024;
 /// 32,767 UTF-16 units; nothing else comes near.
 pub const NAME: u32 = 64 * 1024;
 
+/// Bytes of a header with further strings after its name.
+pub const HEADER: u64 = 20 + 2 * NAME as u64;
+
 /// Bytes of a `QString` that a peer may send as the message of a receipt.
 pub const MESSAGE: u32 = 8 * 1024;
 
@@ -27,10 +30,25 @@ pub const RECEIPT: u64 = 4 + 1 + 8 + 8 + 4 + NAME as u64 + 4 + MESSAGE as u64;
 /// byte. Fixed, so that nobody can hold a slot by trickling.
 pub const HEADER_TIME: Duration = Duration::from_secs(10);
 
+/// How long a host is waited for that is asked to accept a connection, if it is not told otherwise.
+pub const CONNECT_TIME: Duration = Duration::from_secs(10);
+
 /// How long a receiver waits after a complete file for the sender's end of stream or its next
 /// header. Some senders pause for 50 ms between files; one waits for the receiver's close and
 /// fails if a person is faster than that, which 1 s was too long for (docs/PROTOCOL.md, 1).
 pub const LINGER: Duration = Duration::from_millis(300);
+
+/// How long a receiver waits for the next file of a program that stays connected, if it is not
+/// told otherwise.
+pub const KEEP_OPEN: Duration = Duration::from_secs(600);
+
+/// Connections that idle between files at once. They hold no transfer slot; above this number they
+/// are not waited for.
+pub const IDLING: usize = 256;
+
+/// How long a header-size sender pauses after a header, since deployed receivers lose a small body
+/// that arrives together with it: with 0 ms all were lost, with 2 ms some, with 20 ms none.
+pub const HEADER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes of a refused sender that are read and thrown away, so that a reset of the connection
 /// does not overtake the receipt.

@@ -2,7 +2,9 @@
 //! ones joined, operands anywhere, `--` before operands that look like options. Strict: no
 //! abbreviations, and a value nobody asked for is an error. Nothing here touches the system.
 
+use crate::net::dial::PORT;
 use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 use std::vec;
@@ -121,6 +123,15 @@ impl Args {
     fn wrong(&self, value: &str, why: &str) -> String {
         format!("option {}, value {value}: {why}", self.option)
     }
+}
+
+/// Where to listen: `ADDR` or `ADDR:PORT`; an IPv6 address with a port stands in brackets.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let bare = bare.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
+    bare.or_else(|_| text.parse()).map_err(|_| {
+        "not ADDR or ADDR:PORT; ADDR is an IP address, in brackets if it is IPv6".to_owned()
+    })
 }
 
 /// A number of seconds above 0; fractions are fine.

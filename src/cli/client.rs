@@ -1,19 +1,23 @@
 //! `qdrop`: sends files.
 
-use super::args::{Arg, Args, seconds};
+use super::args::{Arg, Args, listen_address, seconds};
 use super::console::{Console, Printer, Progress};
 use super::exit::Exit;
-use crate::disk::DiskError;
 use crate::disk::source::Source;
-use crate::net::deadline::Timed;
+use crate::disk::{DiskError, name};
+use crate::limits;
+use crate::net::deadline::{Patience, Timed};
 use crate::net::dial::{self, Address};
+use crate::net::listen;
 use crate::text::{Escaped, Rate};
 use crate::transfer::error::SendError;
 use crate::transfer::send::{self, Sent};
+use crate::wire::header::Dialect;
 use std::env;
 use std::ffi::OsString;
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 use std::io::{self, IsTerminal};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,11 +26,15 @@ const HELP: &str = "\
 qdrop sends files to qdropd, or to Qt programs that speak its protocol.
 
 Usage: qdrop [OPTIONS] HOST[:PORT] FILE...
+       qdrop [OPTIONS] --listen ADDR[:PORT] FILE...
 
 HOST is a name, an IPv4 address or an IPv6 address in brackets; every address of
 a name is tried. The port is 9999 if none is given.
 
   -n, --name NAME             send under this name (one file only)
+      --dialect name-size|header-size
+                              which Qt receivers to speak to [name-size]
+      --listen ADDR[:PORT]    send each file to the next receiver that connects
       --connect-timeout SECS  give up on an address that does not answer [10]
       --timeout SECS          give up on a receiver silent for so long [60]
       --require-receipt       \"sent\" without a receipt is a failure (status 6)
@@ -54,15 +62,24 @@ Exit status; with several files all are tried and the first failure's counts:
 /// The command line, understood.
 #[derive(Debug)]
 struct Options {
-    to: Address,
+    way: Way,
+    dialect: Dialect,
     files: Vec<PathBuf>,
     name: Option<String>,
-    connect_timeout: Duration,
     timeout: Duration,
     require_receipt: bool,
     progress: Option<bool>,
     quiet: bool,
     verbose: bool,
+}
+
+/// How receivers are met.
+#[derive(Debug)]
+enum Way {
+    /// We connect to one.
+    Dial { host: Address, timeout: Duration },
+    /// They connect to us, one for each file.
+    Listen(SocketAddr),
 }
 
 enum Command {
@@ -74,7 +91,8 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut args = Args::new(args);
     let mut operands = Vec::new();
     let mut name = None;
-    let mut connect_timeout = Duration::from_secs(10);
+    let mut dialect = Dialect::NameSize;
+    let (mut listen, mut connect_timeout) = (None, None);
     let mut timeout = Duration::from_secs(60);
     let mut require_receipt = false;
     let mut progress = None;
@@ -90,7 +108,15 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
         };
         match option.as_str() {
             "-n" | "--name" => name = Some(args.value()?),
-            "--connect-timeout" => connect_timeout = args.value_as(seconds)?,
+            "--dialect" => {
+                dialect = args.value_as(|value| match value {
+                    "name-size" => Ok(Dialect::NameSize),
+                    "header-size" => Ok(Dialect::HeaderSize),
+                    _ => Err("not name-size or header-size".to_owned()),
+                })?;
+            }
+            "--listen" => listen = Some(args.value_as(listen_address)?),
+            "--connect-timeout" => connect_timeout = Some(args.value_as(seconds)?),
             "--timeout" => timeout = args.value_as(seconds)?,
             "--require-receipt" => require_receipt = true,
             "--progress" => {
@@ -115,8 +141,17 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
         return Err("--quiet and --verbose exclude each other".to_owned());
     }
     let mut operands = operands.into_iter();
-    let to = operands.next().ok_or("no HOST to send to")?;
-    let to = to.to_string_lossy().parse()?;
+    let way = match listen {
+        None => {
+            let host = operands.next().ok_or("no HOST to send to")?;
+            let host = host.to_string_lossy().parse()?;
+            Way::Dial { host, timeout: connect_timeout.unwrap_or(limits::CONNECT_TIME) }
+        }
+        Some(_) if connect_timeout.is_some() => {
+            return Err("--listen and --connect-timeout exclude each other".to_owned());
+        }
+        Some(address) => Way::Listen(address),
+    };
     let files: Vec<PathBuf> = operands.map(PathBuf::from).collect();
     match files.len() {
         0 => return Err("no FILE to send".to_owned()),
@@ -131,10 +166,10 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
         return Err("--name is empty".to_owned());
     }
     Ok(Command::Send(Options {
-        to,
+        way,
+        dialect,
         files,
         name,
-        connect_timeout,
         timeout,
         require_receipt,
         progress,
@@ -159,54 +194,104 @@ fn run(options: &Options) -> Exit {
         Ok(console) => console,
         Err(error) => return super::fatal("qdrop", &format!("cannot start a thread: {error}")),
     };
+    let printer = console.printer();
+    let exit = match meet(&options.way, &printer) {
+        Ok(receivers) => send_all(options, &receivers, &printer),
+        Err(why) => {
+            printer.log(format!("qdrop: {why}"));
+            Exit::Local
+        }
+    };
+    console.close();
+    exit
+}
+
+/// Where connections to receivers come from.
+enum Receivers<'a> {
+    Host(&'a Address, Duration),
+    Listener(TcpListener, SocketAddr),
+}
+
+fn meet<'a>(way: &'a Way, printer: &Printer) -> Result<Receivers<'a>, String> {
+    match way {
+        Way::Dial { host, timeout } => Ok(Receivers::Host(host, *timeout)),
+        Way::Listen(address) => {
+            let (address, listener) = listen::listen(*address)
+                .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+            printer.print(format!("listening on {address}"));
+            Ok(Receivers::Listener(listener, address))
+        }
+    }
+}
+
+impl Receivers<'_> {
+    fn connect(&self) -> Result<TcpStream, String> {
+        match self {
+            Self::Host(host, timeout) => {
+                dial::dial(host, *timeout).map_err(|error| format!("cannot connect: {error}"))
+            }
+            Self::Listener(listener, _) => listen::accept(listener)
+                .map(|(stream, _)| stream)
+                .map_err(|error| format!("cannot accept a connection: {error}")),
+        }
+    }
+}
+
+impl Display for Receivers<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host, _) => write!(f, "to {host}"),
+            Self::Listener(_, address) => write!(f, "from {address}"),
+        }
+    }
+}
+
+fn send_all(options: &Options, receivers: &Receivers<'_>, printer: &Printer) -> Exit {
     let mut first_failure = Exit::Done;
     for file in &options.files {
-        let exit = send_one(options, file, &console.printer());
+        let exit = send_one(options, file, receivers, printer);
         if first_failure == Exit::Done {
             first_failure = exit;
         }
     }
-    console.close();
     first_failure
 }
 
-fn send_one(options: &Options, path: &Path, printer: &Printer) -> Exit {
-    let Options { to, name, connect_timeout, timeout, .. } = options;
+fn send_one(options: &Options, path: &Path, receivers: &Receivers<'_>, printer: &Printer) -> Exit {
     let failed = |exit, why: &dyn Display| {
         let path = path.to_string_lossy();
-        printer.log(format!("qdrop: {} not sent to {to}: {why}", Escaped(&path)));
+        printer.log(format!("qdrop: {} not sent {receivers}: {why}", Escaped(&path)));
         exit
     };
     let local = |error: &DiskError| {
         printer.log(format!("qdrop: {error}"));
         Exit::Local
     };
-    let verbose = |line: String| {
-        if options.verbose {
-            printer.log(format!("qdrop: {line}"));
-        }
-    };
 
     let mut source = match Source::open(path) {
         Ok(source) => source,
         Err(error) => return local(&error),
     };
-    let name = name.clone().unwrap_or_else(|| source.name().to_string_lossy().into_owned());
-    let stream = match dial::dial(to, *connect_timeout) {
+    let name = options.name.clone().unwrap_or_else(|| source.name().to_string_lossy().into_owned());
+    let stream = match receivers.connect() {
         Ok(stream) => stream,
-        Err(error) => return failed(Exit::Unreachable, &format!("cannot connect: {error}")),
+        Err(why) => return failed(Exit::Unreachable, &why),
     };
-    if let Ok(peer) = stream.peer_addr() {
-        verbose(format!("connected to {to} at {peer}"));
+    if let (true, Ok(peer)) = (options.verbose, stream.peer_addr()) {
+        printer.log(format!("qdrop: connected to {peer}"));
     }
     let began = Instant::now();
-    let mut connection = match Timed::new(stream, *timeout, None) {
+    // A sender waits for no further files.
+    let patience = Patience { silence: options.timeout, keep_open: Duration::ZERO };
+    let mut connection = match Timed::new(stream, patience, None) {
         Ok(connection) => connection,
         Err(error) => return failed(Exit::Broken, &format!("cannot set up the socket: {error}")),
     };
     let id = printer.begin(name.clone(), source.size());
     let units: Vec<u16> = name.encode_utf16().collect();
-    let sent = send::send(&mut connection, &mut source, &units, |n| printer.advance(id, n));
+    let sent = send::send(&mut connection, &mut source, &units, options.dialect, |bytes| {
+        printer.advance(id, bytes);
+    });
     printer.end(id);
 
     match sent {
@@ -230,6 +315,13 @@ fn send_one(options: &Options, path: &Path, printer: &Printer) -> Exit {
 }
 
 fn report(options: &Options, printer: &Printer, name: &str, sent: &Sent, time: Duration) {
+    if sent.stored_as.is_none() && name::is_hard_to_store(name) {
+        printer.log(format!(
+            "qdrop: warning: {}: a receiver without receipts may lose a file of that name; \
+             --name gives it another",
+            Escaped(name)
+        ));
+    }
     if options.quiet {
         return;
     }

@@ -1,12 +1,14 @@
 //! `qdropd`: receives files.
 
-use super::args::{Arg, Args, count, seconds, size};
+use super::args::{Arg, Args, count, listen_address, seconds, size};
 use super::console::{Console, Printer, Progress};
 use super::exit::Exit;
 use super::meter::Id;
 use crate::disk::inbox::{Inbox, OnConflict};
+use crate::limits;
 use crate::net::allow::Network;
-use crate::net::dial::PORT;
+use crate::net::deadline::{Patience, Timed};
+use crate::net::dial::{self, Address, PORT};
 use crate::net::listen::{self, Arrival, Guest, House, Rules};
 use crate::text::{Escaped, Rate};
 use crate::transfer::error::ReceiveError;
@@ -14,9 +16,10 @@ use crate::transfer::receive::{self, Event, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::env;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Sender};
@@ -35,6 +38,10 @@ Files are stored in DIR, by default the current directory.
                               port 0 takes a free one, 0.0.0.0 and [::] are all
                               addresses of this machine
   -1, --once                  serve one transfer, then exit with its outcome
+      --from HOST[:PORT]      connect to a sender that listens (qdrop --listen),
+                              take one transfer, exit with its outcome
+      --keep-open SECS        wait so long for further files of a sender that
+                              stays connected [600; 0.3 with --once or --from]
       --allow ADDR[/BITS]     take files only from this network; may be repeated
       --max-size SIZE         refuse larger files (K, M, G, T: powers of 1024)
       --max-transfers N       transfers at once; further ones wait [16]
@@ -52,25 +59,34 @@ Files are stored in DIR, by default the current directory.
 once per listener. The log is on standard error, one line for each file.
 
 Exit status:
-  0  with --once: the file is stored
+  0  with --once or --from: the file is stored
   1  the directory or an address cannot be used
   2  the command line is wrong
-  4  with --once: the connection broke
-  5  with --once: the file was refused, or the disk failed
+  3  with --from: the sender cannot be reached
+  4  with --once or --from: the connection broke or timed out
+  5  with --once or --from: the file was refused, or the disk failed
 ";
 
 /// The command line, understood.
 #[derive(Debug)]
 struct Options {
     directory: PathBuf,
-    listen: Vec<SocketAddr>,
-    once: bool,
-    rules: Rules,
+    way: Way,
+    patience: Patience,
     max_size: Option<u64>,
     on_conflict: OnConflict,
     sync: bool,
     quiet: bool,
     verbose: bool,
+}
+
+/// Where senders come from.
+#[derive(Debug)]
+enum Way {
+    /// They connect to us.
+    Listen { addresses: Vec<SocketAddr>, once: bool, rules: Rules },
+    /// One that listens.
+    From(Address),
 }
 
 enum Command {
@@ -81,14 +97,13 @@ enum Command {
 fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut args = Args::new(args);
     let mut directory = None;
-    let mut listen = Vec::new();
+    let mut addresses = Vec::new();
     let mut once = false;
-    let mut rules = Rules {
-        allow: Vec::new(),
-        transfers: 16,
-        per_peer: None,
-        timeout: Duration::from_secs(60),
-    };
+    let mut from = None;
+    let mut allow = Vec::new();
+    let (mut transfers, mut per_peer) = (None, None);
+    let mut silence = Duration::from_secs(60);
+    let mut keep_open = None;
     let mut max_size = None;
     let mut on_conflict = OnConflict::Rename;
     let mut sync = true;
@@ -107,13 +122,15 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
             Arg::Option(option) => option,
         };
         match option.as_str() {
-            "-l" | "--listen" => listen.push(args.value_as(listen_address)?),
+            "-l" | "--listen" => addresses.push(args.value_as(listen_address)?),
             "-1" | "--once" => once = true,
-            "--allow" => rules.allow.push(args.parsed::<Network>()?),
+            "--from" => from = Some(args.parsed::<Address>()?),
+            "--keep-open" => keep_open = Some(args.value_as(seconds)?),
+            "--allow" => allow.push(args.parsed::<Network>()?),
             "--max-size" => max_size = Some(args.value_as(size)?),
-            "--max-transfers" => rules.transfers = args.value_as(count)?,
-            "--max-per-peer" => rules.per_peer = Some(args.value_as(count)?),
-            "--timeout" => rules.timeout = args.value_as(seconds)?,
+            "--max-transfers" => transfers = Some(args.value_as(count)?),
+            "--max-per-peer" => per_peer = Some(args.value_as(count)?),
+            "--timeout" => silence = args.value_as(seconds)?,
             "--on-conflict" => {
                 on_conflict = args.value_as(|value| match value {
                     "rename" => Ok(OnConflict::Rename),
@@ -136,32 +153,37 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     if quiet && verbose {
         return Err("--quiet and --verbose exclude each other".to_owned());
     }
-    if once {
-        rules.transfers = 1;
-    }
-    if listen.is_empty() {
-        listen.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT));
-    }
+    // Whoever asks for one transfer does not wait for a program that stays connected.
+    let otherwise = if once || from.is_some() { limits::LINGER } else { limits::KEEP_OPEN };
+    let patience = Patience { silence, keep_open: keep_open.unwrap_or(otherwise) };
+    let way = match from {
+        Some(host) => {
+            let listens = !addresses.is_empty() || !allow.is_empty() || once;
+            if listens || transfers.is_some() || per_peer.is_some() {
+                return Err("--from takes one transfer from one host: it goes without --listen, \
+                            --once, --allow, --max-transfers and --max-per-peer"
+                    .to_owned());
+            }
+            Way::From(host)
+        }
+        None => {
+            if addresses.is_empty() {
+                addresses.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT));
+            }
+            let transfers = if once { 1 } else { transfers.unwrap_or(16) };
+            Way::Listen { addresses, once, rules: Rules { allow, transfers, per_peer, patience } }
+        }
+    };
     Ok(Command::Receive(Options {
         directory: directory.unwrap_or_else(|| PathBuf::from(".")),
-        listen,
-        once,
-        rules,
+        way,
+        patience,
         max_size,
         on_conflict,
         sync,
         quiet,
         verbose,
     }))
-}
-
-/// `ADDR` or `ADDR:PORT`; an IPv6 address with a port stands in brackets.
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let bare = bare.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
-    bare.or_else(|_| text.parse()).map_err(|_| {
-        "not ADDR or ADDR:PORT; ADDR is an IP address, in brackets if it is IPv6".to_owned()
-    })
 }
 
 /// The whole program.
@@ -193,10 +215,9 @@ fn run(options: &Options) -> Exit {
     exit
 }
 
-/// Receives until the first transfer's end with --once, else for ever.
+/// Receives one transfer with --once and --from, else for ever.
 fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
-    let Options { directory, listen: addresses, once, rules, max_size, on_conflict, sync, .. } =
-        options;
+    let Options { directory, max_size, on_conflict, sync, .. } = options;
     let shown = directory.to_string_lossy();
     // Entered once: nobody can put another directory in its place later.
     env::set_current_dir(directory)
@@ -214,13 +235,6 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
         ));
     }
 
-    let mut listeners = Vec::new();
-    for address in addresses {
-        let bound = listen::listen(*address);
-        listeners.push(bound.map_err(|error| format!("cannot listen on {address}: {error}"))?);
-    }
-    let house = House::new(rules.clone());
-    let (outcome, outcomes) = mpsc::channel();
     let desk = Arc::new(Desk {
         storage: Storage { inbox, max_size: *max_size },
         printer: printer.clone(),
@@ -228,19 +242,57 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
         verbose: options.verbose,
         turn: Mutex::new(()),
     });
+    match &options.way {
+        Way::Listen { addresses, once, rules } => listen(addresses, *once, rules, &desk),
+        Way::From(host) => Ok(fetch(host, options.patience, &desk)),
+    }
+}
+
+fn listen(
+    addresses: &[SocketAddr],
+    once: bool,
+    rules: &Rules,
+    desk: &Arc<Desk>,
+) -> Result<Exit, String> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let bound = listen::listen(*address);
+        listeners.push(bound.map_err(|error| format!("cannot listen on {address}: {error}"))?);
+    }
+    let house = House::new(rules.clone());
+    let (outcome, outcomes) = mpsc::channel();
     for (address, listener) in listeners {
-        let (house, desk) = (house.clone(), desk.clone());
+        let (house, serving) = (house.clone(), desk.clone());
         let outcome = once.then(|| outcome.clone());
         thread::Builder::new()
             .spawn(move || {
                 house.receive_guests(&listener, move |arrival| {
-                    desk.serve(arrival, outcome.as_ref());
+                    serving.serve(arrival, outcome.as_ref());
                 });
             })
             .map_err(|error| format!("cannot start a thread: {error}"))?;
-        printer.print(format!("listening on {address}"));
+        desk.printer.print(format!("listening on {address}"));
     }
     outcomes.recv().map_err(|_| "every listener has stopped".to_owned())
+}
+
+/// Takes a transfer from a sender that listens.
+fn fetch(host: &Address, patience: Patience, desk: &Desk) -> Exit {
+    let failed = |exit, why: &dyn Display| {
+        desk.printer.log(format!("qdropd: nothing received from {host}: {why}"));
+        exit
+    };
+    let stream = match dial::dial(host, limits::CONNECT_TIME) {
+        Ok(stream) => stream,
+        Err(error) => return failed(Exit::Unreachable, &format!("cannot connect: {error}")),
+    };
+    let connected = stream.peer_addr();
+    match connected.and_then(|peer| Ok((peer, Timed::new(stream, patience, None)?))) {
+        Ok((peer, mut connection)) => desk
+            .converse(&mut connection, peer)
+            .unwrap_or_else(|| failed(Exit::Broken, &"it closed without sending a file")),
+        Err(error) => failed(Exit::Broken, &error),
+    }
 }
 
 /// What every conversation needs.
@@ -268,21 +320,26 @@ impl Desk {
             let _ = receive::refuse(&mut connection, why);
             return;
         }
-        if self.verbose {
-            self.printer.log(format!("{peer}: connected"));
-        }
         let turn = outcome.map(|_| self.turn.lock());
-        let mut watch = Watch { desk: self, peer, file: None, exit: None };
-        let answered =
-            receive::receive(&mut connection, &self.storage, &mut |event| watch.see(event));
-        if let (Err(error), true) = (answered, self.verbose) {
-            self.printer.log(format!("{peer}: no receipt delivered: {error}"));
-        }
-        if let (Some(exit), Some(outcome)) = (watch.exit, outcome) {
+        let exit = self.converse(&mut connection, peer);
+        if let (Some(exit), Some(outcome)) = (exit, outcome) {
             let _ = outcome.send(exit);
             // The last turn: whoever was accepted meanwhile is not served any more.
             mem::forget(turn);
         }
+    }
+
+    /// Receives what a connection brings; the first failure's status, or `None` if no file came.
+    fn converse(&self, connection: &mut Timed, peer: SocketAddr) -> Option<Exit> {
+        if self.verbose {
+            self.printer.log(format!("{peer}: connected"));
+        }
+        let mut watch = Watch { desk: self, peer, file: None, exit: None };
+        let answered = receive::receive(connection, &self.storage, &mut |event| watch.see(event));
+        if let (Err(error), true) = (answered, self.verbose) {
+            self.printer.log(format!("{peer}: no receipt delivered: {error}"));
+        }
+        watch.exit
     }
 
     fn log_failure(&self, peer: SocketAddr, name: Option<&str>, why: &ReceiveError) {

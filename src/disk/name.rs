@@ -71,6 +71,15 @@ impl Display for SafeName {
     }
 }
 
+/// Whether a file may be lost over this name by a receiver that uses names as they come: it has
+/// parts of a path, is too long, or holds what ends a C string or what Windows forbids.
+pub fn is_hard_to_store(name: &str) -> bool {
+    name.len() > limits::FILE_NAME
+        || name.contains(|c: char| c < ' ' || "/\\:?*\"<>|".contains(c))
+        || name.ends_with(['.', ' '])
+        || is_device(name)
+}
+
 /// The name before its extension, and the extension with its dot; either may be empty.
 fn split(name: &str) -> (&str, &str) {
     match name.rfind('.') {

@@ -5,14 +5,23 @@ use crate::limits;
 use crate::transfer::{Awaited, Connection};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
+
+/// How long a peer is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// While it owes bytes, or takes none of ours.
+    pub silence: Duration,
+    /// Between the files of a sender that stays connected.
+    pub keep_open: Duration,
+}
 
 /// A TCP connection whose peer is not waited for without end.
 #[derive(Debug)]
 pub struct Timed {
     stream: TcpStream,
-    /// How long the peer may be silent.
-    silence: Duration,
+    patience: Patience,
     /// When what is awaited must be complete, for what has a fixed time.
     deadline: Option<Instant>,
     /// What it holds of a receiver that bounds its transfers.
@@ -24,31 +33,45 @@ impl Timed {
     ///
     /// # Errors
     /// The socket cannot be set up.
-    pub fn new(stream: TcpStream, silence: Duration, slot: Option<Slot>) -> io::Result<Self> {
+    pub fn new(stream: TcpStream, patience: Patience, slot: Option<Slot>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(silence))?;
-        Ok(Self { stream, silence, deadline: None, slot })
+        stream.set_write_timeout(Some(patience.silence))?;
+        Ok(Self { stream, patience, deadline: None, slot })
     }
 }
 
 impl Connection for Timed {
     fn expect(&mut self, what: Awaited) -> io::Result<()> {
-        let (fixed, silence) = match what {
-            Awaited::Header => (Some(limits::HEADER_TIME), self.silence),
-            Awaited::Next => (Some(limits::LINGER), self.silence),
-            Awaited::Goodbye => (Some(limits::DRAIN_TIME), self.silence),
-            Awaited::Body => (None, self.silence),
+        let Patience { silence, keep_open } = self.patience;
+        // Some things have their time as a whole, others from one byte to the next.
+        let (whole, time) = match what {
+            Awaited::Header => {
+                if let Some(slot) = &mut self.slot {
+                    slot.enter();
+                }
+                (true, limits::HEADER_TIME)
+            }
+            Awaited::Body => (false, silence),
+            Awaited::Next { stays } => {
+                let idles = stays && self.slot.as_mut().is_none_or(Slot::idle);
+                (true, if idles { keep_open } else { limits::LINGER })
+            }
             Awaited::Receipt(body) => {
-                (None, self.silence + Duration::from_secs(body / limits::SLOW_DISK))
+                (false, silence + Duration::from_secs(body / limits::SLOW_DISK))
+            }
+            Awaited::Goodbye => {
+                if !self.slot.as_mut().is_none_or(Slot::leave) {
+                    return Err(ErrorKind::WouldBlock.into());
+                }
+                (true, limits::DRAIN_TIME)
             }
         };
-        self.deadline = fixed.map(|time| Instant::now() + time);
-        match (what, &mut self.slot) {
-            (Awaited::Goodbye, Some(slot)) => slot.leave(),
-            // With a deadline, each read sets its own.
-            _ if fixed.is_some() => Ok(()),
-            _ => self.stream.set_read_timeout(Some(silence)),
-        }
+        self.deadline = whole.then(|| Instant::now() + time);
+        if whole { Ok(()) } else { self.stream.set_read_timeout(Some(time)) }
+    }
+
+    fn pause(&mut self, time: Duration) {
+        thread::sleep(time);
     }
 
     fn half_close(&mut self) -> io::Result<()> {

@@ -1,12 +1,12 @@
 //! Listening: bounded threads, with a place for a connection before it is accepted.
 
 use super::allow::Network;
-use super::deadline::Timed;
+use super::deadline::{Patience, Timed};
 use crate::limits;
 use crate::transfer::error::ReceiveError;
 use std::io::{self, ErrorKind};
 use std::mem;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,8 +20,8 @@ pub struct Rules {
     pub transfers: usize,
     /// Transfers at once from one address.
     pub per_peer: Option<usize>,
-    /// How long a peer may be silent.
-    pub timeout: Duration,
+    /// How long a peer is waited for.
+    pub patience: Patience,
 }
 
 /// A connection that was accepted.
@@ -45,6 +45,22 @@ pub fn listen(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
     Ok((listener.local_addr()?, listener))
 }
 
+/// Waits for the next connection of a listener that takes them one by one.
+///
+/// # Errors
+/// Those of accept(2), but for a peer that gave up while it was queued.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                return Ok((stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())));
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// What listening brings.
 #[derive(Debug)]
 pub enum Arrival {
@@ -66,6 +82,8 @@ pub struct House {
 struct Rooms {
     /// The peers of the transfers under way.
     active: Vec<IpAddr>,
+    /// Connections that stay open between two files.
+    idling: usize,
     /// Connections that have been refused and are drained.
     leaving: usize,
 }
@@ -112,10 +130,8 @@ impl House {
         let mut pause = None;
         loop {
             drop(self.wait_for_room());
-            match self.accept(listener, &serve) {
+            match self.take_in(listener, &serve) {
                 Ok(()) => pause = None,
-                // The peer gave up while it was queued.
-                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     if pause.is_none() {
                         serve(Arrival::Trouble(error));
@@ -129,15 +145,14 @@ impl House {
         }
     }
 
-    fn accept(
+    fn take_in(
         self: &Arc<Self>,
         listener: &TcpListener,
         serve: &(impl Fn(Arrival) + Clone + Send + 'static),
     ) -> io::Result<()> {
-        let (stream, peer) = listener.accept()?;
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let (stream, peer) = accept(listener)?;
         let (slot, refusal) = self.admit(peer.ip());
-        let connection = Timed::new(stream, self.rules.timeout, Some(slot))?;
+        let connection = Timed::new(stream, self.rules.patience, Some(slot))?;
         let guest = Guest { connection, peer, refusal };
         let serve = serve.clone();
         thread::Builder::new()
@@ -158,6 +173,8 @@ pub struct Slot {
 enum Stage {
     /// A transfer.
     Active(IpAddr),
+    /// Between two transfers.
+    Idling(IpAddr),
     /// Refused, and being drained.
     Leaving,
     /// Counted nowhere.
@@ -165,19 +182,42 @@ enum Stage {
 }
 
 impl Slot {
-    /// Gives a transfer's place to another one and takes one among those that are drained.
-    ///
-    /// # Errors
-    /// There are too many of those already.
-    pub(super) fn leave(&mut self) -> io::Result<()> {
+    /// Comes back from idling: waits for room like a new connection.
+    pub(super) fn enter(&mut self) {
+        if let Stage::Idling(peer) = self.stage {
+            self.give_back();
+            self.house.wait_for_room().active.push(peer);
+            self.stage = Stage::Active(peer);
+        }
+    }
+
+    /// Gives a transfer's place to another one until [`Slot::enter`]; keeps it and returns false if
+    /// too many idle already.
+    pub(super) fn idle(&mut self) -> bool {
+        let Stage::Active(peer) = self.stage else { return false };
+        let mut rooms = self.house.rooms();
+        if rooms.idling >= limits::IDLING {
+            return false;
+        }
+        rooms.idling += 1;
+        drop(rooms);
+        self.give_back();
+        self.stage = Stage::Idling(peer);
+        true
+    }
+
+    /// Gives a transfer's place to another one and takes one among those that are drained; returns
+    /// false if there are too many of them already.
+    pub(super) fn leave(&mut self) -> bool {
         self.give_back();
         let mut rooms = self.house.rooms();
-        if rooms.leaving >= limits::DRAINING {
-            return Err(ErrorKind::WouldBlock.into());
+        let may = rooms.leaving < limits::DRAINING;
+        if may {
+            rooms.leaving += 1;
+            drop(rooms);
+            self.stage = Stage::Leaving;
         }
-        rooms.leaving += 1;
-        self.stage = Stage::Leaving;
-        Ok(())
+        may
     }
 
     fn give_back(&mut self) {
@@ -190,6 +230,7 @@ impl Slot {
                 // All: each listener waits for room, and the one that is woken may get no guest.
                 self.house.left.notify_all();
             }
+            Stage::Idling(_) => rooms.idling -= 1,
             Stage::Leaving => rooms.leaving -= 1,
             Stage::Outside => {}
         }

@@ -6,6 +6,7 @@ pub mod receive;
 pub mod send;
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 /// What a conversation needs of the connection it runs over: bytes, time limits and an end.
 /// A read or write that takes too long fails with `TimedOut`.
@@ -15,6 +16,9 @@ pub trait Connection: Read + Write {
     /// # Errors
     /// The connection cannot do it.
     fn expect(&mut self, what: Awaited) -> io::Result<()>;
+
+    /// Lets time pass between what was written and what will be.
+    fn pause(&mut self, time: Duration);
 
     /// Ends our side of the stream; the peer's goes on.
     ///
@@ -29,7 +33,10 @@ pub enum Awaited {
     /// A whole header, within a fixed time.
     Header,
     /// After a file: the end of the stream or the first byte of another header.
-    Next,
+    Next {
+        /// Whether the sender's program keeps its connection open for files to come much later.
+        stays: bool,
+    },
     /// The bytes of a body, or that it takes ours: it must not be silent for too long.
     Body,
     /// The receipt for a body of this many bytes, which may be in a slow disk's `fsync`.

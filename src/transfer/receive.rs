@@ -7,7 +7,7 @@ use crate::disk::DiskError;
 use crate::disk::inbox::Inbox;
 use crate::disk::name::SafeName;
 use crate::limits;
-use crate::wire::header::{Header, HeaderError};
+use crate::wire::header::{Dialect, Header, HeaderError};
 use crate::wire::receipt::{Receipt, Status};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
@@ -60,8 +60,12 @@ pub fn receive<C: Connection>(
     let mut receipts = Vec::new();
     let mut refused = false;
     while !refused {
+        let mut stays = false;
         let (fate, size) = match Header::read(&mut incoming.stream) {
-            Ok(header) => (incoming.file(&header), header.body),
+            Ok(header) => {
+                stays = header.dialect == Dialect::HeaderSize;
+                (incoming.file(&header), header.body)
+            }
             Err(HeaderError::None) => break,
             Err(error) => {
                 incoming.taken = 0;
@@ -74,7 +78,7 @@ pub fn receive<C: Connection>(
         }
         // A file that failed after all of its bytes had come does not stand in the way of the next.
         refused = incoming.taken != size;
-        if !refused && !incoming.another() {
+        if !refused && !incoming.another(stays) {
             break;
         }
     }
@@ -140,8 +144,8 @@ impl<C: Connection> Conversation<'_, C> {
     }
 
     /// Waits for another header's first byte, the end of the stream or the end of our patience.
-    fn another(&mut self) -> bool {
-        if self.stream.get_mut().expect(Awaited::Next).is_err() {
+    fn another(&mut self, stays: bool) -> bool {
+        if self.stream.get_mut().expect(Awaited::Next { stays }).is_err() {
             return false;
         }
         loop {

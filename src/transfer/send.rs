@@ -6,7 +6,7 @@ use super::{Awaited, Connection};
 use crate::disk::DiskError;
 use crate::disk::source::Source;
 use crate::limits;
-use crate::wire::header::Header;
+use crate::wire::header::{Dialect, Header};
 use crate::wire::receipt::{Receipt, Status};
 use std::io::{self, BufReader, ErrorKind, Read};
 
@@ -33,12 +33,20 @@ pub fn send<C: Connection>(
     connection: &mut C,
     source: &mut Source,
     name: &[u16],
+    dialect: Dialect,
     advance: impl FnMut(u64),
 ) -> Result<Sent, SendError> {
     let size = source.size();
-    let header = Header { name: Some(name.to_vec()), body: size };
-    let header = header.encode().map_err(SendError::Unsendable)?;
+    let header = Header { dialect, name: Some(name.to_vec()), body: size };
+    let mut header = header.encode().map_err(SendError::Unsendable)?;
     connection.expect(Awaited::Body).map_err(|error| broken("be set up", &error))?;
+    if dialect == Dialect::HeaderSize {
+        if let Err(error) = connection.write_all(&header) {
+            return Err(unwritten(connection, &error));
+        }
+        connection.pause(limits::HEADER_PAUSE);
+        header.clear();
+    }
     let mut buffer = vec![0; limits::BUFFER];
     let digest = match pump(source, connection, &header, size, &mut buffer, advance) {
         Ok(digest) => digest,

@@ -1,9 +1,9 @@
-//! The header of a classic transfer (docs/PROTOCOL.md, 1).
+//! The headers of the classic transfer, in every dialect that is deployed (docs/PROTOCOL.md, 1).
 
 use super::qdatastream::{QString, ReadError, Reader, Writer};
 use crate::limits;
 use std::fmt::{self, Display, Formatter};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, BufRead, ErrorKind};
 
 /// Bytes of the two numbers that a header starts with.
 const NUMBERS: u64 = 16;
@@ -11,13 +11,28 @@ const NUMBERS: u64 = 16;
 /// Bytes of a string's own length.
 const LENGTH: u64 = 4;
 
+/// Bytes of a stream's beginning that are looked at to say what it is, if it is no header.
+const GLIMPSE: usize = 32;
+
 /// What a sender says about a file before its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// What the second number means.
+    pub dialect: Dialect,
     /// The file's name as the sender wrote it.
     pub name: QString,
     /// Bytes of the body.
     pub body: u64,
+}
+
+/// What the second number of a header counts, and how its programs use a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// The bytes of the encoded name. The connection is closed when a file is complete.
+    NameSize,
+    /// The bytes of the whole header, which may have further strings after the name. The
+    /// connection stays open for further files.
+    HeaderSize,
 }
 
 /// Why there is no header.
@@ -39,64 +54,83 @@ pub enum HeaderError {
 }
 
 impl Header {
-    /// Reads a header, judging each field before the next is awaited. The string's own length
-    /// decides what the second field means, so nothing is guessed.
+    /// Reads a header, judging each field before the next is awaited. The name's own length
+    /// decides what the second number means, so that nothing is guessed.
     ///
     /// # Errors
     /// See [`HeaderError`].
-    pub fn read(stream: impl Read) -> Result<Self, HeaderError> {
+    pub fn read(stream: &mut impl BufRead) -> Result<Self, HeaderError> {
+        // An error shows again when the header is read.
+        let glimpse: Vec<u8> = stream
+            .fill_buf()
+            .map(|bytes| bytes.iter().take(GLIMPSE).copied().collect())
+            .unwrap_or_default();
         let mut reader = Reader::new(stream);
         Self::fields(&mut reader).map_err(|cause| match cause {
             Cause::Read(ReadError::Ended { .. }) if reader.consumed() == 0 => HeaderError::None,
-            Cause::Read(ReadError::Ended { got, wanted }) => {
-                let come = reader.consumed() as u64;
-                let wanted = come + (wanted - got) as u64;
-                HeaderError::Cut { got: come, wanted: wanted.max(NUMBERS) }
-            }
             Cause::Read(ReadError::Io(error))
                 if reader.consumed() == 0 && error.kind() == ErrorKind::ConnectionReset =>
             {
                 HeaderError::None
             }
+            Cause::Read(ReadError::Ended { got, wanted }) => {
+                let come = reader.consumed() as u64;
+                let wanted = come + (wanted - got) as u64;
+                HeaderError::Cut { got: come, wanted: wanted.max(NUMBERS) }
+            }
             Cause::Read(ReadError::Io(error)) => HeaderError::Io(error),
-            Cause::Read(string) => HeaderError::Malformed(format!("its name is {string}")),
-            Cause::Sum(text) => HeaderError::Malformed(text),
+            Cause::Read(string) => {
+                HeaderError::Malformed(explain(&glimpse, &format!("it has {string}")))
+            }
+            Cause::Sum(text) => HeaderError::Malformed(explain(&glimpse, &text)),
         })
     }
 
-    fn fields(reader: &mut Reader<impl Read>) -> Result<Self, Cause> {
+    fn fields(reader: &mut Reader<impl BufRead>) -> Result<Self, Cause> {
         let total = reader.i64()?;
-        let Some(after_numbers) =
-            u64::try_from(total).ok().and_then(|n| n.checked_sub(NUMBERS + LENGTH))
+        let Some(total) = u64::try_from(total).ok().filter(|&total| total >= NUMBERS + LENGTH)
         else {
             return Err(Cause::Sum(format!(
                 "its total is {total} bytes, less than any header has"
             )));
         };
-        let second = reader.i64()?;
-        let longest = LENGTH + u64::from(limits::NAME);
-        if !u64::try_from(second).is_ok_and(|n| (LENGTH..=longest).contains(&n)) {
-            return Err(Cause::Sum(format!(
-                "its name size is {second}, not {LENGTH} to {longest}"
-            )));
+        let second = reader.u64()?;
+        let senseless = || {
+            Cause::Sum(format!(
+                "its second number is {second}, which is no size of a header or name"
+            ))
+        };
+        // A sender of 32 bits wrote the upper half over a 0 of 64.
+        let name_size = if second % (1 << 32) == 0 { second >> 32 } else { second };
+        if !(LENGTH..=limits::HEADER).contains(&name_size) {
+            return Err(senseless());
         }
-        let name = reader.string(limits::NAME)?;
-        let encoded = reader.consumed() as u64 - NUMBERS;
-        if i64::try_from(encoded) != Ok(second) {
-            return Err(Cause::Sum(format!(
-                "its name size is {second}, but the name has {encoded} bytes"
-            )));
-        }
-        let Some(body) = after_numbers.checked_sub(encoded - LENGTH) else {
-            let header = NUMBERS + encoded;
+        let length = reader.length(limits::NAME)?;
+        let encoded = LENGTH + u64::from(length.unwrap_or(0));
+        let (dialect, header) = if name_size == encoded {
+            (Dialect::NameSize, NUMBERS + encoded)
+        } else if second == name_size && second >= NUMBERS + encoded {
+            (Dialect::HeaderSize, second)
+        } else {
+            return Err(senseless());
+        };
+        let Some(body) = total.checked_sub(header) else {
             return Err(Cause::Sum(format!(
                 "its total is {total} bytes, but the header has {header}"
             )));
         };
-        Ok(Self { name, body })
+        let name = length.map(|length| reader.units(length)).transpose()?;
+        while let left @ 1.. = header - reader.consumed() as u64 {
+            let Some(room) = left.checked_sub(LENGTH).and_then(|room| u32::try_from(room).ok())
+            else {
+                return Err(senseless());
+            };
+            reader.string(room)?;
+        }
+        Ok(Self { dialect, name, body })
     }
 
-    /// The bytes of this header as a name-size sender writes them.
+    /// The bytes of this header.
     ///
     /// # Errors
     /// `InvalidInput`: the name is longer than [`limits::NAME`], or header and body are more than
@@ -105,11 +139,11 @@ impl Header {
         let mut name = Writer(Vec::new());
         name.string(self.name.as_deref())?;
         let name = name.0;
-        let second = name.len() as u64;
-        if second > LENGTH + u64::from(limits::NAME) {
+        let encoded = name.len() as u64;
+        if encoded > LENGTH + u64::from(limits::NAME) {
             return Err(io::Error::new(ErrorKind::InvalidInput, "the name is too long to be sent"));
         }
-        let total = self.body.checked_add(NUMBERS + second).and_then(|n| i64::try_from(n).ok());
+        let total = self.body.checked_add(NUMBERS + encoded).and_then(|n| i64::try_from(n).ok());
         let Some(total) = total else {
             return Err(io::Error::new(
                 ErrorKind::InvalidInput,
@@ -118,7 +152,10 @@ impl Header {
         };
         let mut header = Writer(Vec::new());
         header.i64(total)?;
-        header.u64(second)?;
+        header.u64(match self.dialect {
+            Dialect::NameSize => encoded,
+            Dialect::HeaderSize => NUMBERS + encoded,
+        })?;
         header.0.extend(name);
         Ok(header.0)
     }
@@ -144,7 +181,41 @@ impl Display for HeaderError {
                 write!(f, "the peer closed after {got} of {wanted} header bytes")
             }
             Self::Io(error) => write!(f, "cannot read the header: {error}"),
-            Self::Malformed(text) => write!(f, "not a header of this protocol: {text}"),
+            Self::Malformed(text) => f.write_str(text),
         }
     }
+}
+
+/// Says what the beginning of a stream looks like and what to do, or else why it is no header.
+fn explain(glimpse: &[u8], why: &str) -> String {
+    const PRIVATE: &str = "a private protocol; only total, size and name may stand before the file";
+    let number = |at| glimpse.get(at..)?.first_chunk().copied().map(i64::from_be_bytes);
+    let length = |at| glimpse.get(at..)?.first_chunk().copied().map(u32::from_be_bytes);
+    // A name size and, at its place, the name's own length.
+    let name_at = |size, name| {
+        number(size).zip(length(name)).is_some_and(|(size, length)| size == i64::from(length) + 4)
+    };
+    let text = glimpse.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n'));
+    let starts = |words: &[&[u8]]| words.iter().any(|word| glimpse.starts_with(word));
+    let (what, advice) =
+        if starts(&[b"GET ", b"POST ", b"PUT ", b"HEAD ", b"OPTIONS ", b"PRI * HTTP"]) {
+            ("HTTP", "this is no web server: send with qdrop or a Qt program")
+        } else if starts(&[b"\x16\x03"]) {
+            ("TLS", "switch encryption off at the sender")
+        } else if starts(&[b"SSH-"]) {
+            ("SSH", "the sender has the wrong port")
+        } else if text && glimpse.len() >= 4 {
+            ("text", "send with qdrop or a Qt program that writes a QDataStream header")
+        } else if name_at(8, 24) {
+            ("a header with a command word after the sizes", PRIVATE)
+        } else if name_at(16, 24) && number(0) > number(8) {
+            ("a header with a command word between the sizes", PRIVATE)
+        } else if name_at(16, 24) {
+            ("a header with a number of 64 bits in front", PRIVATE)
+        } else if name_at(12, 20) {
+            ("a header with a number of 32 bits in front", PRIVATE)
+        } else {
+            return why.to_owned();
+        };
+    format!("it looks like {what} ({advice})")
 }

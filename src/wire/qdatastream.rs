@@ -101,23 +101,34 @@ impl<R: Read> Reader<R> {
         self.array().map(i64::from_be_bytes)
     }
 
-    /// A `QString` of at most `limit` bytes. Memory grows with what arrives, never with what is
-    /// announced.
+    /// A `QString` of at most `limit` bytes.
     ///
     /// # Errors
-    /// The length is odd or above `limit` (in that order, as Qt judges), or the stream ended or
-    /// failed.
+    /// Those of [`Reader::length`] and [`Reader::units`].
     pub fn string(&mut self, limit: u32) -> Result<QString, ReadError> {
-        let length = self.u32()?;
-        if length == NULL {
-            return Ok(None);
+        self.length(limit)?.map(|length| self.units(length)).transpose()
+    }
+
+    /// The length of a `QString` of at most `limit` bytes; `None` for the null one, which has
+    /// nothing else.
+    ///
+    /// # Errors
+    /// It is odd or above `limit` (in that order, as Qt judges), or the stream ended or failed.
+    pub fn length(&mut self, limit: u32) -> Result<Option<u32>, ReadError> {
+        match self.u32()? {
+            NULL => Ok(None),
+            odd if odd % 2 != 0 => Err(ReadError::Odd(odd)),
+            declared if declared > limit => Err(ReadError::TooLong { declared, limit }),
+            length => Ok(Some(length)),
         }
-        if length % 2 != 0 {
-            return Err(ReadError::Odd(length));
-        }
-        if length > limit {
-            return Err(ReadError::TooLong { declared: length, limit });
-        }
+    }
+
+    /// The code units of a `QString` whose length, in bytes and even, has been read. Memory grows
+    /// with what arrives, never with what was announced.
+    ///
+    /// # Errors
+    /// The stream ended or failed.
+    pub fn units(&mut self, length: u32) -> Result<Vec<u16>, ReadError> {
         let mut bytes = Vec::new();
         let read = self.stream.by_ref().take(u64::from(length)).read_to_end(&mut bytes);
         self.consumed += bytes.len();
@@ -125,8 +136,7 @@ impl<R: Read> Reader<R> {
         if bytes.len() as u64 != u64::from(length) {
             return Err(ReadError::Ended { got: bytes.len(), wanted: length as usize });
         }
-        let units = bytes.chunks_exact(2).map(|unit| u16::from_be_bytes([unit[0], unit[1]]));
-        Ok(Some(units.collect()))
+        Ok(bytes.chunks_exact(2).map(|unit| u16::from_be_bytes([unit[0], unit[1]])).collect())
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], ReadError> {
