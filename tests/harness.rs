@@ -1,7 +1,7 @@
 //! What the end-to-end tests share: the real binaries, raw connections, and waiting for a
 //! condition instead of for a time.
 
-use qdrop::wire::header::Header;
+use qdrop::wire::header::{Dialect, Header};
 use qdrop::wire::receipt::Receipt;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -230,7 +230,7 @@ pub fn units(text: &str) -> Vec<u16> {
 
 /// A classic name-size header.
 pub fn header(name: &str, body: u64) -> Vec<u8> {
-    Header { name: Some(units(name)), body }.encode().unwrap()
+    Header { dialect: Dialect::NameSize, name: Some(units(name)), body }.encode().unwrap()
 }
 
 /// A classic transfer as a Qt sender writes it: header and body.

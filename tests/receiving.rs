@@ -6,7 +6,7 @@ use qdrop::digest::xxh64;
 use qdrop::disk::inbox::{Inbox, OnConflict};
 use qdrop::transfer::receive::{Storage, receive};
 use qdrop::transfer::{Awaited, Connection};
-use qdrop::wire::header::Header;
+use qdrop::wire::header::{Dialect, Header};
 use qdrop::wire::qdatastream::QString;
 use qdrop::wire::receipt::{Receipt, Status};
 use std::collections::BTreeMap;
@@ -220,6 +220,8 @@ impl Connection for Pieces<'_> {
         Ok(())
     }
 
+    fn pause(&mut self) {}
+
     fn half_close(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -343,7 +345,9 @@ fn every_name_is_stored(options: &[&str]) {
         let body = noise(n);
         let mut stream = qdropd.connect();
         let peer = stream.local_addr().unwrap();
-        let header = Header { name: name.clone(), body: n as u64 }.encode().unwrap();
+        let header = Header { dialect: Dialect::NameSize, name: name.clone(), body: n as u64 }
+            .encode()
+            .unwrap();
         stream.write_all(&[&header[..], &body].concat()).unwrap();
         assert_eq!(receipts(stream), [stored(expected, &body)], "of {shown:?}");
         let mut after = before.clone();

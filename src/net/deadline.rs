@@ -70,8 +70,8 @@ impl Connection for Timed {
         if whole { Ok(()) } else { self.stream.set_read_timeout(Some(time)) }
     }
 
-    fn pause(&mut self, time: Duration) {
-        thread::sleep(time);
+    fn pause(&mut self) {
+        thread::sleep(limits::HEADER_PAUSE);
     }
 
     fn half_close(&mut self) -> io::Result<()> {

@@ -6,7 +6,6 @@ pub mod receive;
 pub mod send;
 
 use std::io::{self, Read, Write};
-use std::time::Duration;
 
 /// What a conversation needs of the connection it runs over: bytes, time limits and an end.
 /// A read or write that takes too long fails with `TimedOut`.
@@ -17,8 +16,8 @@ pub trait Connection: Read + Write {
     /// The connection cannot do it.
     fn expect(&mut self, what: Awaited) -> io::Result<()>;
 
-    /// Lets time pass between what was written and what will be.
-    fn pause(&mut self, time: Duration);
+    /// Lets the time pass that a receiver of the header-size dialect needs after a header.
+    fn pause(&mut self);
 
     /// Ends our side of the stream; the peer's goes on.
     ///

@@ -44,7 +44,7 @@ pub fn send<C: Connection>(
         if let Err(error) = connection.write_all(&header) {
             return Err(unwritten(connection, &error));
         }
-        connection.pause(limits::HEADER_PAUSE);
+        connection.pause();
         header.clear();
     }
     let mut buffer = vec![0; limits::BUFFER];
