@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 RUSTC ?= rustc
-QMAKE ?= qmake
+QMAKE ?= $(shell command -v qmake) $(shell command -v qmake6)
 PREFIX ?= /usr/local
 DESTDIR ?=
 FILE ?= README.md
@@ -51,15 +51,20 @@ check: test
 	$(CARGO) clippy --locked --all-targets --manifest-path tests/Cargo.toml -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --lib
 
-# Real Qt programs at either end. Debian: apt-get install qtbase5-dev xxhash
+# Real Qt programs at either end, built with every Qt there is.
+# Debian: apt-get install qtbase5-dev qt6-base-dev xxhash
 interop: all
-	@command -v $(QMAKE) >/dev/null || { \
+	@test -n "$(QMAKE)" || { \
 		echo 'interop needs Qt, 5.15 or 6 (Debian: apt-get install qtbase5-dev)' >&2; exit 1; }
 	@command -v xxhsum >/dev/null || { \
 		echo 'interop needs xxhsum (Debian: apt-get install xxhash)' >&2; exit 1; }
-	mkdir -p $(target)/interop
-	cd $(target)/interop && $(QMAKE) $(CURDIR)/interop/qt/interop.pro && $(MAKE)
-	QDROP_BIN=$(binaries) QDROP_QT=$(abspath $(target))/interop/bin $(tests) --test interop
+	@set -e; for qmake in $(QMAKE); do \
+		echo "interop: $$($$qmake -query QT_VERSION)"; \
+		peers=$(abspath $(target))/interop/$$(basename $$qmake); \
+		mkdir -p $$peers; \
+		(cd $$peers && $$qmake $(CURDIR)/interop/qt/interop.pro && $(MAKE) --silent); \
+		QDROP_BIN=$(binaries) QDROP_QT=$$peers/bin $(tests) --test interop; \
+	done
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin

@@ -1,9 +1,11 @@
 //! Real Qt programs at either end (interop/qt), and Debian's xxhsum: `make interop`.
 
-use harness::{Qdropd, Sent, eventually, files, noise, qdrop, send};
+use harness::{Qdropd, Sent, eventually, files, noise, program, qdrop, send};
+use qdrop::wire::header::{Dialect, Header};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use tempfile::TempDir;
@@ -29,9 +31,28 @@ fn qt(program: &str) -> Command {
     command
 }
 
+fn host_and_port(qdropd: &Qdropd) -> [String; 2] {
+    [qdropd.address.ip().to_string(), qdropd.address.port().to_string()]
+}
+
 fn qt_send(program: &str, qdropd: &Qdropd, file: &Path) -> Output {
-    let (host, port) = (qdropd.address.ip().to_string(), qdropd.address.port().to_string());
-    qt(program).args([&host, &port]).arg(file).output().unwrap()
+    qt(program).args(host_and_port(qdropd)).arg(file).output().unwrap()
+}
+
+/// Waits until as many files are stored as were sent, since a sender is done before the receiver is.
+fn assert_arrived(qdropd: &Qdropd, source: &TempDir) {
+    let sent = files(source.path());
+    let stored = eventually("every file is stored", || {
+        Some(qdropd.settled()).filter(|stored| stored.len() == sent.len())
+    });
+    assert!(stored == sent, "other names or bytes: {:?}", stored.keys());
+}
+
+/// A file of 10 MB and 100 small ones, one of them empty.
+fn one_large_and_many_small(directory: &Path) -> Vec<PathBuf> {
+    let large = file(directory, "large.bin", 10_000_000);
+    let small = (0..100).map(|n| file(directory, &format!("小 {n}.bin"), n * 41));
+    std::iter::once(large).chain(small).collect()
 }
 
 /// A file of this size with noise at its beginning and its end; sparse in between.
@@ -68,42 +89,64 @@ fn xxhsum(path: &Path) -> String {
     line.trim_start_matches('\\').split(' ').next().unwrap().to_owned()
 }
 
-struct QtReceiver {
+/// A program that listens, once it does.
+struct Listening {
     child: Child,
     stdout: BufReader<ChildStdout>,
     address: String,
+}
+
+impl Listening {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut listening = Self {
+            stdout: BufReader::new(child.stdout.take().unwrap()),
+            child,
+            address: String::new(),
+        };
+        let line = listening.line();
+        listening.address = line.strip_prefix("listening on ").unwrap().to_owned();
+        listening
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    fn host_and_port(&self) -> [&str; 2] {
+        let (host, port) = self.address.rsplit_once(':').unwrap();
+        [host, port]
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct QtReceiver {
+    program: Listening,
     directory: TempDir,
 }
 
 impl QtReceiver {
-    fn start() -> Self {
+    fn start(program: &str) -> Self {
         let directory = TempDir::new().unwrap();
-        let mut command = qt("qt-receive");
-        let mut child =
-            command.arg("0").arg(directory.path()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on ").unwrap().to_owned();
-        Self { child, stdout, address, directory }
+        let program = Listening::start(qt(program).arg("0").arg(directory.path()));
+        Self { program, directory }
     }
 
     /// Sends it a file, and waits until it listens again.
     fn take(&mut self, options: &[&str], file: &Path) -> Sent {
-        let sent = send(&self.address, options, file);
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
+        let sent = send(&self.program.address, options, file);
         let (name, size) =
             (file.file_name().unwrap().to_str().unwrap(), file.metadata().unwrap().len());
-        assert_eq!(line, format!("received {name} {size}\n"));
+        assert_eq!(self.program.line(), format!("received {name} {size}"));
         sent
-    }
-}
-
-impl Drop for QtReceiver {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -128,7 +171,7 @@ fn a_qt_sender_reaches_qdropd_with_every_size() {
 #[test]
 fn qdrop_reaches_a_qt_receiver_with_every_size() {
     let source = TempDir::new().unwrap();
-    let mut receiver = QtReceiver::start();
+    let mut receiver = QtReceiver::start("qt-receive");
     for size in SIZES {
         let name = format!("{size}.bin");
         let path = file(source.path(), &name, size);
@@ -149,7 +192,7 @@ fn qdrop_reaches_a_qt_receiver_with_every_size() {
 fn names_arrive_as_they_are_in_both_directions() {
     let source = TempDir::new().unwrap();
     let qdropd = Qdropd::start(&[]);
-    let mut receiver = QtReceiver::start();
+    let mut receiver = QtReceiver::start("qt-receive");
     for name in names() {
         let path = file(source.path(), &name, 5000);
         let output = qt_send("qt-send", &qdropd, &path);
@@ -158,8 +201,8 @@ fn names_arrive_as_they_are_in_both_directions() {
         let sent = receiver.take(&[], &path);
         assert_eq!(sent.exit, 0, "{sent:?}");
     }
-    assert_eq!(qdropd.settled(), files(source.path()));
-    assert_eq!(files(receiver.directory.path()), files(source.path()));
+    assert_arrived(&qdropd, &source);
+    assert!(files(receiver.directory.path()) == files(source.path()));
 }
 
 #[test]
@@ -179,6 +222,144 @@ fn a_qt_sender_can_read_the_receipt() {
     assert_eq!(output.status.code(), Some(5), "{output:?}");
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(text.contains("(status 3): the receiver has a file of that name"), "{text}");
+}
+
+/// Senders of several files, each with every file.
+#[test]
+fn qt_senders_of_several_files_lose_none() {
+    let source = TempDir::new().unwrap();
+    let paths = one_large_and_many_small(source.path());
+    for program in ["qt-send-many", "qt-send-patient"] {
+        let qdropd = Qdropd::start(&[]);
+        let output = qt(program).args(host_and_port(&qdropd)).args(&paths).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_arrived(&qdropd, &source);
+    }
+    let qdropd = Qdropd::start(&[]);
+    for path in &paths {
+        assert!(qt_send("qt-send", &qdropd, path).status.success());
+    }
+    assert_arrived(&qdropd, &source);
+}
+
+#[test]
+fn a_qt_receiver_takes_many_files() {
+    let source = TempDir::new().unwrap();
+    let mut receiver = QtReceiver::start("qt-receive");
+    for path in one_large_and_many_small(source.path()) {
+        assert_eq!(receiver.take(&[], &path).exit, 0);
+    }
+    assert!(files(receiver.directory.path()) == files(source.path()));
+}
+
+/// It stays connected; the next file leaves only when the last one is stored, as with a person who
+/// takes minutes.
+#[test]
+fn a_header_size_sender_stays_connected_for_all_of_its_files() {
+    let source = TempDir::new().unwrap();
+    let paths = one_large_and_many_small(source.path());
+    for strings in [&[][..], &["--strings", "Kim", "10001"]] {
+        let qdropd = Qdropd::start(&["-v"]);
+        let mut command = qt("qt-send-header-size");
+        command.args(strings).args(host_and_port(&qdropd)).args(&paths);
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut sender = command.spawn().unwrap();
+        let mut button = sender.stdin.take().unwrap();
+        for path in &paths {
+            qdropd.logged(&format!("as {} (", path.file_name().unwrap().to_str().unwrap()));
+            // After the last file it is "quit" for the program.
+            button.write_all(b"next\n").unwrap();
+        }
+        assert!(sender.wait().unwrap().success());
+        assert_arrived(&qdropd, &source);
+        assert_eq!(qdropd.log().matches(": connected").count(), 1);
+    }
+}
+
+#[test]
+fn a_header_size_receiver_loses_no_file_of_qdrop() {
+    let source = TempDir::new().unwrap();
+    let mut receiver = QtReceiver::start("qt-receive-header-size");
+    let large = file(source.path(), "large.bin", 10_000_000);
+    let small = (0..200).map(|n| file(source.path(), &format!("小 {n}.bin"), n * 41));
+    for path in std::iter::once(large).chain(small) {
+        let sent = receiver.take(&["--dialect", "header-size"], &path);
+        assert_eq!(sent.exit, 0, "{sent:?}");
+    }
+    assert!(files(receiver.directory.path()) == files(source.path()));
+}
+
+/// Of the peer itself: without the pause it does lose files, so that the test above means something.
+#[test]
+fn a_header_size_receiver_loses_files_without_the_pause() {
+    let mut receiver = QtReceiver::start("qt-receive-header-size");
+    let [host, port] = receiver.program.host_and_port();
+    let address = (host.to_owned(), port.parse::<u16>().unwrap());
+    for n in 0..20 {
+        let name = Some(format!("{n}").encode_utf16().collect());
+        let header = Header { dialect: Dialect::HeaderSize, name, body: 1000 };
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(&[header.encode().unwrap(), noise(1000)].concat()).unwrap();
+        drop(stream);
+        assert_eq!(receiver.program.line(), format!("cut {n} 0"));
+    }
+}
+
+#[test]
+fn a_qt_sender_that_listens_reaches_qdropd() {
+    let (source, drop) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    for path in one_large_and_many_small(source.path()) {
+        let mut sender = Listening::start(qt("qt-send-listen").arg("0").arg(&path));
+        let mut qdropd = Command::new(program("qdropd"));
+        let output = qdropd.args(["--from", &sender.address]).arg(drop.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(sender.child.wait().unwrap().success());
+    }
+    assert!(files(drop.path()) == files(source.path()));
+}
+
+#[test]
+fn qdrop_that_listens_reaches_a_qt_receiver() {
+    let (source, drop) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let paths = one_large_and_many_small(source.path());
+    let mut qdrop = Command::new(program("qdrop"));
+    let mut sender = Listening::start(qdrop.args(["--listen", "127.0.0.1:0"]).args(&paths));
+    for path in &paths {
+        let mut receiver = qt("qt-receive-connect");
+        let output = receiver.args(sender.host_and_port()).arg(drop.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let (name, size) =
+            (path.file_name().unwrap().to_str().unwrap(), path.metadata().unwrap().len());
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("received {name} {size}\n"));
+    }
+    assert!(sender.child.wait().unwrap().success());
+    assert!(files(drop.path()) == files(source.path()));
+}
+
+#[test]
+fn a_naive_sender_loses_nothing() {
+    let source = TempDir::new().unwrap();
+    let qdropd = Qdropd::start(&["--no-sync", "--on-conflict", "replace"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../interop/naive-send.py");
+    let mut stored = 0;
+    for transfer in 0..200 {
+        let count = 1 + transfer % 5;
+        let paths: Vec<PathBuf> = (0..count)
+            .map(|n| file(source.path(), &format!("{n}.bin"), 2_000_000 / count + transfer))
+            .collect();
+        let mut sender = Command::new("python3");
+        let output =
+            sender.arg(&script).args(host_and_port(&qdropd)).args(&paths).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        stored += paths.len();
+        eventually("every file is stored", || {
+            (qdropd.log().matches(": stored ").count() == stored).then_some(())
+        });
+        for path in &paths {
+            assert_same(path, &qdropd.directory.join(path.file_name().unwrap()));
+        }
+    }
+    assert_eq!(qdropd.log().lines().count(), stored, "nothing but files");
 }
 
 #[test]

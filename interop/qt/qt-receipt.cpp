@@ -4,8 +4,6 @@
 
 #include "sender.h"
 
-#include <QFileInfo>
-
 #ifdef Q_OS_WIN
 #include <winsock2.h>
 #else
@@ -49,15 +47,15 @@ static bool readReceipt(const QByteArray &answer, Receipt *receipt)
 class ReceiptSender : public Sender
 {
 public:
-    ReceiptSender(const QString &path, const QString &name) : Sender(path, name)
+    explicit ReceiptSender(const QString &path) : Sender({path})
     {
         // At once, not at the end: a write error empties the socket's read buffer,
         // and a refusal may have come before it.
-        connect(&socket, &QTcpSocket::readyRead, this, [this] { answer += socket.readAll(); });
+        connect(socket, &QTcpSocket::readyRead, this, [this] { answer += socket->readAll(); });
     }
 
 private:
-    void everythingWritten() override { finishSending(socket); }
+    void everythingWritten() override { finishSending(*socket); }
 
     void disconnected() override
     {
@@ -95,7 +93,7 @@ int main(int argc, char *argv[])
         QTextStream(stderr) << "usage: qt-receipt HOST PORT FILE\n";
         return 1;
     }
-    ReceiptSender sender(args[3], QFileInfo(args[3]).fileName());
+    ReceiptSender sender(args[3]);
     sender.connectToServer(args[1], args[2].toUShort());
     return app.exec();
 }

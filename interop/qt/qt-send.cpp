@@ -2,21 +2,15 @@
 
 #include "sender.h"
 
-#include <QFileInfo>
-
-class ClassicSender : public Sender
+class NamingSender : public Sender
 {
-    using Sender::Sender;
+public:
+    NamingSender(const QString &path, const QString &asName) : Sender({path}), name(asName) {}
 
-    void everythingWritten() override { socket.close(); }
+private:
+    QByteArray header() const override { return nameSizeHeader(name); }
 
-    void disconnected() override
-    {
-        if (isEverythingWritten())
-            QCoreApplication::exit(0);
-        else
-            failCut();
-    }
+    QString name;
 };
 
 int main(int argc, char *argv[])
@@ -27,7 +21,7 @@ int main(int argc, char *argv[])
         QTextStream(stderr) << "usage: qt-send HOST PORT FILE [NAME]\n";
         return 1;
     }
-    ClassicSender sender(args[3], args.value(4, QFileInfo(args[3]).fileName()));
+    NamingSender sender(args[3], args.value(4, QFileInfo(args[3]).fileName()));
     sender.connectToServer(args[1], args[2].toUShort());
     return app.exec();
 }

@@ -1,10 +1,11 @@
-// The tutorial's sender without its window. qt-send and qt-receipt differ only
-// in what they do once everything is written.
+// The tutorial's sender without its window. It connects, sends a file, closes and
+// never reads; the other senders override what they do differently.
 #pragma once
 
 #include <QCoreApplication>
 #include <QDataStream>
 #include <QFile>
+#include <QFileInfo>
 #include <QTcpSocket>
 #include <QTextStream>
 #include <QTimer>
@@ -12,40 +13,76 @@
 class Sender : public QObject
 {
 public:
-    Sender(const QString &path, const QString &name) : localFile(path), fileName(name)
+    explicit Sender(const QStringList &paths, QTcpSocket *connection = nullptr)
+        : socket(connection ? connection : new QTcpSocket(this)), files(paths)
     {
-        connect(&socket, &QTcpSocket::connected, this, &Sender::startTransfer);
-        connect(&socket, &QTcpSocket::bytesWritten, this, &Sender::continueTransfer);
-        connect(&socket, &QTcpSocket::disconnected, this, [this] { disconnected(); });
-    }
-
-    void connectToServer(const QString &host, quint16 port)
-    {
-        connect(&socket, &QTcpSocket::errorOccurred, this, [this, host, port] {
+        connect(socket, &QTcpSocket::connected, this, &Sender::startTransfer);
+        connect(socket, &QTcpSocket::bytesWritten, this, &Sender::continueTransfer);
+        connect(socket, &QTcpSocket::disconnected, this, [this] { disconnected(); });
+        connect(socket, &QTcpSocket::errorOccurred, this, [this] {
             // Once connected, every error ends in disconnected().
             if (totalBytes == 0)
-                fail(host + ':' + QString::number(port) + ": " + socket.errorString());
+                fail(host + ':' + QString::number(port) + ": " + socket->errorString());
         });
+    }
+
+    void connectToServer(const QString &toHost, quint16 toPort)
+    {
+        host = toHost;
+        port = toPort;
         // In the tutorial a button does this, so the event loop is running. Before
         // exec() the exit() of an immediate refusal would be lost.
-        QTimer::singleShot(0, this, [this, host, port] {
-            if (localFile.open(QFile::ReadOnly))
-                socket.connectToHost(host, port);
-            else
-                fail(localFile.fileName() + ": " + localFile.errorString());
+        QTimer::singleShot(0, this, [this] {
+            if (openNextFile())
+                socket->connectToHost(host, port);
         });
+    }
+
+    // For a socket that is connected.
+    void sendNextFile()
+    {
+        if (openNextFile())
+            startTransfer();
     }
 
 protected:
-    virtual void everythingWritten() = 0;
-    virtual void disconnected() = 0;
+    virtual QByteArray header() const { return nameSizeHeader(fileName); }
+
+    virtual void everythingWritten() { socket->close(); }
+
+    virtual void disconnected()
+    {
+        if (!isEverythingWritten())
+            failCut();
+        else if (!files.isEmpty())
+            fail("the receiver closed before " + files.first());
+        else
+            QCoreApplication::exit(0);
+    }
+
+    QByteArray nameSizeHeader(const QString &name) const
+    {
+        QByteArray outBlock;
+        QDataStream sendOut(&outBlock, QIODevice::WriteOnly);
+        sendOut.setVersion(QDataStream::Qt_4_6);
+        sendOut << qint64(0) << qint64(0) << name;
+        sendOut.device()->seek(0);
+        sendOut << qint64(outBlock.size() + fileSize)
+                << qint64(outBlock.size() - 2 * sizeof(qint64));
+        return outBlock;
+    }
 
     bool isEverythingWritten() const { return bytesWritten == totalBytes; }
+
+    void printSent() const
+    {
+        QTextStream(stdout) << "sent " << fileName << ' ' << fileSize << '\n';
+    }
 
     void fail(const QString &why)
     {
         QTextStream(stderr) << QCoreApplication::applicationName() << ": " << why << '\n';
-        socket.disconnect(this);
+        socket->disconnect(this);
         QCoreApplication::exit(1);
     }
 
@@ -54,25 +91,35 @@ protected:
         fail(QString("connection lost after %1 of %2 bytes").arg(bytesWritten).arg(totalBytes));
     }
 
-    QTcpSocket socket;
+    QTcpSocket *const socket;
+    QString host;
+    quint16 port = 0;
+    QStringList files;          // still to be sent
     QFile localFile;
-    QString fileName;
+    QString fileName;           // without its directory
     qint64 fileSize = 0;
     qint64 totalBytes = 0;      // header and file; 0 until connected
     qint64 bytesWritten = 0;    // of these, gone from the socket's buffer
+    qint64 loadSize = 64 * 1024;
 
 private:
+    bool openNextFile()
+    {
+        localFile.setFileName(files.takeFirst());
+        fileName = QFileInfo(localFile).fileName();
+        totalBytes = bytesWritten = 0;
+        if (localFile.open(QFile::ReadOnly))
+            return true;
+        fail(localFile.fileName() + ": " + localFile.errorString());
+        return false;
+    }
+
     void startTransfer()
     {
         fileSize = localFile.size();
-        QByteArray outBlock;
-        QDataStream sendOut(&outBlock, QIODevice::WriteOnly);
-        sendOut.setVersion(QDataStream::Qt_4_6);
-        sendOut << qint64(0) << qint64(0) << fileName;
-        totalBytes = fileSize + outBlock.size();
-        sendOut.device()->seek(0);
-        sendOut << totalBytes << qint64(outBlock.size() - 2 * sizeof(qint64));
-        bytesToWrite = totalBytes - socket.write(outBlock);
+        const QByteArray outBlock = header();
+        totalBytes = outBlock.size() + fileSize;
+        bytesToWrite = totalBytes - socket->write(outBlock);
     }
 
     void continueTransfer(qint64 numBytes)
@@ -80,11 +127,11 @@ private:
         bytesWritten += numBytes;
         // The signal may come for a part of a block. The next block waits for the
         // whole, so that never more than one is in memory.
-        if (bytesToWrite > 0 && socket.bytesToWrite() == 0) {
+        if (bytesToWrite > 0 && socket->bytesToWrite() == 0) {
             const QByteArray outBlock = localFile.read(qMin(bytesToWrite, loadSize));
             if (outBlock.isEmpty())
                 return fail(localFile.fileName() + ": became shorter or unreadable");
-            bytesToWrite -= socket.write(outBlock);
+            bytesToWrite -= socket->write(outBlock);
         }
         if (isEverythingWritten()) {
             localFile.close();
@@ -92,6 +139,5 @@ private:
         }
     }
 
-    static constexpr qint64 loadSize = 64 * 1024;
     qint64 bytesToWrite = 0;    // not yet given to the socket
 };

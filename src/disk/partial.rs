@@ -102,7 +102,7 @@ impl Owner {
         Self { machine, process, started: started(process).unwrap_or(0) }
     }
 
-    /// Reads the owner from the name of a part; `None` for a name that no process writes.
+    /// Reads the owner from the name of a part; `None` for a name that this version does not write.
     fn parse(unique: &str) -> Option<Self> {
         let mut fields = unique.split('-');
         let machine = u32::from_str_radix(fields.next()?, 16).ok()?;
@@ -127,8 +127,8 @@ fn started(process: u32) -> Option<u64> {
 
 /// Removes the parts in `directory` that no running transfer can own and returns how many there
 /// were. Parts of this machine go when their process is gone; those of another one, or of
-/// another user, whose processes may be hidden from us, when nobody has written to them for
-/// [`limits::FOREIGN_PART`]. `fresh` is the metadata of a file that was just made here: the time
+/// another user, whose processes may be hidden from us, or of another version, when nobody has
+/// written to them for [`limits::FOREIGN_PART`]. `fresh` is the metadata of a file that was just made here: the time
 /// of the file system's own clock, and our user.
 pub(super) fn sweep(directory: &Path, us: Owner, fresh: &Metadata) -> Result<usize, DiskError> {
     let mut swept = 0;
@@ -158,16 +158,18 @@ fn unique(name: &str) -> Option<&str> {
 }
 
 fn is_stale(owner: Option<Owner>, us: Owner, part: &Metadata, fresh: &Metadata) -> bool {
-    let Some(owner) = owner else { return true };
-    if owner.machine != us.machine || us.process == 0 || user(part) != user(fresh) {
-        let age = fresh.modified().and_then(|now| {
-            let written = part.modified()?;
-            Ok(now.duration_since(written).unwrap_or_default())
-        });
-        return age.is_ok_and(|age| age > limits::FOREIGN_PART);
+    let ours = |owner: &Owner| owner.machine == us.machine && us.process != 0;
+    match owner.filter(ours).filter(|_| user(part) == user(fresh)) {
+        // Our own number: nothing of ours is under way yet, so another process had it before.
+        Some(owner) => owner.process == us.process || started(owner.process) != Some(owner.started),
+        None => {
+            let age = fresh.modified().and_then(|now| {
+                let written = part.modified()?;
+                Ok(now.duration_since(written).unwrap_or_default())
+            });
+            age.is_ok_and(|age| age > limits::FOREIGN_PART)
+        }
     }
-    // Our own number: nothing of ours is under way yet, so another process had it before.
-    owner.process == us.process || started(owner.process) != Some(owner.started)
 }
 
 #[cfg(unix)]
