@@ -47,7 +47,8 @@ pub const KEEP_OPEN: Duration = Duration::from_secs(600);
 pub const IDLING: usize = 256;
 
 /// How long a header-size sender pauses after a header, since deployed receivers lose a small body
-/// that arrives together with it: with 0 ms all were lost, with 2 ms some, with 20 ms none.
+/// that arrives together with it. On a busy machine 20 ms were too short once in 200 times
+/// (docs/PROTOCOL.md, 1).
 pub const HEADER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes of a refused sender that are read and thrown away, so that a reset of the connection

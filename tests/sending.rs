@@ -16,16 +16,15 @@ use std::thread;
 use tempfile::TempDir;
 
 /// Every option that `--help` names, which leaves no room for others.
-const QDROP: &str = "-n --name --connect-timeout --timeout --require-receipt --progress -q --quiet \
-                     -v --verbose -h --help -V --version";
-const QDROPD: &str = "-l --listen -1 --once --allow --max-size --max-transfers --max-per-peer \
-                      --timeout --on-conflict --no-sync -q --quiet -v --verbose -h --help -V \
-                      --version";
+const QDROP: &str = "-n --name --dialect --listen --connect-timeout --timeout --require-receipt \
+                     --progress -q --quiet -v --verbose -h --help -V --version";
+const QDROPD: &str = "-l --listen -1 --once --from --keep-open --allow --max-size --max-transfers \
+                      --max-per-peer --timeout --on-conflict --no-sync -q --quiet -v --verbose \
+                      -h --help -V --version";
 
 /// Options that neither program has yet.
 const LATER: &str = "--resume --keep-partial --retry --jobs --recursive -r --subdirs --limit-rate \
-                     --exec --json --log --inetd --preserve --skip-existing --dialect --from \
-                     --keep-open";
+                     --exec --json --log --inetd --preserve --skip-existing";
 
 /// Nobody has listened at the port of tcpmux for decades.
 const NOBODY: &str = "127.0.0.1:1";
@@ -371,7 +370,10 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("no HOST", "|-q"),
         ("no FILE", "box|-- -q"),
         ("standard input", "box -"),
-        ("unknown option --listen", "box a --listen 127.0.0.1|--listen=box a"),
+        (not_address, "--listen=box a|--listen 127.0.0.1:x a"),
+        ("no FILE", "--listen 127.0.0.1:0"),
+        (both, "--listen 127.0.0.1:0 --connect-timeout 1 a"),
+        ("not name-size or header-size", "box a --dialect qt"),
         ("unknown option --once", "box a --once"),
         ("unknown option --verb", "box a --verb|--verb=x box a"),
         ("unknown option -x", "-x|box a -qx"),
@@ -401,6 +403,9 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         (not_address, "--listen localhost|--listen 127.0.0.1:99999|-l127.0.0.1:"),
         ("not a number of bits, 0 to 32", "--allow 10.0.0.0/33"),
         ("not an IP address", "--allow name"),
+        ("it goes without", "--from box --once|--from box -l 127.0.0.1:0|--from box --allow ::1"),
+        ("it goes without", "--from box --max-transfers 2|--from box --max-per-peer 2"),
+        (not_port, "--from box:0"),
         (not_size, "--max-size 1X|--max-size=-1|--max-size 1.5G"),
         (not_count, "--max-transfers 0|--max-transfers 1K|--max-per-peer -1"),
         (not_seconds, "--timeout 0|--timeout -1|--timeout x|--timeout 1e3"),
@@ -479,7 +484,7 @@ fn listening(qdropd: &Running) -> SocketAddr {
 
 #[test]
 fn help_names_every_option_and_exit_status() {
-    for (name, options, statuses) in [("qdrop", QDROP, "0123456"), ("qdropd", QDROPD, "01245")] {
+    for (name, options, statuses) in [("qdrop", QDROP, "0123456"), ("qdropd", QDROPD, "012345")] {
         let asked = |option| run(assert_cmd::Command::new(program(name)).arg(option));
         let help = asked("--help");
         assert_eq!((help.exit, &*help.stderr), (0, ""));

@@ -278,7 +278,7 @@ fn send_one(options: &Options, path: &Path, receivers: &Receivers<'_>, printer: 
         Err(why) => return failed(Exit::Unreachable, &why),
     };
     if let (true, Ok(peer)) = (options.verbose, stream.peer_addr()) {
-        printer.log(format!("qdrop: connected to {peer}"));
+        printer.log(format!("qdrop: connected {receivers} at {peer}"));
     }
     let began = Instant::now();
     // A sender waits for no further files.
@@ -315,15 +315,15 @@ fn send_one(options: &Options, path: &Path, receivers: &Receivers<'_>, printer: 
 }
 
 fn report(options: &Options, printer: &Printer, name: &str, sent: &Sent, time: Duration) {
+    if options.quiet {
+        return;
+    }
     if sent.stored_as.is_none() && name::is_hard_to_store(name) {
         printer.log(format!(
             "qdrop: warning: {}: a receiver without receipts may lose a file of that name; \
              --name gives it another",
             Escaped(name)
         ));
-    }
-    if options.quiet {
-        return;
     }
     let name = Escaped(name);
     let Sent { size, digest, stored_as } = sent;
