@@ -67,9 +67,8 @@ interop: all
 	done
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin
-	install $(binaries)/qdrop $(DESTDIR)$(PREFIX)/bin/qdrop
-	install $(binaries)/qdropd $(DESTDIR)$(PREFIX)/sbin/qdropd
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install $(binaries)/qdrop $(binaries)/qdropd $(DESTDIR)$(PREFIX)/bin
 
 clean:
 	rm -rf $(target) tests/target

@@ -273,6 +273,7 @@ fn listen(
             .map_err(|error| format!("cannot start a thread: {error}"))?;
         desk.printer.print(format!("listening on {address}"));
     }
+    // Our own end of the channel stays open: without --once this waits for ever.
     outcomes.recv().map_err(|_| "every listener has stopped".to_owned())
 }
 
