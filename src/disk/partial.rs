@@ -197,4 +197,38 @@ mod tests {
             assert_eq!(unique(other), None, "{other}");
         }
     }
+
+    /// Linux alone tells who runs.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn whose_parts_are_swept() {
+        let directory = std::env::temp_dir().join(format!("qdrop-sweep-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let us = Owner::current();
+        let init = Owner { process: 1, started: started(1).unwrap(), ..us };
+        let elsewhere = Owner { machine: !us.machine, ..us };
+        let week = limits::FOREIGN_PART + std::time::Duration::from_secs(1);
+        let table = [
+            (us.to_string(), false, "an earlier process of our number"),
+            (Owner { started: init.started + 1, ..init }.to_string(), false, "one that has ended"),
+            (init.to_string(), true, "one that runs"),
+            (elsewhere.to_string(), true, "one of another machine"),
+            ("another-version".to_owned(), true, "one that we cannot read"),
+        ];
+        for old in [false, true] {
+            for (owner, kept, what) in &table {
+                let path = directory.join(format!("{PREFIX}{owner}-1.a{SUFFIX}"));
+                let part = File::create(&path).unwrap();
+                let fresh = part.metadata().unwrap();
+                let stands = *kept && (!old || *owner == init.to_string());
+                if old {
+                    part.set_modified(fresh.modified().unwrap() - week).unwrap();
+                }
+                let swept = sweep(&directory, us, &fresh).unwrap();
+                assert_eq!((swept, path.exists()), (usize::from(!stands), stands), "{what}");
+                let _ = fs::remove_file(path);
+            }
+        }
+        fs::remove_dir(directory).unwrap();
+    }
 }
