@@ -205,13 +205,18 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("qdrop-sweep-{}", std::process::id()));
         fs::create_dir(&directory).unwrap();
         let us = Owner::current();
-        let init = Owner { process: 1, started: started(1).unwrap(), ..us };
+        let parent = std::os::unix::process::parent_id();
+        let parent = Owner { process: parent, started: started(parent).unwrap(), ..us };
         let elsewhere = Owner { machine: !us.machine, ..us };
         let week = limits::FOREIGN_PART + std::time::Duration::from_secs(1);
         let table = [
             (us.to_string(), false, "an earlier process of our number"),
-            (Owner { started: init.started + 1, ..init }.to_string(), false, "one that has ended"),
-            (init.to_string(), true, "one that runs"),
+            (
+                Owner { started: parent.started + 1, ..parent }.to_string(),
+                false,
+                "one that has ended",
+            ),
+            (parent.to_string(), true, "one that runs"),
             (elsewhere.to_string(), true, "one of another machine"),
             ("another-version".to_owned(), true, "one that we cannot read"),
         ];
@@ -220,7 +225,7 @@ mod tests {
                 let path = directory.join(format!("{PREFIX}{owner}-1.a{SUFFIX}"));
                 let part = File::create(&path).unwrap();
                 let fresh = part.metadata().unwrap();
-                let stands = *kept && (!old || *owner == init.to_string());
+                let stands = *kept && (!old || *owner == parent.to_string());
                 if old {
                     part.set_modified(fresh.modified().unwrap() - week).unwrap();
                 }
