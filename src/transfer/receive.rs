@@ -99,7 +99,7 @@ struct Conversation<'a, C> {
     stream: BufReader<&'a mut C>,
     storage: &'a Storage,
     watch: &'a mut dyn FnMut(&Event<'_>),
-    /// Allocated for the first body.
+    /// Allocated when a body begins.
     buffer: Vec<u8>,
     /// Bytes of the current body that have come.
     taken: u64,
@@ -145,6 +145,10 @@ impl<C: Connection> Conversation<'_, C> {
 
     /// Waits for another header's first byte, the end of the stream or the end of our patience.
     fn another(&mut self, stays: bool) -> bool {
+        if stays {
+            // Minutes may pass, and many may be waited for at once.
+            self.buffer = Vec::new();
+        }
         if self.stream.get_mut().expect(Awaited::Next { stays }).is_err() {
             return false;
         }
