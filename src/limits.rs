@@ -51,11 +51,11 @@ pub const IDLING: usize = 256;
 /// (docs/PROTOCOL.md, 1).
 pub const HEADER_PAUSE: Duration = Duration::from_millis(100);
 
-/// Bytes of a refused sender that are read and thrown away, so that a reset of the connection
-/// does not overtake the receipt.
+/// Bytes of a refused sender that are read and thrown away: so that the files after a refused one
+/// are judged on their own, and so that a reset of the connection does not overtake the receipt.
 pub const DRAIN: u64 = 16 * 1024 * 1024;
 
-/// How long a refused sender is drained at the most.
+/// How long either may take.
 pub const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Refused connections that are drained at once. They hold no transfer slot; above this number

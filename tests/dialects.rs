@@ -209,6 +209,31 @@ fn a_file_cut_off_loses_itself_alone() {
 }
 
 #[test]
+fn a_refused_file_does_not_stand_in_the_way_of_the_next() {
+    let qdropd = Qdropd::start(&["--on-conflict", "refuse", "--max-size", "2M"]);
+    let mut stream = qdropd.connect();
+    let files = [
+        transfer("one", b"1"),
+        transfer("one", &noise(100_000)),
+        transfer("large", &noise(3_000_000)),
+        header_size("two", b"22"),
+    ];
+    stream.write_all(&files.concat()).unwrap();
+    let receipts = receipts(stream);
+    let told: Vec<_> = receipts.iter().map(|receipt| (receipt.status, receipt.body)).collect();
+    assert_eq!(
+        told,
+        [
+            (Status::Stored, 1),
+            (Status::Exists, 100_000),
+            (Status::TooLarge, 3_000_000),
+            (Status::Stored, 2)
+        ]
+    );
+    assert_eq!(qdropd.settled().len(), 2);
+}
+
+#[test]
 fn qdrop_speaks_header_size() {
     let receiver = Receiver::start(|mut stream| {
         let mut bytes = Vec::new();

@@ -52,6 +52,7 @@ impl Connection for Timed {
                 (true, limits::HEADER_TIME)
             }
             Awaited::Body => (false, silence),
+            Awaited::Rest => (true, limits::DRAIN_TIME),
             Awaited::Next { stays } => {
                 let idles = stays && self.slot.as_mut().is_none_or(Slot::idle);
                 (true, if idles { keep_open } else { limits::LINGER })

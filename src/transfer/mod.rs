@@ -31,6 +31,8 @@ pub trait Connection: Read + Write {
 pub enum Awaited {
     /// A whole header, within a fixed time.
     Header,
+    /// The rest of a body that is refused, for a short time.
+    Rest,
     /// After a file: the end of the stream or the first byte of another header.
     Next {
         /// Whether the sender's program keeps its connection open for files to come much later.

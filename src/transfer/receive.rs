@@ -73,10 +73,13 @@ pub fn receive<C: Connection>(
             }
         };
         (incoming.watch)(&Event::Ended(&fate));
+        if fate.as_ref().is_err_and(|why| why.status().is_some_and(|s| s != Status::TimedOut)) {
+            incoming.skip(size);
+        }
         if receipts.len() < limits::RECEIPTS {
             receipts.extend(receipt(&fate, incoming.taken));
         }
-        // A file that failed after all of its bytes had come does not stand in the way of the next.
+        // A file that failed does not stand in the way of the next once all of its bytes have come.
         refused = incoming.taken != size;
         if !refused && !incoming.another(stays) {
             break;
@@ -141,6 +144,26 @@ impl<C: Connection> Conversation<'_, C> {
         })?;
         let name = inbox.place(part).map_err(ReceiveError::Store)?;
         Ok(Stored { name, size, digest })
+    }
+
+    /// Lets the rest of a refused body pass, so that what follows it is judged on its own; gives up
+    /// on one that is large or slow to come, whose sender should rather be told at once.
+    fn skip(&mut self, size: u64) {
+        if size - self.taken > limits::DRAIN || self.stream.get_mut().expect(Awaited::Rest).is_err()
+        {
+            return;
+        }
+        while self.taken < size {
+            let bytes = match self.stream.fill_buf() {
+                Ok(bytes) if !bytes.is_empty() => bytes.len(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                _ => return,
+            };
+            let left = usize::try_from(size - self.taken).unwrap_or(usize::MAX);
+            let bytes = bytes.min(left);
+            self.stream.consume(bytes);
+            self.taken += bytes as u64;
+        }
     }
 
     /// Waits for another header's first byte, the end of the stream or the end of our patience.
