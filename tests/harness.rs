@@ -259,7 +259,7 @@ pub fn answer(mut stream: TcpStream) -> Vec<Receipt> {
 }
 
 /// A receiver that a test writes itself: it serves one connection in a thread and gives what
-/// `serve` returns.
+/// `serve` returns. Further connections are refused.
 pub struct Receiver<T> {
     pub address: SocketAddr,
     thread: JoinHandle<T>,
@@ -269,11 +269,17 @@ impl<T: Send + 'static> Receiver<T> {
     pub fn start(serve: impl FnOnce(TcpStream) -> T + Send + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let thread = thread::spawn(move || serve(patient(listener.accept().unwrap().0)));
+        let thread = thread::spawn(move || {
+            let stream = patient(listener.accept().unwrap().0);
+            drop(listener);
+            serve(stream)
+        });
         Self { address, thread }
     }
 
     pub fn join(self) -> T {
+        // Where nobody has connected it would be waited for without end.
+        eventually("a receiver ends", || self.thread.is_finished().then_some(()));
         self.thread.join().unwrap()
     }
 }

@@ -12,7 +12,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::thread;
 use tempfile::TempDir;
 
 /// Every option that `--help` names, which leaves no room for others.
@@ -107,9 +106,10 @@ fn answered(options: &[&str], name: &str, content: &[u8], answer: Vec<u8>) -> (S
 }
 
 /// Stands between a sender and a real receiver: passes on the first bytes, tells that it has, and
-/// passes on the rest when it is let go.
+/// passes on the rest when it is let go. In the end it gives how many bytes of the sender's came.
 struct Relay {
-    address: SocketAddr,
+    address: String,
+    receiver: Receiver<u64>,
     reached: mpsc::Receiver<()>,
     go: mpsc::Sender<()>,
 }
@@ -118,16 +118,18 @@ impl Relay {
     fn start(to: SocketAddr, first: u64) -> Self {
         let (reach, reached) = mpsc::channel();
         let (go, gone) = mpsc::channel();
-        let relay = Receiver::start(move |mut sender| {
+        let receiver = Receiver::start(move |mut sender| {
             let mut receiver = patient(TcpStream::connect(to).unwrap());
-            io::copy(&mut (&sender).take(first), &mut receiver).unwrap();
+            let first = io::copy(&mut (&sender).take(first), &mut receiver).unwrap();
             let _ = reach.send(());
             let _ = gone.recv();
-            io::copy(&mut sender, &mut receiver).unwrap();
+            let rest = io::copy(&mut sender, &mut receiver).unwrap();
             receiver.shutdown(Shutdown::Write).unwrap();
-            io::copy(&mut receiver, &mut sender)
+            // A sender whose file failed is gone.
+            let _ = io::copy(&mut receiver, &mut sender);
+            first + rest
         });
-        Self { address: relay.address, reached, go }
+        Self { address: receiver.address.to_string(), receiver, reached, go }
     }
 
     fn wait(&self) {
@@ -640,21 +642,22 @@ fn a_silent_receiver_is_given_up() {
     }
 }
 
-/// Sends a file that changes while most of it is still to be read.
-fn changed_meanwhile(change: impl FnOnce(&mut File)) -> (Sent, Qdropd) {
+/// Sends a file that changes while most of it is still to be read. Also gives how many bytes came.
+fn changed_meanwhile(change: impl FnOnce(&mut File)) -> (Sent, u64, Qdropd) {
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
     let path = sparse(source.path(), "a", BIG);
     let relay = Relay::start(qdropd.address, 1000);
-    let qdrop = Running::start("qdrop", &[&*relay.address.to_string(), path.to_str().unwrap()]);
+    let qdrop = Running::start("qdrop", &[&relay.address, path.to_str().unwrap()]);
     relay.wait();
     change(&mut OpenOptions::new().append(true).open(&path).unwrap());
     relay.go.send(()).unwrap();
-    (qdrop.wait(), qdropd)
+    (qdrop.wait(), relay.receiver.join(), qdropd)
 }
 
 #[test]
 fn a_file_that_shrinks_meanwhile_leaves_nothing_at_the_receiver() {
-    let (sent, qdropd) = changed_meanwhile(|file| file.set_len(1000).unwrap());
+    let (sent, came, qdropd) = changed_meanwhile(|file| file.set_len(1000).unwrap());
+    assert!(came < BIG);
     assert_failed(&sent, 1, &["/a: ", "shrank"]);
     qdropd.logged("failed a: ");
     assert!(qdropd.settled().is_empty());
@@ -662,8 +665,8 @@ fn a_file_that_shrinks_meanwhile_leaves_nothing_at_the_receiver() {
 
 #[test]
 fn a_file_that_grows_meanwhile_is_sent_up_to_the_size_it_had() {
-    let (sent, qdropd) = changed_meanwhile(|file| file.write_all(b"more").unwrap());
-    assert_eq!(sent.exit, 0, "{sent:?}");
+    let (sent, came, qdropd) = changed_meanwhile(|file| file.write_all(b"more").unwrap());
+    assert_eq!((sent.exit, came), (0, header("a", BIG).len() as u64 + BIG), "{sent:?}");
     let stored = qdropd.settled().remove("a").unwrap();
     assert_eq!((stored.len() as u64, stored.iter().all(|&byte| byte == 0)), (BIG, true));
 }
@@ -689,15 +692,9 @@ fn every_file_is_tried_and_the_first_failure_counts() {
         assert_eq!((sent.exit, sent.stderr.lines().count()), (exit, 2), "{sent:?}");
     }
 
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let to = PathBuf::from(listener.local_addr().unwrap().to_string());
-    let receiver = thread::spawn(move || {
-        let mut stream = patient(listener.accept().unwrap().0);
-        drop(listener);
-        io::copy(&mut stream, &mut io::sink()).unwrap();
-    });
-    let sent = qdrop([&to, &a, &b]);
-    receiver.join().unwrap();
+    let gone = Receiver::start(|mut stream| io::copy(&mut stream, &mut io::sink()).unwrap());
+    let sent = qdrop([&PathBuf::from(gone.address.to_string()), &a, &b]);
+    gone.join();
     assert_line(&sent.stdout, "sent a", b"a", ": the receiver gave no receipt\n");
     assert_failed(&Sent { stdout: String::new(), ..sent }, 3, &["/b "]);
 }
@@ -725,7 +722,7 @@ fn a_terminal_of_any_width_shows_whole_bars_and_then_the_line_alone() {
     let path = file(source.path(), "film.mkv", &content);
     for (columns, label) in [(80, "film.mkv"), (40, "")] {
         let relay = Relay::start(qdropd.address, 4_000_000);
-        let args = [&*relay.address.to_string(), path.to_str().unwrap()];
+        let args = [&*relay.address, path.to_str().unwrap()];
         let qdrop = Running::on_terminal(columns, "qdrop", &args);
         eventually("a bar is drawn", || qdrop.stdout().contains("[###").then_some(()));
         relay.go.send(()).unwrap();
@@ -744,8 +741,7 @@ fn a_bar_is_drawn_on_terminals_alone_unless_it_is_asked_for() {
     let path = file(source.path(), "film.mkv", &content);
     let start = |on_terminal, options: &[&str]| {
         let relay = Relay::start(qdropd.address, 4_000_000);
-        let to = relay.address.to_string();
-        let args = [options, &[&to, path.to_str().unwrap()]].concat();
+        let args = [options, &[&relay.address, path.to_str().unwrap()]].concat();
         let qdrop = match on_terminal {
             true => Running::on_terminal(80, "qdrop", &args),
             false => Running::start("qdrop", &args),
