@@ -73,6 +73,9 @@ pub const LOG_LINES: usize = 1_000;
 /// `fsync` for as long as its disk takes, and is silent meanwhile.
 pub const SLOW_DISK: u64 = 8 * 1024 * 1024;
 
+/// How often a sender looks whether its system has sent everything, once the receiver has closed.
+pub const DRAINED_POLL: Duration = Duration::from_millis(10);
+
 /// Bytes of a thread's stack. A conversation's buffers are on the heap.
 pub const STACK: usize = 256 * 1024;
 

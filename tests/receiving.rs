@@ -237,6 +237,10 @@ impl Connection for Pieces<'_> {
 
     fn pause(&mut self) {}
 
+    fn drained(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn half_close(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -620,9 +620,48 @@ fn a_receiver_that_leaves_before_the_end_breaks_the_connection() {
     for (size, read) in [(BIG, 0), (BIG, 1000), (BIG, BIG / 2), (1000, 1)] {
         let path = sparse(source.path(), "a", size);
         let receiver = Receiver::start(move |stream| {
-            io::copy(&mut stream.take(read), &mut io::sink()).unwrap();
+            io::copy(&mut (&stream).take(read), &mut io::sink()).unwrap();
+            if size < BIG {
+                has_ended(&stream);
+            }
         });
         assert_failed(&send(receiver.address, &[], &path), 4, &["/a ", "connection broke"]);
+    }
+}
+
+/// Waits until the sender has ended its side (`CLOSE_WAIT`, 08), which as long as something is
+/// unread shows in the kernel's account alone.
+fn has_ended(stream: &TcpStream) {
+    let (ours, theirs) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+    let (ours, theirs) = (format!(":{:04X} ", ours.port()), format!(":{:04X} 08 ", theirs.port()));
+    eventually("the sender has ended its side", || {
+        let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+        let mut lines = sockets.lines().filter(|line| line.contains(&ours));
+        lines.any(|line| line.contains(&theirs)).then_some(())
+    });
+}
+
+/// The end of its stream arrives while the rest of the file still waits in the sender's system.
+#[test]
+fn a_receiver_that_closes_with_the_file_half_taken_has_not_got_it() {
+    let source = TempDir::new().unwrap();
+    // More than a receiver's system takes, less than a sender's.
+    let path = sparse(source.path(), "a", 1_000_000);
+    for resets in [true, false] {
+        let (exited, exit) = mpsc::channel::<()>();
+        let receiver = Receiver::start(move |mut stream| {
+            stream.read_exact(&mut [0; 1000]).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            // With its bytes unread, a socket that is dropped resets the connection.
+            if !resets {
+                let _ = exit.recv();
+            }
+        });
+        let sent = send(receiver.address, &["--timeout", "2"], &path);
+        drop(exited);
+        receiver.join();
+        assert_failed(&sent, 4, &["/a "]);
+        assert_eq!(sent.stdout, "");
     }
 }
 
@@ -630,7 +669,7 @@ fn a_receiver_that_leaves_before_the_end_breaks_the_connection() {
 fn a_silent_receiver_is_given_up() {
     let source = TempDir::new().unwrap();
     for (size, read, why) in
-        [(BIG, 0, "took nothing for too long"), (1000, u64::MAX, "did not answer in time")]
+        [(BIG, 0, "took nothing for too long"), (1000, u64::MAX, "no receipt in time")]
     {
         let path = sparse(source.path(), "a", size);
         let receiver = Receiver::start(move |stream| {

@@ -259,8 +259,9 @@ fn send_all(options: &Options, receivers: &Receivers<'_>, printer: &Printer) -> 
 
 fn send_one(options: &Options, path: &Path, receivers: &Receivers<'_>, printer: &Printer) -> Exit {
     let failed = |exit, why: &dyn Display| {
-        let path = path.to_string_lossy();
-        printer.log(format!("qdrop: {} not sent {receivers}: {why}", Escaped(&path)));
+        let (path, receivers) = (path.to_string_lossy(), receivers.to_string());
+        let (path, receivers) = (Escaped(&path), Escaped(&receivers));
+        printer.log(format!("qdrop: {path} not sent {receivers}: {why}"));
         exit
     };
     let local = |error: &DiskError| {

@@ -78,6 +78,20 @@ impl Connection for Timed {
     fn half_close(&mut self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)
     }
+
+    /// The end of the peer's stream may overtake what our own system still has to send, and hide
+    /// the reset that this meets. But a socket has a peer until all it sent was acknowledged, or
+    /// was answered with a reset, which is then its error (getpeername(2), socket(7)).
+    fn drained(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + self.patience.silence;
+        while self.stream.peer_addr().is_ok() {
+            if Instant::now() >= deadline {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            thread::sleep(limits::DRAINED_POLL);
+        }
+        self.stream.take_error()?.map_or(Ok(()), Err)
+    }
 }
 
 impl Read for Timed {

@@ -24,6 +24,12 @@ pub trait Connection: Read + Write {
     /// # Errors
     /// The connection is gone.
     fn half_close(&mut self) -> io::Result<()>;
+
+    /// When both sides have ended: waits until the peer has taken everything that we wrote.
+    ///
+    /// # Errors
+    /// It has not: it left before, or was silent for too long.
+    fn drained(&mut self) -> io::Result<()>;
 }
 
 /// What is awaited from a peer.

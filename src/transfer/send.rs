@@ -69,7 +69,7 @@ pub fn send<C: Connection>(
         .and_then(|()| last_word(connection))
         .map_err(|error| match is_timeout(&error) {
             true => SendError::Broken(
-                "the receiver has everything, but did not answer in time".to_owned(),
+                "the receiver gave no receipt in time, nor did it close".to_owned(),
             ),
             false => broken("give a receipt", &error),
         })?;
@@ -106,8 +106,14 @@ fn last_word<C: Connection>(connection: &mut C) -> io::Result<Option<Receipt>> {
     let mut stream = BufReader::new(connection.take(limits::RECEIPT));
     let receipt = Receipt::read(&mut stream)?;
     if receipt.is_none() {
-        // Some old receivers answer a few bytes of their own; only their close counts.
+        // Some old receivers answer a few bytes of their own; only their close counts, and that
+        // only if it is not one from the middle of the body.
         io::copy(&mut stream, &mut io::sink())?;
+        let ended = stream.get_ref().limit() > 0;
+        drop(stream);
+        if ended {
+            connection.drained()?;
+        }
     }
     Ok(receipt)
 }
