@@ -67,8 +67,10 @@ interop: all
 	done
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man8)
 	install $(binaries)/qdrop $(binaries)/qdropd $(DESTDIR)$(PREFIX)/bin
+	install -m 644 man/qdrop.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 man/qdropd.8 $(DESTDIR)$(PREFIX)/share/man/man8
 
 clean:
 	rm -rf $(target) tests/target
