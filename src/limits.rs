@@ -17,14 +17,14 @@ pub const NAME: u32 = 64 * 1024;
 /// Bytes of a header with further strings after its name.
 pub const HEADER: u64 = 20 + 2 * NAME as u64;
 
+/// Characters of a peer's name that are shown in a log or a live line.
+pub const SHOWN_NAME: usize = 1024;
+
 /// Bytes of a `QString` that a peer may send as the message of a receipt.
-pub const MESSAGE: u32 = 8 * 1024;
+pub const MESSAGE: u32 = 64 * 1024;
 
 /// Bytes of a file's name on the disk: `NAME_MAX` of Linux, the BSDs and macOS.
 pub const FILE_NAME: usize = 255;
-
-/// Bytes that are read in search of a receipt before it is concluded that there is none.
-pub const RECEIPT: u64 = 4 + 1 + 8 + 8 + 4 + NAME as u64 + 4 + MESSAGE as u64;
 
 /// How long a whole header may take, from its connection's first moment or from its own first
 /// byte. Fixed, so that nobody can hold a slot by trickling.
@@ -53,6 +53,7 @@ pub const HEADER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes of a refused sender that are read and thrown away: so that the files after a refused one
 /// are judged on their own, and so that a reset of the connection does not overtake the receipt.
+/// As many are read in search of a receipt and of the close.
 pub const DRAIN: u64 = 16 * 1024 * 1024;
 
 /// How long either may take.

@@ -209,6 +209,58 @@ fn a_file_cut_off_loses_itself_alone() {
 }
 
 #[test]
+fn once_a_sender_that_stays_connected_keeps_its_place_between_files() {
+    let mut qdropd = Qdropd::start(&["--once", "--keep-open", "60"]);
+    let mut stream = qdropd.connect();
+    stream.write_all(&header_size("a", b"x")).unwrap();
+    qdropd.logged("as a ");
+    // Whoever connects meanwhile must neither be served nor stand in the way.
+    let _probe = qdropd.connect();
+    stream.write_all(&header_size("b", b"y")).unwrap();
+    assert_eq!(receipts(stream).len(), 2);
+    assert_eq!(qdropd.wait().code(), Some(0));
+    assert_eq!(qdropd.settled().len(), 2);
+}
+
+#[test]
+fn once_a_silent_connection_is_nobodys_outcome() {
+    let mut qdropd = Qdropd::start(&["--once"]);
+    let silent = qdropd.connect();
+    let mut stream = qdropd.connect();
+    stream.write_all(&transfer("a", b"x")).unwrap();
+    assert_eq!(receipts(stream)[0].status, Status::Stored);
+    assert_eq!(qdropd.wait().code(), Some(0));
+    assert_eq!(answer(silent)[0].status, Status::TimedOut);
+}
+
+#[test]
+fn a_peer_that_comes_back_from_idling_waits_for_its_own_transfers() {
+    let qdropd = Qdropd::start(&["--max-per-peer", "1"]);
+    let mut streams: Vec<TcpStream> = (0..3)
+        .map(|number| {
+            let mut stream = qdropd.connect();
+            stream.write_all(&header_size(&format!("{number} a"), b"x")).unwrap();
+            qdropd.logged(&format!("as {number} a "));
+            stream
+        })
+        .collect();
+    let next = header_size("next", b"body");
+    for stream in &mut streams {
+        stream.write_all(&next[..next.len() - 1]).unwrap();
+    }
+    let parts = || qdropd.files().into_keys().filter(|name| name.starts_with(".qdrop-")).count();
+    eventually("one of them begins", || (parts() == 1).then_some(()));
+    for stream in &mut streams {
+        stream.write_all(&next[next.len() - 1..]).unwrap();
+        assert!(parts() <= 1);
+    }
+    for stream in streams {
+        assert_eq!(receipts(stream).len(), 2);
+    }
+    assert_eq!(qdropd.settled().len(), 6);
+}
+
+#[test]
 fn a_refused_file_does_not_stand_in_the_way_of_the_next() {
     let qdropd = Qdropd::start(&["--on-conflict", "refuse", "--max-size", "2M"]);
     let mut stream = qdropd.connect();

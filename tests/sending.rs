@@ -691,6 +691,15 @@ fn a_receiver_that_closes_with_the_file_half_taken_has_not_got_it() {
 }
 
 #[test]
+fn an_answer_without_end_is_no_close() {
+    let receiver = Receiver::start(|mut stream| while stream.write_all(&[b'z'; 4096]).is_ok() {});
+    let source = TempDir::new().unwrap();
+    let sent = send(receiver.address, &["-q"], &file(source.path(), "a", b"body"));
+    receiver.join();
+    assert_failed(&sent, 4, &["/a ", "without end"]);
+}
+
+#[test]
 fn a_silent_receiver_is_given_up() {
     let source = TempDir::new().unwrap();
     for (size, read, why) in

@@ -35,8 +35,8 @@ Usage: qdropd [OPTIONS] [DIR]
 Files are stored in DIR, by default the current directory.
 
   -l, --listen ADDR[:PORT]    where to listen; may be repeated [127.0.0.1:9999]
-                              port 0 takes a free one, 0.0.0.0 and [::] are all
-                              addresses of this machine
+                              port 0 takes a free one; 0.0.0.0 is every address
+                              of IPv4, [::] usually every address at all
   -1, --once                  serve one transfer, then exit with its outcome
       --from HOST[:PORT]      connect to a sender that listens (qdrop --listen),
                               take one transfer, exit with its outcome
@@ -84,7 +84,7 @@ struct Options {
 #[derive(Debug)]
 enum Way {
     /// They connect to us.
-    Listen { addresses: Vec<SocketAddr>, once: bool, rules: Rules },
+    Listen { addresses: Vec<SocketAddr>, rules: Rules },
     /// One that listens.
     From(Address),
 }
@@ -171,7 +171,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
                 addresses.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT));
             }
             let transfers = if once { 1 } else { transfers.unwrap_or(16) };
-            Way::Listen { addresses, once, rules: Rules { allow, transfers, per_peer, patience } }
+            Way::Listen { addresses, rules: Rules { allow, once, transfers, per_peer, patience } }
         }
     };
     Ok(Command::Receive(Options {
@@ -243,17 +243,12 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
         turn: Mutex::new(()),
     });
     match &options.way {
-        Way::Listen { addresses, once, rules } => listen(addresses, *once, rules, &desk),
+        Way::Listen { addresses, rules } => listen(addresses, rules, &desk),
         Way::From(host) => Ok(fetch(host, options.patience, &desk)),
     }
 }
 
-fn listen(
-    addresses: &[SocketAddr],
-    once: bool,
-    rules: &Rules,
-    desk: &Arc<Desk>,
-) -> Result<Exit, String> {
+fn listen(addresses: &[SocketAddr], rules: &Rules, desk: &Arc<Desk>) -> Result<Exit, String> {
     let mut listeners = Vec::new();
     for address in addresses {
         let bound = listen::listen(*address);
@@ -263,7 +258,7 @@ fn listen(
     let (outcome, outcomes) = mpsc::channel();
     for (address, listener) in listeners {
         let (house, serving) = (house.clone(), desk.clone());
-        let outcome = once.then(|| outcome.clone());
+        let outcome = rules.once.then(|| outcome.clone());
         thread::Builder::new()
             .spawn(move || {
                 house.receive_guests(&listener, move |arrival| {
@@ -365,13 +360,22 @@ struct File {
     id: Id,
 }
 
+/// A name as it is shown: a peer may send 32,768 characters of it.
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(limits::SHOWN_NAME) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
 impl Watch<'_> {
     fn see(&mut self, event: &Event<'_>) {
         let printer = &self.desk.printer;
         match *event {
             Event::Began(name, size) => {
+                let name = shortened(name);
                 let id = printer.begin(format!("{name} from {}", self.peer), size);
-                self.file = Some(File { name: name.to_owned(), began: Instant::now(), id });
+                self.file = Some(File { name, began: Instant::now(), id });
             }
             Event::Advanced(bytes) => {
                 if let Some(file) = &self.file {
@@ -387,6 +391,11 @@ impl Watch<'_> {
                     Ok(stored) => {
                         self.log_stored(file.as_ref(), stored);
                         Exit::Done
+                    }
+                    Err(why @ ReceiveError::Silent) => {
+                        // It brought nothing, which is nobody's outcome.
+                        self.desk.log_failure(self.peer, None, why);
+                        return;
                     }
                     Err(why) => {
                         let name = file.as_ref().map(|file| file.name.as_str());

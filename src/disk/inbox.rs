@@ -51,7 +51,7 @@ impl Inbox {
     /// killed receiver left; also says how many. Without `sync` nothing waits for the disk.
     ///
     /// # Errors
-    /// The directory cannot be opened, listed or written to, or a stale part cannot be removed.
+    /// The directory cannot be opened, listed or written to.
     pub fn open(
         path: &Path,
         on_conflict: OnConflict,

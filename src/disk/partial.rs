@@ -11,7 +11,7 @@ use crate::digest::xxh64;
 use crate::limits;
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 const PREFIX: &str = ".qdrop-";
@@ -142,10 +142,9 @@ pub(super) fn sweep(directory: &Path, us: Owner, fresh: &Metadata) -> Result<usi
         if !part.is_file() || !is_stale(Owner::parse(unique), us, &part, fresh) {
             continue;
         }
-        match fs::remove_file(entry.path()) {
-            Ok(()) => swept += 1,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(DiskError::at("remove", &entry.path())(error)),
+        // What cannot be removed, being another user's perhaps, is no reason not to start.
+        if fs::remove_file(entry.path()).is_ok() {
+            swept += 1;
         }
     }
     Ok(swept)

@@ -40,7 +40,7 @@ impl FromStr for Network {
         let address: IpAddr =
             address.parse().map_err(|_| format!("{address:?} is not an IP address"))?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
+        let bits: u32 = match bits {
             None => most,
             Some(bits) => Some(bits)
                 .filter(|bits| bits.bytes().all(|digit| digit.is_ascii_digit()))
@@ -48,7 +48,13 @@ impl FromStr for Network {
                 .filter(|&bits| bits <= most)
                 .ok_or_else(|| format!("{bits:?} is not a number of bits, 0 to {most}"))?,
         };
-        Ok(Self { address, bits })
+        // An IPv4 network in IPv6's clothes, as its peers are.
+        match (address.to_canonical(), bits.checked_sub(96)) {
+            (canonical @ IpAddr::V4(_), Some(bits)) if address.is_ipv6() => {
+                Ok(Self { address: canonical, bits })
+            }
+            _ => Ok(Self { address, bits }),
+        }
     }
 }
 
@@ -63,6 +69,8 @@ mod tests {
             ("192.168.1.5/24", "192.168.1.77", true),
             ("192.168.1.0/24", "192.168.2.1", false),
             ("192.168.1.0/24", "::ffff:192.168.1.77", true),
+            ("::ffff:192.168.1.0/120", "192.168.1.77", true),
+            ("::ffff:192.168.1.1", "192.168.1.2", false),
             ("10.0.0.1", "10.0.0.1", true),
             ("10.0.0.1", "10.0.0.2", false),
             ("0.0.0.0/0", "203.0.113.9", true),

@@ -16,6 +16,8 @@ use std::time::Duration;
 pub struct Rules {
     /// Networks that may send; none: everybody.
     pub allow: Vec<Network>,
+    /// One transfer is all: its connection keeps its place between its files.
+    pub once: bool,
     /// Transfers at once.
     pub transfers: usize,
     /// Transfers at once from one address.
@@ -105,6 +107,12 @@ impl House {
         self.left.wait_while(self.rooms(), full).unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a peer has as many transfers under way as one address may have.
+    fn is_busy_with(&self, peer: IpAddr, rooms: &Rooms) -> bool {
+        let theirs = rooms.active.iter().filter(|&&other| other == peer).count();
+        self.rules.per_peer.is_some_and(|most| theirs >= most)
+    }
+
     /// Takes a connection in, or says why not.
     fn admit(self: &Arc<Self>, peer: IpAddr) -> (Slot, Option<ReceiveError>) {
         let refused = |why| (Slot { house: self.clone(), stage: Stage::Outside }, Some(why));
@@ -113,8 +121,7 @@ impl House {
         }
         // With several listeners, another may have taken the room meanwhile.
         let mut rooms = self.wait_for_room();
-        let theirs = rooms.active.iter().filter(|&&other| other == peer).count();
-        if self.rules.per_peer.is_some_and(|most| theirs >= most) {
+        if self.is_busy_with(peer, &rooms) {
             return refused(ReceiveError::Busy);
         }
         rooms.active.push(peer);
@@ -182,18 +189,25 @@ enum Stage {
 }
 
 impl Slot {
-    /// Comes back from idling: waits for room like a new connection.
+    /// Comes back from idling: waits for room, also among the transfers of its own peer.
     pub(super) fn enter(&mut self) {
-        if let Stage::Idling(peer) = self.stage {
-            self.give_back();
-            self.house.wait_for_room().active.push(peer);
-            self.stage = Stage::Active(peer);
-        }
+        let Stage::Idling(peer) = self.stage else { return };
+        self.give_back();
+        let House { rules, left, .. } = &*self.house;
+        let full = |rooms: &mut Rooms| {
+            rooms.active.len() >= rules.transfers || self.house.is_busy_with(peer, rooms)
+        };
+        let rooms = left.wait_while(self.house.rooms(), full);
+        rooms.unwrap_or_else(PoisonError::into_inner).active.push(peer);
+        self.stage = Stage::Active(peer);
     }
 
     /// Gives a transfer's place to another one until [`Slot::enter`]; keeps it and returns false if
     /// too many idle already.
     pub(super) fn idle(&mut self) -> bool {
+        if self.house.rules.once {
+            return true;
+        }
         let Stage::Active(peer) = self.stage else { return false };
         let mut rooms = self.house.rooms();
         if rooms.idling >= limits::IDLING {

@@ -25,6 +25,8 @@ pub enum ReceiveError {
     NotAllowed,
     /// The peer has as many transfers under way as one address may have.
     Busy,
+    /// The peer connected and sent nothing.
+    Silent,
     /// The peer was silent for too long.
     TimedOut {
         /// While which part of the transfer.
@@ -49,7 +51,7 @@ impl ReceiveError {
             },
             Self::NotAllowed => Status::NotAllowed,
             Self::Busy => Status::Busy,
-            Self::TimedOut { .. } => Status::TimedOut,
+            Self::Silent | Self::TimedOut { .. } => Status::TimedOut,
             Self::Broken(_) => return None,
         })
     }
@@ -69,6 +71,7 @@ impl ReceiveError {
             },
             Self::NotAllowed => "this address may not send here".to_owned(),
             Self::Busy => "too many transfers at once from this address".to_owned(),
+            Self::Silent => "the sender connected and sent nothing".to_owned(),
             Self::TimedOut { part } => format!("the sender was silent for too long in the {part}"),
             Self::Broken(text) => text.clone(),
         }

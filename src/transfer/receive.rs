@@ -191,6 +191,7 @@ impl<C: Connection> Conversation<'_, C> {
 fn unheaded(error: HeaderError) -> ReceiveError {
     match error {
         HeaderError::Malformed(text) => ReceiveError::Malformed(text),
+        HeaderError::Silent => ReceiveError::Silent,
         HeaderError::Io(error) if is_timeout(&error) => ReceiveError::TimedOut { part: "header" },
         other => ReceiveError::Broken(other.to_string()),
     }

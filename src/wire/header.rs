@@ -40,6 +40,8 @@ pub enum Dialect {
 pub enum HeaderError {
     /// The stream ended, or was reset, before the first byte: there is no file.
     None,
+    /// Not even the first byte came in time.
+    Silent,
     /// The stream ended inside the header.
     Cut {
         /// Bytes of the header that came.
@@ -68,11 +70,11 @@ impl Header {
         let mut reader = Reader::new(stream);
         Self::fields(&mut reader).map_err(|cause| match cause {
             Cause::Read(ReadError::Ended { .. }) if reader.consumed() == 0 => HeaderError::None,
-            Cause::Read(ReadError::Io(error))
-                if reader.consumed() == 0 && error.kind() == ErrorKind::ConnectionReset =>
-            {
-                HeaderError::None
-            }
+            Cause::Read(ReadError::Io(error)) if reader.consumed() == 0 => match error.kind() {
+                ErrorKind::ConnectionReset => HeaderError::None,
+                ErrorKind::TimedOut => HeaderError::Silent,
+                _ => HeaderError::Io(error),
+            },
             Cause::Read(ReadError::Ended { got, wanted }) => {
                 let come = reader.consumed() as u64;
                 let wanted = come + (wanted - got) as u64;
@@ -176,7 +178,7 @@ impl From<ReadError> for Cause {
 impl Display for HeaderError {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::None => write!(f, "no header"),
+            Self::None | Self::Silent => write!(f, "no header"),
             Self::Cut { got, wanted } => {
                 write!(f, "the peer closed after {got} of {wanted} header bytes")
             }

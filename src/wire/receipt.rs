@@ -106,6 +106,11 @@ impl Receipt {
         }))
     }
 
+    /// Whether it says what it has to: a file that is stored has a name.
+    pub fn is_whole(&self) -> bool {
+        self.status != Status::Stored || self.name.as_ref().is_some_and(|name| !name.is_empty())
+    }
+
     /// Writes this receipt; `stream` should be a buffer.
     ///
     /// # Errors
