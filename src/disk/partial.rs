@@ -128,8 +128,8 @@ fn started(process: u32) -> Option<u64> {
 /// Removes the parts in `directory` that no running transfer can own and returns how many there
 /// were. Parts of this machine go when their process is gone; those of another one, or of
 /// another user, whose processes may be hidden from us, or of another version, when nobody has
-/// written to them for [`limits::FOREIGN_PART`]. `fresh` is the metadata of a file that was just made here: the time
-/// of the file system's own clock, and our user.
+/// written to them for [`limits::FOREIGN_PART`]. `fresh` is the metadata of a file that was just
+/// made here: the time of the file system's own clock, and our user.
 pub(super) fn sweep(directory: &Path, us: Owner, fresh: &Metadata) -> Result<usize, DiskError> {
     let mut swept = 0;
     let entries = fs::read_dir(directory).map_err(DiskError::at("list", directory))?;

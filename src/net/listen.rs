@@ -102,8 +102,12 @@ impl House {
 
     /// Waits until there is room for a transfer. While it waits, its listener accepts nothing:
     /// connections queue in the kernel.
-    fn wait_for_room(&self) -> MutexGuard<'_, Rooms> {
-        let full = |rooms: &mut Rooms| rooms.active.len() >= self.rules.transfers;
+    /// With a peer, the room must be among its own transfers as well.
+    fn wait_for_room(&self, among: Option<IpAddr>) -> MutexGuard<'_, Rooms> {
+        let full = |rooms: &mut Rooms| {
+            rooms.active.len() >= self.rules.transfers
+                || among.is_some_and(|peer| self.is_busy_with(peer, rooms))
+        };
         self.left.wait_while(self.rooms(), full).unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -120,7 +124,7 @@ impl House {
             return refused(ReceiveError::NotAllowed);
         }
         // With several listeners, another may have taken the room meanwhile.
-        let mut rooms = self.wait_for_room();
+        let mut rooms = self.wait_for_room(None);
         if self.is_busy_with(peer, &rooms) {
             return refused(ReceiveError::Busy);
         }
@@ -136,7 +140,7 @@ impl House {
     ) {
         let mut pause = None;
         loop {
-            drop(self.wait_for_room());
+            drop(self.wait_for_room(None));
             match self.take_in(listener, &serve) {
                 Ok(()) => pause = None,
                 Err(error) => {
@@ -193,12 +197,7 @@ impl Slot {
     pub(super) fn enter(&mut self) {
         let Stage::Idling(peer) = self.stage else { return };
         self.give_back();
-        let House { rules, left, .. } = &*self.house;
-        let full = |rooms: &mut Rooms| {
-            rooms.active.len() >= rules.transfers || self.house.is_busy_with(peer, rooms)
-        };
-        let rooms = left.wait_while(self.house.rooms(), full);
-        rooms.unwrap_or_else(PoisonError::into_inner).active.push(peer);
+        self.house.wait_for_room(Some(peer)).active.push(peer);
         self.stage = Stage::Active(peer);
     }
 
