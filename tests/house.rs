@@ -29,7 +29,7 @@ const HOUSE: [Floor; 6] = [
         rooms: &["disk"],
         imports: &["digest", "limits", "text"],
         // os: the owner and the mode of a file; sync: a counter; ffi: names of files.
-        std: &["error", "ffi", "fmt", "fs", "io", "os", "path", "sync"],
+        std: &["error", "ffi", "fmt", "fs", "io", "mem", "os", "path", "sync"],
     },
     Floor {
         name: "transfer",

@@ -382,6 +382,9 @@ impl Watch<'_> {
                     printer.advance(file.id, bytes);
                 }
             }
+            Event::Leftover(error) => {
+                printer.log(format!("{}: {error}; the next start does", self.peer));
+            }
             Event::Ended(fate) => {
                 let file = self.file.take();
                 if let Some(file) = &file {

@@ -109,12 +109,17 @@ impl Inbox {
 
     /// Gives a whole part its final name, which it returns. From then on the file is there for
     /// good: the data were on the disk before the name, and the name is before this returns.
+    /// Also returned is why the part's own name is still there, if it is: a second name of the
+    /// same file until the next start, and no failure.
     ///
     /// # Errors
     /// The disk failed, or the policy is to refuse and the name is taken. The part is gone then,
     /// and nothing else has changed, but for one case: if the directory cannot be synchronised,
     /// the whole file is under its name and only a power cut could take it away again.
-    pub fn place(&self, mut incoming: Incoming) -> Result<SafeName, StoreError> {
+    pub fn place(
+        &self,
+        mut incoming: Incoming,
+    ) -> Result<(SafeName, Option<DiskError>), StoreError> {
         if self.sync {
             incoming.file.sync_all().map_err(DiskError::at("fsync", &incoming.path))?;
         }
@@ -127,11 +132,11 @@ impl Inbox {
             }
             result => result?,
         };
-        drop(incoming);
+        let leftover = incoming.remove().err();
         if self.sync {
             self.sync_directory().map_err(DiskError::at("fsync", &self.path))?;
         }
-        Ok(name)
+        Ok((name, leftover))
     }
 
     fn settle(&self, incoming: &mut Incoming, name: &SafeName) -> Result<SafeName, StoreError> {
@@ -139,7 +144,7 @@ impl Inbox {
             let path = self.path.join(name);
             match fs::rename(&incoming.path, &path) {
                 Ok(()) => {
-                    incoming.renamed = true;
+                    incoming.gone = true;
                     return Ok(name.clone());
                 }
                 // A directory is not replaced by a file: the next free name is taken.
@@ -194,7 +199,7 @@ fn claim_without_links(incoming: &mut Incoming, path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).open(path)?;
     match fs::rename(&incoming.path, path) {
         Ok(()) => {
-            incoming.renamed = true;
+            incoming.gone = true;
             Ok(())
         }
         Err(error) => {

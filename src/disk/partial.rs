@@ -23,8 +23,8 @@ pub struct Incoming {
     pub(super) file: File,
     pub(super) path: PathBuf,
     pub(super) name: SafeName,
-    /// The part has become the final file and is not there any more.
-    pub(super) renamed: bool,
+    /// The part is not there any more: it has become the final file, or was removed.
+    pub(super) gone: bool,
 }
 
 impl Incoming {
@@ -45,12 +45,20 @@ impl Incoming {
             .create_new(true)
             .open(&path)
             .map_err(DiskError::at("create", &path))?;
-        Ok(Self { file, path, name: name.clone(), renamed: false })
+        Ok(Self { file, path, name: name.clone(), gone: false })
     }
 
     /// The part's own path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Removes the part and says if that failed, which dropping it cannot.
+    pub(super) fn remove(mut self) -> Result<(), DiskError> {
+        if std::mem::replace(&mut self.gone, true) {
+            return Ok(());
+        }
+        fs::remove_file(&self.path).map_err(DiskError::at("remove", &self.path))
     }
 }
 
@@ -66,7 +74,7 @@ impl Write for Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        if !self.renamed {
+        if !self.gone {
             // What cannot be deleted now is swept at the next start.
             let _ = fs::remove_file(&self.path);
         }
@@ -78,7 +86,7 @@ impl Drop for Incoming {
 pub(super) struct Owner {
     /// A digest of what names this machine, or this container of it.
     machine: u32,
-    /// 0 where the system does not tell.
+    /// 0 where the system does not tell, or not when the process started.
     process: u32,
     /// In the kernel's clock ticks since boot, so that a process number that is used again is
     /// not taken for the same process.
@@ -86,11 +94,13 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// This process. Everything is from proc(5); on a system without it, parts are told apart
-    /// by their number alone, and swept like those of another machine.
+    /// This process. Everything is from proc(5); on a system without it, or where it cannot be
+    /// read, parts are told apart by their number alone, and swept like those of another machine.
     pub(super) fn current() -> Self {
-        let process = fs::read_link("/proc/self").ok();
-        let process = process.and_then(|link| link.to_str()?.parse().ok()).unwrap_or(0);
+        let link = fs::read_link("/proc/self").ok();
+        let process = link.and_then(|link| link.to_str()?.parse().ok());
+        let known = process.and_then(|process| Some((process, started(process)?)));
+        let (process, started) = known.unwrap_or_default();
         let mut machine = Vec::new();
         for file in ["/etc/machine-id", "/proc/sys/kernel/hostname"] {
             machine.extend(fs::read(file).unwrap_or_default());
@@ -99,7 +109,7 @@ impl Owner {
         machine.extend(namespace.as_os_str().as_encoded_bytes());
         #[expect(clippy::cast_possible_truncation, reason = "half of a digest is enough")]
         let machine = xxh64(&machine) as u32;
-        Self { machine, process, started: started(process).unwrap_or(0) }
+        Self { machine, process, started }
     }
 
     /// Reads the owner from the name of a part; `None` for a name that this version does not write.
@@ -157,7 +167,7 @@ fn unique(name: &str) -> Option<&str> {
 }
 
 fn is_stale(owner: Option<Owner>, us: Owner, part: &Metadata, fresh: &Metadata) -> bool {
-    let ours = |owner: &Owner| owner.machine == us.machine && us.process != 0;
+    let ours = |owner: &Owner| owner.machine == us.machine && owner.process != 0 && us.process != 0;
     match owner.filter(ours).filter(|_| user(part) == user(fresh)) {
         // Our own number: nothing of ours is under way yet, so another process had it before.
         Some(owner) => owner.process == us.process || started(owner.process) != Some(owner.started),
@@ -207,6 +217,7 @@ mod tests {
         let parent = std::os::unix::process::parent_id();
         let parent = Owner { process: parent, started: started(parent).unwrap(), ..us };
         let elsewhere = Owner { machine: !us.machine, ..us };
+        let unknown = Owner { process: 0, started: 0, ..us };
         let week = limits::FOREIGN_PART + std::time::Duration::from_secs(1);
         let table = [
             (us.to_string(), false, "an earlier process of our number"),
@@ -217,6 +228,7 @@ mod tests {
             ),
             (parent.to_string(), true, "one that runs"),
             (elsewhere.to_string(), true, "one of another machine"),
+            (unknown.to_string(), true, "one that could not read who it is"),
             ("another-version".to_owned(), true, "one that we cannot read"),
         ];
         for old in [false, true] {

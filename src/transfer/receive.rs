@@ -29,6 +29,8 @@ pub enum Event<'a> {
     Began(&'a str, u64),
     /// So many further bytes of the body came.
     Advanced(u64),
+    /// The file is stored, but its part could not be removed.
+    Leftover(&'a DiskError),
     /// The file's fate; it is also told when no file began.
     Ended(&'a Result<Stored, ReceiveError>),
 }
@@ -142,7 +144,10 @@ impl<C: Connection> Conversation<'_, C> {
                 ReceiveError::Broken(format!("the peer closed after {taken} of {size} bytes"))
             }
         })?;
-        let name = inbox.place(part).map_err(ReceiveError::Store)?;
+        let (name, leftover) = inbox.place(part).map_err(ReceiveError::Store)?;
+        if let Some(error) = leftover {
+            watch(&Event::Leftover(&error));
+        }
         Ok(Stored { name, size, digest })
     }
 
