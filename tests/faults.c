@@ -1,8 +1,11 @@
-/* A disk with faults, for a program that is started with LD_PRELOAD. $FAULTS names them:
+/* A machine with faults, for a program that is started with LD_PRELOAD. $FAULTS names them:
  *
- *   exfat   no hard links, and no new name with a character that DOS reserves
- *   fsync   fsync fails
- *   full    no byte can be written to a regular file
+ *   exfat      no hard links, and no new name with a character that DOS reserves
+ *   fsync      fsync fails
+ *   late       fsync finds the disk full
+ *   full       no byte can be written to a regular file
+ *   random:N   N of 1000 calls fail, each with one of six errors: every call that opens, reads,
+ *              writes, synchronises, names or removes a file, and those of sockets
  *
  * Each refusal is a line in the file $REFUSED, which proves that this library was in force. */
 
@@ -10,8 +13,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -31,6 +37,32 @@ static int refuse(const char *call, int error)
     return -1;
 }
 
+/* Whether this call is one that chance lets fail: a splitmix64 over the count of all calls, so that
+ * what fails does not depend on what the program asks for. */
+static int unlucky(const char *call)
+{
+    static const int errors[] = {ENOSPC, EIO, EDQUOT, EINTR, EMFILE, ENOMEM};
+    static atomic_uint_fast64_t calls;
+    const char *faults = getenv("FAULTS");
+    if (!faults || strncmp(faults, "random:", 7) != 0)
+        return 0;
+    uint64_t chance = ((uint64_t)getpid() << 32) + ++calls * 0x9E3779B97F4A7C15;
+    chance = (chance ^ chance >> 30) * 0xBF58476D1CE4E5B9;
+    chance = (chance ^ chance >> 27) * 0x94D049BB133111EB;
+    chance ^= chance >> 31;
+    if (chance % 1000 >= strtoul(faults + 7, NULL, 10))
+        return 0;
+    refuse(call, errors[chance / 1000 % 6]);
+    return 1;
+}
+
+/* What a program says to people is none of the machine's. */
+static int is_kept(int file)
+{
+    struct stat status;
+    return fstat(file, &status) == 0 && (S_ISREG(status.st_mode) || S_ISSOCK(status.st_mode));
+}
+
 static int reserved(const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -45,6 +77,8 @@ int openat(int directory, const char *path, int flags, ...)
     va_end(rest);
     if (flags & O_CREAT && reserved(path))
         return refuse("open\n", EINVAL);
+    if (unlucky("open\n"))
+        return -1;
     return syscall(SYS_openat, directory, path, flags, mode);
 }
 
@@ -70,6 +104,8 @@ int linkat(int from_directory, const char *from, int to_directory, const char *t
 {
     if (faulty("exfat"))
         return refuse("link\n", EPERM);
+    if (unlucky("link\n"))
+        return -1;
     return syscall(SYS_linkat, from_directory, from, to_directory, to, flags);
 }
 
@@ -82,12 +118,23 @@ int rename(const char *from, const char *to)
 {
     if (reserved(to))
         return refuse("rename\n", EINVAL);
+    if (unlucky("rename\n"))
+        return -1;
     return syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
+int unlink(const char *path)
+{
+    return unlucky("unlink\n") ? -1 : syscall(SYS_unlinkat, AT_FDCWD, path, 0);
 }
 
 int fsync(int file)
 {
-    return faulty("fsync") ? refuse("fsync\n", EIO) : syscall(SYS_fsync, file);
+    if (faulty("fsync"))
+        return refuse("fsync\n", EIO);
+    if (faulty("late"))
+        return refuse("fsync\n", ENOSPC);
+    return unlucky("fsync\n") ? -1 : syscall(SYS_fsync, file);
 }
 
 ssize_t write(int file, const void *bytes, size_t size)
@@ -95,5 +142,25 @@ ssize_t write(int file, const void *bytes, size_t size)
     struct stat status;
     if (faulty("full") && fstat(file, &status) == 0 && S_ISREG(status.st_mode))
         return refuse("write\n", ENOSPC);
-    return syscall(SYS_write, file, bytes, size);
+    return is_kept(file) && unlucky("write\n") ? -1 : syscall(SYS_write, file, bytes, size);
+}
+
+ssize_t read(int file, void *bytes, size_t size)
+{
+    return is_kept(file) && unlucky("read\n") ? -1 : syscall(SYS_read, file, bytes, size);
+}
+
+ssize_t send(int socket, const void *bytes, size_t size, int flags)
+{
+    return unlucky("send\n") ? -1 : syscall(SYS_sendto, socket, bytes, size, flags, NULL, 0);
+}
+
+ssize_t recv(int socket, void *bytes, size_t size, int flags)
+{
+    return unlucky("recv\n") ? -1 : syscall(SYS_recvfrom, socket, bytes, size, flags, NULL, NULL);
+}
+
+int accept4(int socket, struct sockaddr *address, socklen_t *length, int flags)
+{
+    return unlucky("accept\n") ? -1 : syscall(SYS_accept4, socket, address, length, flags);
 }

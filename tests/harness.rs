@@ -192,6 +192,25 @@ pub fn patient(stream: TcpStream) -> TcpStream {
     stream
 }
 
+/// A program on a machine with a fault of faults.c. Each refusal of the machine is a line in the
+/// file `refused`, beside which the library of faults is built.
+pub fn faulty(name: &str, fault: &str, refused: &Path) -> Command {
+    let library = refused.with_extension("so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("faults.c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).args([&library, &source]);
+    assert!(compiler.status().unwrap().success(), "cc cannot build faults.c");
+    let mut command = Command::new(program(name));
+    command.env("LD_PRELOAD", library).env("FAULTS", fault).env("REFUSED", refused);
+    command
+}
+
+/// How often the machine of [`faulty`] refused a call.
+pub fn refusals(refused: &Path, call: &str) -> usize {
+    let calls = fs::read_to_string(refused).unwrap_or_default();
+    calls.lines().filter(|&line| line == call).count()
+}
+
 /// How a run of `qdrop` ended.
 #[derive(Debug)]
 pub struct Sent {

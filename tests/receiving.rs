@@ -135,7 +135,7 @@ fn named<const N: usize>(files: [(&str, &[u8]); N]) -> BTreeMap<String, Vec<u8>>
     files.map(|(name, content)| (name.to_owned(), content.to_vec())).into()
 }
 
-/// A `qdropd` whose disk has a fault of disk.c, or none.
+/// A `qdropd` whose disk has a fault of faults.c, or none.
 struct Disk {
     qdropd: Qdropd,
     /// Beside the drop directory, so that it is none of what is stored.
@@ -146,25 +146,19 @@ struct Disk {
 impl Disk {
     fn start(fault: &str, options: &[&str]) -> Self {
         let temporary = TempDir::new().unwrap();
-        let [library, refused, drop] =
-            ["disk.so", "refused", "drop"].map(|name| temporary.path().join(name));
+        let [refused, drop] = ["refused", "drop"].map(|name| temporary.path().join(name));
         fs::create_dir(&drop).unwrap();
-        let mut command = Command::new(program("qdropd"));
-        if !fault.is_empty() {
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("disk.c");
-            let mut compiler = Command::new("cc");
-            compiler.args(["-shared", "-fPIC", "-o"]).args([&library, &source]);
-            assert!(compiler.status().unwrap().success(), "cc cannot build disk.c");
-            command.env("LD_PRELOAD", library).env("FAULTS", fault).env("REFUSED", &refused);
-        }
+        let mut command = match fault {
+            "" => Command::new(program("qdropd")),
+            fault => faulty("qdropd", fault, &refused),
+        };
         let qdropd = Qdropd::spawn(command.args(options), &drop);
         Self { qdropd, refused, _temporary: temporary }
     }
 
     /// How often the disk refused a call.
     fn refused(&self, call: &str) -> usize {
-        let calls = fs::read_to_string(&self.refused).unwrap_or_default();
-        calls.lines().filter(|&line| line == call).count()
+        refusals(&self.refused, call)
     }
 }
 
@@ -513,7 +507,8 @@ fn a_file_system_with_the_rules_of_exfat_takes_every_name() {
 
 #[test]
 fn a_failing_disk_stores_nothing_and_is_told() {
-    for (fault, status, call) in [("fsync", 5, "fsync"), ("full", 4, "write")] {
+    let faults = [("fsync", 5, "fsync"), ("late", 4, "fsync"), ("full", 4, "write")];
+    for (fault, status, call) in faults {
         let disk = Disk::start(fault, &[]);
         assert_refused(&deliver(&disk.qdropd, "a", &noise(40)), status, 40);
         assert_eq!(disk.qdropd.files(), named([]));
