@@ -18,6 +18,11 @@ use tempfile::TempDir;
 /// How long a condition may take that should come about at once. Only a failure waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How often something is tried: few times by default, many with QDROP_TORTURE set.
+pub fn times(few: usize, many: usize) -> usize {
+    if std::env::var_os("QDROP_TORTURE").is_some() { many } else { few }
+}
+
 /// A program of this project, as `make` built it.
 pub fn program(name: &str) -> PathBuf {
     let directory = std::env::var_os("QDROP_BIN").map_or_else(
@@ -69,6 +74,14 @@ impl Qdropd {
 
     /// Starts it from a prepared command, to which the listener and the directory are added.
     pub fn spawn(command: &mut Command, directory: &Path) -> Self {
+        Self::try_spawn(command, directory).unwrap_or_else(|end| panic!("it ended: {end:?}"))
+    }
+
+    /// Starts it likewise; if it ends instead of listening, with which exit status and which log.
+    pub fn try_spawn(
+        command: &mut Command,
+        directory: &Path,
+    ) -> Result<Self, (Option<i32>, String)> {
         let mut child = command
             .args(["--listen", "127.0.0.1:0"])
             .arg(directory)
@@ -93,8 +106,11 @@ impl Qdropd {
             qdropd.printed().lines().next().map(str::to_owned).or(ended.then(String::new))
         });
         let address = first.strip_prefix("listening on ").and_then(|rest| rest.parse().ok());
-        qdropd.address = address.unwrap_or_else(|| panic!("no address in {first:?}"));
-        qdropd
+        match address {
+            Some(address) => qdropd.address = address,
+            None => return Err((qdropd.wait().code(), qdropd.log())),
+        }
+        Ok(qdropd)
     }
 
     /// What it has printed on standard output so far.

@@ -91,6 +91,8 @@ fn judge(receipt: Option<Receipt>, size: u64, digest: u64) -> Result<Sent, SendE
 
 /// A write failed: the receiver may have refused the file and said why.
 fn unwritten<C: Connection>(connection: &mut C, error: &io::Error) -> SendError {
+    // A receiver that has nothing to say then closes at once.
+    let _ = connection.half_close();
     let word = connection.expect(Awaited::Goodbye).and_then(|()| last_word(connection));
     match word {
         Ok(Some(receipt)) if receipt.status != Status::Stored => SendError::Refused(receipt),

@@ -1,0 +1,304 @@
+//! The promises against a machine that fails: both programs killed at any moment, calls that fail
+//! by chance, disks that are full, and what all of that leaves behind. A short form by default;
+//! the full one with QDROP_TORTURE set (`make torture`).
+
+use harness::*;
+use qdrop::limits;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, SystemTime};
+use tempfile::TempDir;
+
+/// Bytes of the files that are sent: around the borders of buffers, and some that take a while.
+const SIZES: [usize; 9] = [0, 1, 1000, 4096, 70_000, 262_144, 262_145, 2_000_000, 9_000_000];
+
+/// A receiver that waits longer than the test lasts.
+const PATIENT: [&str; 2] = ["--timeout", "3600"];
+
+/// Numbers without a pattern; the same in every run.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Files whose content tells whether it is whole: noise of their own length.
+fn sources(directory: &Path, sizes: &[usize]) -> Vec<PathBuf> {
+    let files = (0..).zip(sizes);
+    files.map(|(n, &size): (u32, _)| file(directory, &n.to_string(), content(size))).collect()
+}
+
+/// The content of the file of [`SIZES`] that has this size.
+fn content(size: usize) -> &'static [u8] {
+    static CONTENTS: OnceLock<BTreeMap<usize, Vec<u8>>> = OnceLock::new();
+    &CONTENTS.get_or_init(|| SIZES.map(|size| (size, noise(size))).into())[&size]
+}
+
+/// Checks that every file under a final name is one of those that were sent, to the last byte, and
+/// gives their sizes.
+#[track_caller]
+fn whole_files(directory: &Path, sizes: &[usize]) -> BTreeMap<String, usize> {
+    let finals = files(directory).into_iter().filter(|(name, _)| !name.starts_with(".qdrop-"));
+    finals
+        .map(|(name, bytes)| {
+            let size = bytes.len();
+            let is_whole = sizes.contains(&size) && bytes == content(size);
+            assert!(is_whole, "{name} has {size} bytes that nobody sent");
+            (name, size)
+        })
+        .collect()
+}
+
+/// The parts of a directory.
+fn parts(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = names.map(|name| name.into_string().unwrap());
+    names.filter(|name| name.starts_with(".qdrop-")).collect()
+}
+
+fn remove_finals(directory: &Path) {
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        if !entry.file_name().to_str().unwrap().starts_with(".qdrop-") {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
+/// Every "stored NAME as STORED (BYTES bytes, …" of a sender: STORED and BYTES.
+fn stored_lines(stdout: &str) -> Vec<(String, usize)> {
+    let lines = stdout.lines().filter(|line| line.starts_with("stored ") && line.ends_with(')'));
+    lines
+        .map(|line| {
+            let (names, facts) = line.split_once(" (").unwrap();
+            // "name (1)" has a parenthesis of its own.
+            let (names, facts) = match facts.split_once(" (") {
+                Some((number, facts)) => (format!("{names} ({number}"), facts),
+                None => (names.to_owned(), facts),
+            };
+            let name = names.split_once(" as ").unwrap().1.to_owned();
+            (name, facts.split_once(' ').unwrap().0.parse().unwrap())
+        })
+        .collect()
+}
+
+/// A sender of these files, whose output is kept.
+fn sender(qdropd: &Qdropd, files: &[PathBuf]) -> Child {
+    let mut qdrop = Command::new(program("qdrop"));
+    qdrop.args(PATIENT).arg(qdropd.address.to_string()).args(files);
+    qdrop.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Lets a moment pass that nothing marks: when a kill comes is left to chance.
+fn some_moment(chance: &mut Chance) {
+    thread::park_timeout(Duration::from_micros(chance.below(60_000)));
+}
+
+/// A transfer to `qdropd` that does not end before the test does.
+fn long_transfer(qdropd: &Qdropd) -> (TcpStream, Vec<u8>) {
+    let body = noise(1000);
+    let mut stream = qdropd.connect();
+    stream.write_all(&[&header("live", 1000), &body[..500]].concat()).unwrap();
+    eventually("it is under way", || (parts(&qdropd.directory).len() == 1).then_some(()));
+    (stream, body[500..].to_vec())
+}
+
+/// Kills receivers, or senders, at any moment of transfers of every size.
+fn killed(policy: &str, receivers: bool, rounds: usize) {
+    let [one, other, there] = [(); 3].map(|()| TempDir::new().unwrap());
+    // The same names with other contents, so that there is something to replace.
+    let source = sources(one.path(), &SIZES);
+    let mut turned = SIZES;
+    turned.reverse();
+    let others = sources(other.path(), &turned);
+    let directory = there.path();
+    let options = [&PATIENT[..], &["--on-conflict", policy]].concat();
+
+    // It shares the directory, and keeps its own whatever happens to the other one.
+    let neighbour = Qdropd::start_in(directory, &PATIENT);
+    let (mut live, rest) = long_transfer(&neighbour);
+    let mut chance = Chance(rounds as u64);
+    let mut victim = Qdropd::start_in(directory, &options);
+    let (mut promised, mut cut) = (0, 0);
+    for _ in 0..rounds {
+        let mut senders = [sender(&victim, &source), sender(&victim, &others)];
+        some_moment(&mut chance);
+        if receivers {
+            victim.kill();
+        } else {
+            senders.iter_mut().for_each(|sender| sender.kill().unwrap());
+        }
+        let printed: Vec<String> = senders
+            .into_iter()
+            .map(|sender| String::from_utf8(sender.wait_with_output().unwrap().stdout).unwrap())
+            .collect();
+        let left = parts(directory).len();
+        cut += usize::from(left > 1);
+        if receivers {
+            whole_files(directory, &SIZES);
+            victim = Qdropd::start_in(directory, &options);
+            if left > 1 {
+                victim.logged(&format!("removed {} unfinished files", left - 1));
+            }
+        }
+        eventually("only the neighbour's part is left", || {
+            (parts(directory).len() == 1).then_some(())
+        });
+        let files = whole_files(directory, &SIZES);
+        for (name, size) in printed.iter().flat_map(|printed| stored_lines(printed)) {
+            let there = files.get(&name).copied();
+            let is_there = if policy == "rename" { there == Some(size) } else { there.is_some() };
+            assert!(is_there, "stored {name} ({size} bytes), but there are {there:?}");
+            promised += 1;
+        }
+        remove_finals(directory);
+    }
+    let sent = send(victim.address, &["--require-receipt"], &source[4]);
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    live.write_all(&rest).unwrap();
+    assert_eq!(receipts(live).len(), 1);
+    assert_eq!(fs::read(directory.join("live")).unwrap(), noise(1000));
+    println!("{rounds} kills, --on-conflict {policy}: {promised} promises kept, {cut} left parts");
+    assert!(promised > rounds && cut > rounds / 10, "{promised} promises, {cut} cut");
+}
+
+#[test]
+fn a_receiver_killed_at_any_moment_leaves_whole_files_and_keeps_its_promises() {
+    killed("rename", true, times(15, 250));
+    killed("replace", true, times(15, 250));
+}
+
+#[test]
+fn a_sender_killed_at_any_moment_leaves_nothing_but_whole_files() {
+    killed("rename", false, times(15, 250));
+    killed("replace", false, times(15, 250));
+}
+
+/// Checks the lines of a sender: one verdict for each of `files`, and each failure one line that
+/// says which side, what was tried and on which file. Gives what is stored.
+#[track_caller]
+fn assert_verdicts(sent: &Sent, files: &[PathBuf]) -> Vec<(String, usize)> {
+    let stored = stored_lines(&sent.stdout);
+    // A receiver that cannot write its receipt closes, as one that gives none.
+    let unconfirmed = sent.stdout.lines().filter(|line| line.starts_with("sent ")).count();
+    assert_eq!(stored.len() + unconfirmed, sent.stdout.lines().count(), "{}", sent.stdout);
+    let failures: Vec<&str> = sent.stderr.lines().collect();
+    let told = sent.stdout.lines().count() + failures.len();
+    assert_eq!(told, files.len(), "one line a file: {sent:?}");
+    for line in failures {
+        let cause = line.strip_prefix("qdrop: ").and_then(|line| {
+            let (what, cause) = line.split_once(": ")?;
+            let names = |path: &PathBuf| what.ends_with(path.to_str().unwrap());
+            let ours = ["cannot open ", "cannot examine ", "cannot read ", "cannot send "];
+            let theirs = what.split_once(" not sent to 127.0.0.1:").map(|(path, _)| path);
+            let is_ours =
+                ours.iter().any(|start| what.starts_with(start)) && files.iter().any(names);
+            let is_theirs = theirs.is_some_and(|path| files.iter().any(|file| file == path));
+            (is_ours || is_theirs).then_some(cause)
+        });
+        assert!(cause.is_some_and(|cause| !cause.is_empty()), "not clear: {line:?}");
+    }
+    assert_eq!(sent.exit == 0, sent.stderr.is_empty(), "{sent:?}");
+    stored
+}
+
+/// Sends many small files while so many of 1000 calls of one side fail.
+fn unreliable(per_mille: usize, at_receiver: bool, transfers: usize) {
+    const FILES: usize = 100;
+    let [here, there, log] = [(); 3].map(|()| TempDir::new().unwrap());
+    let refused = log.path().join("refused");
+    let fault = format!("random:{per_mille}");
+    let sizes: Vec<usize> = SIZES.iter().copied().filter(|&size| size < 300_000).collect();
+    let source = sources(here.path(), &sizes.repeat(FILES)[..FILES]);
+    // A start that fails ends with one clear line; sooner or later one succeeds.
+    let mut starts = 0;
+    let qdropd = loop {
+        let mut command = Command::new(program("qdropd"));
+        if at_receiver {
+            command = faulty("qdropd", &fault, &refused);
+        }
+        match Qdropd::try_spawn(command.args(["--timeout", "20"]), there.path()) {
+            Ok(qdropd) => break qdropd,
+            Err((exit, log)) => {
+                assert_eq!((exit, log.lines().count()), (Some(1), 1), "{log}");
+                assert!(log.starts_with("qdropd: cannot "), "{log}");
+            }
+        }
+        starts += 1;
+    };
+    let (mut arrived, mut failed) = (0, 0);
+    for _ in 0..transfers / FILES {
+        let mut sender = match at_receiver {
+            true => Command::new(program("qdrop")),
+            false => faulty("qdrop", &fault, &refused),
+        };
+        sender.args(["--timeout", "20"]).arg(qdropd.address.to_string()).args(&source);
+        let sent = run(&mut assert_cmd::Command::from_std(sender));
+        let stored = assert_verdicts(&sent, &source);
+        let files = whole_files(there.path(), &sizes);
+        for (name, size) in &stored {
+            assert_eq!(files.get(name), Some(size), "{sent:?}");
+        }
+        arrived += stored.len();
+        failed += sent.stderr.lines().count();
+        remove_finals(there.path());
+    }
+    eventually("it still serves", || {
+        let sent = send(qdropd.address, &["--require-receipt"], &source[0]);
+        (sent.exit == 0).then_some(())
+    });
+    let log = qdropd.log();
+    let is_clear = |line: &str| {
+        let Some((peer, what)) = line.split_once(": ") else { return false };
+        let by_peer = peer.parse::<SocketAddr>().is_ok()
+            && (what.starts_with("stored ")
+                || what.starts_with("cannot remove ")
+                || ["refused", "failed"].iter().any(|verb| what.starts_with(verb))
+                    && what.contains(": "));
+        by_peer || line.starts_with("qdropd: cannot accept connections: ")
+    };
+    for line in log.lines() {
+        assert!(is_clear(line), "not clear: {line:?}");
+    }
+    let refusals = fs::read_to_string(&refused).unwrap_or_default().lines().count();
+    println!(
+        "{per_mille} of 1000 calls of {}: {refusals} refused, {starts} starts in vain, {arrived} \
+         files stored, {failed} failures told",
+        if at_receiver { "qdropd" } else { "qdrop" }
+    );
+    // Of 100 in 1000 calls some were a transfer's last chance; of 1 perhaps not.
+    assert!(arrived > 0 && refusals >= failed && (failed > 0 || per_mille < 100));
+    drop(qdropd);
+    // What could not be removed goes at the next start; if its receiver could not even read who it
+    // is, when it is old.
+    drop(Qdropd::start_in(there.path(), &[]));
+    for part in parts(there.path()) {
+        let part = File::options().write(true).open(there.path().join(part)).unwrap();
+        part.set_modified(SystemTime::now() - 2 * limits::FOREIGN_PART).unwrap();
+    }
+    let next = Qdropd::start_in(there.path(), &[]);
+    assert_eq!(parts(there.path()), Vec::<String>::new());
+    assert_eq!(send(next.address, &["--require-receipt"], &source[0]).exit, 0);
+}
+
+#[test]
+fn a_receiver_whose_calls_fail_says_so_and_nothing_false() {
+    for per_mille in [1, 10, 100] {
+        unreliable(per_mille, true, times(300, 10_000));
+    }
+}
+
+#[test]
+fn a_sender_whose_calls_fail_says_so_and_nothing_false() {
+    for per_mille in [1, 10, 100] {
+        unreliable(per_mille, false, times(300, 10_000));
+    }
+}
