@@ -167,13 +167,13 @@ impl Qdropd {
 
 impl Drop for Qdropd {
     fn drop(&mut self) {
-        self.kill();
         if thread::panicking() {
             eprintln!("--- log of qdropd:\n{}--- {}:", self.log(), self.directory.display());
             for (name, content) in files(&self.directory) {
                 eprintln!("{:>12} {name:?}", content.len());
             }
         }
+        self.kill();
     }
 }
 

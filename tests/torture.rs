@@ -302,3 +302,84 @@ fn a_sender_whose_calls_fail_says_so_and_nothing_false() {
         unreliable(per_mille, false, times(300, 10_000));
     }
 }
+
+/// Whether a namespace of one's own can be had; if not, says what is left out.
+fn can_unshare(what: &str) -> bool {
+    let can = Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|s| s.success());
+    if !can {
+        println!("LEFT OUT: {what}, since there is no namespace of our own (unshare -rm)");
+    }
+    can
+}
+
+/// A `qdropd` on a file system of its own, which a line of shell mounts at `$DROP`. It goes with the
+/// receiver.
+fn on_file_system(mount: &str, place: &Path) -> Qdropd {
+    let mut unshare = Command::new("unshare");
+    let script = format!("{mount} && exec \"$0\" \"$@\"");
+    unshare.args(["-rm", "sh", "-c", &script]).arg(program("qdropd")).env("DROP", place);
+    let mut qdropd = Qdropd::spawn(unshare.args(["--timeout", "10"]), place);
+    // As its own process sees it.
+    let inside = place.strip_prefix("/").unwrap();
+    qdropd.directory = Path::new(&format!("/proc/{}/root", qdropd.pid())).join(inside);
+    qdropd
+}
+
+/// Sends a file that does not fit: the sender is told so, and nothing of it is left.
+fn assert_no_space(qdropd: &Qdropd, path: &Path, call: &str) {
+    let sent = send(qdropd.address, &[], path);
+    assert_eq!((sent.exit, &*sent.stdout), (5, ""), "{sent:?}");
+    assert!(sent.stderr.contains("no space left on the receiver's disk (status 4)"), "{sent:?}");
+    assert_eq!(parts(&qdropd.directory), Vec::<String>::new());
+    qdropd.logged(&format!("cannot {call} "));
+}
+
+#[test]
+fn a_disk_that_is_full_is_told_and_the_next_file_fits() {
+    let [here, there, below] = [(); 3].map(|()| TempDir::new().unwrap());
+    let large = file(here.path(), "large", content(9_000_000));
+    let small = file(here.path(), "small", content(70_000));
+    let fits = |qdropd: &Qdropd| {
+        assert_eq!(send(qdropd.address, &["--require-receipt"], &small).exit, 0);
+        assert_eq!(fs::read(qdropd.directory.join("small")).unwrap(), content(70_000));
+    };
+    if !can_unshare("a small tmpfs that is full at write and at link") {
+        return;
+    }
+    // At write.
+    let qdropd = on_file_system("mount -t tmpfs -o size=4m none \"$DROP\"", there.path());
+    for _ in 0..times(3, 100) {
+        assert_no_space(&qdropd, &large, "write");
+    }
+    fits(&qdropd);
+    // At link: tmpfs counts names, and there is one for the directory, this file and the part.
+    let qdropd = on_file_system("mount -t tmpfs -o nr_inodes=3 none \"$DROP\"", there.path());
+    let occupant = file(&qdropd.directory, "occupant", b"");
+    for _ in 0..times(3, 100) {
+        assert_no_space(&qdropd, &small, "link to");
+    }
+    fs::remove_file(occupant).unwrap();
+    fits(&qdropd);
+    // At fsync: a file system that says so late, as those over a network do.
+    let late = Path::new(env!("CARGO_MANIFEST_DIR")).join("late.py");
+    let python = ["/usr/bin/python3", "python3"].into_iter().find(|python| {
+        let fuse =
+            Command::new(python).args(["-c", "import fusepy"]).stderr(Stdio::null()).status();
+        Path::new("/dev/fuse").exists() && fuse.is_ok_and(|status| status.success())
+    });
+    let Some(python) = python else {
+        println!("LEFT OUT: a FUSE file system that is full at fsync (Debian: python3-fusepy)");
+        return;
+    };
+    let mount = format!(
+        "{python} '{}' '{}' \"$DROP\" & while ! grep -q fuse /proc/mounts; do :; done",
+        late.display(),
+        below.path().display()
+    );
+    let qdropd = on_file_system(&format!("{{ {mount}; }}"), there.path());
+    for _ in 0..times(3, 100) {
+        assert_no_space(&qdropd, &large, "fsync");
+    }
+    File::create(below.path().join(".enough")).unwrap();
+    fits(&qdropd);
+}

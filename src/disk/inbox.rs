@@ -121,7 +121,7 @@ impl Inbox {
         mut incoming: Incoming,
     ) -> Result<(SafeName, Option<DiskError>), StoreError> {
         if self.sync {
-            incoming.file.sync_all().map_err(DiskError::at("fsync", &incoming.path))?;
+            incoming.file.sync_all().map_err(DiskError::at("fsync", incoming.path()))?;
         }
         let name = incoming.name.clone();
         let name = match self.settle(&mut incoming, &name) {
@@ -142,9 +142,9 @@ impl Inbox {
     fn settle(&self, incoming: &mut Incoming, name: &SafeName) -> Result<SafeName, StoreError> {
         if self.on_conflict == OnConflict::Replace {
             let path = self.path.join(name);
-            match fs::rename(&incoming.path, &path) {
+            match fs::rename(incoming.path(), &path) {
                 Ok(()) => {
-                    incoming.gone = true;
+                    incoming.part.gone = true;
                     return Ok(name.clone());
                 }
                 // A directory is not replaced by a file: the next free name is taken.
@@ -182,7 +182,7 @@ impl Inbox {
 
 /// Gives a part the name `path` if nothing has it: the kernel decides.
 fn claim(incoming: &mut Incoming, path: &Path) -> io::Result<()> {
-    match fs::hard_link(&incoming.path, path) {
+    match fs::hard_link(incoming.path(), path) {
         // What Linux answers for a file system without hard links, even if the name is taken.
         Err(error)
             if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) =>
@@ -197,9 +197,9 @@ fn claim(incoming: &mut Incoming, path: &Path) -> io::Result<()> {
 /// receiver is killed between the two steps, the empty file stays.
 fn claim_without_links(incoming: &mut Incoming, path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).open(path)?;
-    match fs::rename(&incoming.path, path) {
+    match fs::rename(incoming.path(), path) {
         Ok(()) => {
-            incoming.gone = true;
+            incoming.part.gone = true;
             Ok(())
         }
         Err(error) => {

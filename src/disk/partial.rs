@@ -12,6 +12,7 @@ use crate::limits;
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
+use std::mem;
 use std::path::{Path, PathBuf};
 
 const PREFIX: &str = ".qdrop-";
@@ -20,10 +21,18 @@ const SUFFIX: &str = ".part";
 /// A file on its way in. Dropping it deletes it.
 #[derive(Debug)]
 pub struct Incoming {
+    // Closed before the part is removed, since fields are dropped in this order: a file system over
+    // a network cannot remove a file that is open, and only hides it.
     pub(super) file: File,
-    pub(super) path: PathBuf,
+    pub(super) part: Part,
     pub(super) name: SafeName,
-    /// The part is not there any more: it has become the final file, or was removed.
+}
+
+/// A part's own name in the directory. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) path: PathBuf,
+    /// It is not there any more: it has become the final file, or was removed.
     pub(super) gone: bool,
 }
 
@@ -45,20 +54,22 @@ impl Incoming {
             .create_new(true)
             .open(&path)
             .map_err(DiskError::at("create", &path))?;
-        Ok(Self { file, path, name: name.clone(), gone: false })
+        Ok(Self { file, part: Part { path, gone: false }, name: name.clone() })
     }
 
     /// The part's own path.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.part.path
     }
 
     /// Removes the part and says if that failed, which dropping it cannot.
-    pub(super) fn remove(mut self) -> Result<(), DiskError> {
-        if std::mem::replace(&mut self.gone, true) {
+    pub(super) fn remove(self) -> Result<(), DiskError> {
+        let Self { file, mut part, .. } = self;
+        drop(file);
+        if mem::replace(&mut part.gone, true) {
             return Ok(());
         }
-        fs::remove_file(&self.path).map_err(DiskError::at("remove", &self.path))
+        fs::remove_file(&part.path).map_err(DiskError::at("remove", &part.path))
     }
 }
 
@@ -72,10 +83,10 @@ impl Write for Incoming {
     }
 }
 
-impl Drop for Incoming {
+impl Drop for Part {
     fn drop(&mut self) {
         if !self.gone {
-            // What cannot be deleted now is swept at the next start.
+            // What cannot be removed now is swept at the next start.
             let _ = fs::remove_file(&self.path);
         }
     }
