@@ -4,6 +4,7 @@
 
 use harness::*;
 use qdrop::limits;
+use qdrop::wire::receipt::Status;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -423,7 +424,12 @@ fn held(qdropd: &Qdropd) -> (usize, usize, usize) {
 #[test]
 fn after_many_transfers_a_receiver_holds_what_it_held_after_the_first() {
     let options = ["--no-sync", "--on-conflict", "replace", "--max-size", "1M", "--quiet"];
-    let qdropd = Qdropd::start(&options);
+    let there = TempDir::new().unwrap();
+    // glibc fills one arena after the other, up to eight for each processor, and keeps a buffer in
+    // each. What the program itself keeps shows with one.
+    let mut command = Command::new(program("qdropd"));
+    command.args(options).env("MALLOC_ARENA_MAX", "1");
+    let qdropd = Qdropd::spawn(&mut command, there.path());
     let at_rest = |what: &str| {
         eventually(what, || {
             let (descriptors, threads, memory) = held(&qdropd);
@@ -438,7 +444,7 @@ fn after_many_transfers_a_receiver_holds_what_it_held_after_the_first() {
     let (descriptors_after, memory_after) = at_rest("all are over");
     println!("after 100 and {count} further transfers: {memory} and {memory_after} KiB");
     assert_eq!(descriptors_after, descriptors);
-    assert!(memory_after < memory + 1024, "{memory} KiB became {memory_after} KiB");
+    assert!(memory_after < memory + 512, "{memory} KiB became {memory_after} KiB");
     assert_eq!(whole_files(&qdropd.directory, &SIZES).len(), 1);
     assert_eq!(parts(&qdropd.directory), Vec::<String>::new());
 }
@@ -543,4 +549,115 @@ fn a_crowd_that_holds_connections_open_does_not_stop_the_others() {
     // Time decides in the full form alone, on a machine that does nothing else.
     assert!(times(0, 1) == 0 || ratio <= 2.0, "{ratio:.2}");
     assert_eq!(parts(&qdropd.directory).len(), 0);
+}
+
+/// The calls of a transfer that matter to a power cut, in their order, each with what it is about.
+fn durable_calls(options: &[&str]) -> Option<Vec<String>> {
+    let (here, there) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let trace = here.path().join("trace");
+    let traced = "write,fsync,linkat,link,rename,renameat,renameat2,unlink,unlinkat,sendto";
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-qq", "-e", &format!("trace={traced}"), "-o"]).arg(&trace);
+    if !Command::new("strace").args(["-o", "/dev/null", "true"]).status().is_ok_and(|s| s.success())
+    {
+        println!("LEFT OUT: the order of the calls of a transfer, since strace cannot run");
+        return None;
+    }
+    let once = ["--quiet", "--once"];
+    let mut qdropd =
+        Qdropd::spawn(strace.arg(program("qdropd")).args(once).args(options), there.path());
+    assert_eq!(deliver_one(&qdropd).exit, 0);
+    assert!(qdropd.wait().success());
+    let calls = fs::read_to_string(trace).unwrap();
+    let directory = format!("<{}>", there.path().display());
+    let calls = calls.lines().filter_map(|line| {
+        // "PID call(arguments) = result"
+        let (call, arguments) = line.split_once(' ')?.1.trim_start().split_once('(')?;
+        let about = match arguments {
+            _ if call == "sendto" => "receipt",
+            // The file by which a start finds out that it can write here.
+            _ if arguments.contains(".unnamed.part") => return None,
+            _ if arguments.contains(".part") => "part",
+            _ if arguments.contains(&directory) => "directory",
+            _ => return None,
+        };
+        Some(format!("{} {about}", call.trim_end_matches("at2").trim_end_matches("at")))
+    });
+    Some(calls.collect())
+}
+
+#[test]
+fn data_are_on_the_disk_before_the_name_and_both_before_the_receipt() {
+    let Some(rename) = durable_calls(&[]) else { return };
+    let expected = [
+        "write part",
+        "fsync part",
+        "link part",
+        "unlink part",
+        "fsync directory",
+        "sendto receipt",
+    ];
+    assert_eq!(rename, expected);
+    let replace = durable_calls(&["--on-conflict", "replace"]).unwrap();
+    let expected = ["write part", "fsync part", "rename part", "fsync directory", "sendto receipt"];
+    assert_eq!(replace, expected);
+    // --no-sync leaves out the syncs, and nothing else.
+    for (options, mut calls) in
+        [(&["--no-sync"][..], rename), (&["--on-conflict=replace", "--no-sync"], replace)]
+    {
+        calls.retain(|call| !call.starts_with("fsync"));
+        assert_eq!(durable_calls(options).unwrap(), calls);
+    }
+}
+
+/// The clock of a program under libfaketime is what the file `at` says, if it is there.
+fn with_clock(at: &Path) -> Option<Command> {
+    let libraries = fs::read_dir("/usr/lib").unwrap().filter_map(|directory| {
+        let library = directory.unwrap().path().join("faketime/libfaketimeMT.so.1");
+        library.exists().then_some(library)
+    });
+    let Some(library) = libraries.last() else {
+        println!("LEFT OUT: clocks that jump, since there is no libfaketime (Debian: faketime)");
+        return None;
+    };
+    let mut command = Command::new(program("qdropd"));
+    // A clock that is set changes the time of day alone: the kernel's monotonic one goes on.
+    command.env("LD_PRELOAD", library).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    command.env("FAKETIME_TIMESTAMP_FILE", at).env("FAKETIME_NO_CACHE", "1");
+    Some(command)
+}
+
+#[test]
+fn a_clock_that_jumps_by_years_disturbs_no_transfer() {
+    let (clock, there) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let at = file(clock.path(), "at", b"+0d");
+    let Some(mut command) = with_clock(&at) else { return };
+    let qdropd = Qdropd::spawn(command.args(["--timeout", "2"]), there.path());
+    let neighbour = Qdropd::start_in(there.path(), &PATIENT);
+    let (mut live, rest) = long_transfer(&neighbour);
+    for _ in 0..times(1, 20) {
+        for jump in ["+4000d", "-4000d", "+0d"] {
+            let body = content(1000);
+            let mut stream = qdropd.connect();
+            stream.write_all(&[&header("jump", 1000), &body[..500]].concat()).unwrap();
+            eventually("it is under way", || (parts(there.path()).len() == 2).then_some(()));
+            fs::write(&at, jump).unwrap();
+            // One that starts at the other time sweeps nothing that lives.
+            let mut late = with_clock(&at).unwrap();
+            let late = Qdropd::spawn(&mut late, there.path());
+            assert_eq!(parts(there.path()).len(), 2);
+            assert_eq!(deliver_one(&late).exit, 0);
+            stream.write_all(&body[500..]).unwrap();
+            assert_eq!(receipts(stream)[0].status, Status::Stored);
+            // And a silent sender is thrown out in its time, neither at once nor never.
+            let began = Instant::now();
+            let mut silent = qdropd.connect();
+            silent.write_all(&header("silent", 1000)).unwrap();
+            assert_eq!(answer(silent)[0].status, Status::TimedOut);
+            assert!(began.elapsed() >= Duration::from_secs(2));
+            remove_finals(there.path());
+        }
+    }
+    live.write_all(&rest).unwrap();
+    assert_eq!(receipts(live)[0].status, Status::Stored);
 }
