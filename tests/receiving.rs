@@ -273,18 +273,65 @@ fn an_interrupted_read_is_tried_again() {
 #[test]
 fn every_name_is_stored_inside_the_drop_directory() {
     for policy in ["rename", "replace", "refuse"] {
-        every_name_is_stored(&["--on-conflict", policy]);
+        every_name_is_stored(|drop| {
+            let qdropd = Qdropd::start_in(drop, &["--on-conflict", policy]);
+            let mut seen = 0;
+            Box::new(move |bytes| {
+                let mut stream = qdropd.connect();
+                let peer = stream.local_addr().unwrap();
+                stream.write_all(bytes).unwrap();
+                let receipts = receipts(stream);
+                qdropd.logged(&format!("{peer}: "));
+                let log = qdropd.log().split_off(seen);
+                seen += log.len();
+                (receipts, log)
+            })
+        });
     }
 }
 
-fn every_name_is_stored(options: &[&str]) {
+#[test]
+fn every_name_is_stored_inside_when_one_transfer_is_all() {
+    every_name_is_stored(|drop| {
+        let drop = drop.to_owned();
+        Box::new(move |bytes| {
+            let mut qdropd = Qdropd::start_in(&drop, &["--once"]);
+            let mut stream = qdropd.connect();
+            stream.write_all(bytes).unwrap();
+            let receipts = receipts(stream);
+            assert!(qdropd.wait().success());
+            (receipts, qdropd.log())
+        })
+    });
+    every_name_is_stored(|drop| {
+        let drop = drop.to_owned();
+        Box::new(move |bytes| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let from = listener.local_addr().unwrap().to_string();
+            let mut qdropd = assert_cmd::Command::new(program("qdropd"));
+            qdropd.args(["--from", &from]).arg(&drop);
+            let receiver = thread::spawn(move || run(&mut qdropd));
+            let mut stream = patient(listener.accept().unwrap().0);
+            stream.write_all(bytes).unwrap();
+            let receipts = receipts(stream);
+            let ended = receiver.join().unwrap();
+            assert_eq!(ended.exit, 0, "{ended:?}");
+            (receipts, ended.stderr)
+        })
+    });
+}
+
+/// Delivers the bytes of a transfer; gives the receipts and what was logged.
+type Deliver = Box<dyn FnMut(&[u8]) -> (Vec<Receipt>, String)>;
+
+fn every_name_is_stored(start: impl FnOnce(&Path) -> Deliver) {
     let outer = TempDir::new().unwrap();
     let drop = outer.path().join("inner/drop");
     fs::create_dir_all(&drop).unwrap();
     file(outer.path(), "canary", b"outer");
     file(&outer.path().join("inner"), "canary", b"inner");
     let before = tree(outer.path());
-    let qdropd = Qdropd::start_in(&drop, options);
+    let mut deliver = start(&drop);
 
     let planted = outer.path().join("planted").into_os_string().into_string().unwrap();
     let long = "x".repeat(300);
@@ -362,23 +409,20 @@ fn every_name_is_stored(options: &[&str]) {
     let cases: Vec<(QString, &str, &str)> = texts.chain(raw).collect();
     for (n, (name, expected, shown)) in cases.iter().enumerate() {
         let body = noise(n);
-        let mut stream = qdropd.connect();
-        let peer = stream.local_addr().unwrap();
         let header = Header { dialect: Dialect::NameSize, name: name.clone(), body: n as u64 }
             .encode()
             .unwrap();
-        stream.write_all(&[&header[..], &body].concat()).unwrap();
-        assert_eq!(receipts(stream), [stored(expected, &body)], "of {shown:?}");
+        let (receipts, log) = deliver(&[&header[..], &body].concat());
+        assert_eq!(receipts, [stored(expected, &body)], "of {shown:?}");
         let mut after = before.clone();
         after.insert(drop.join(expected), body);
         assert_eq!(tree(outer.path()), after, "of {shown:?}");
         fs::remove_file(drop.join(expected)).unwrap();
-        qdropd.logged(&format!("{peer}: stored {shown} as "));
+        assert!(log.contains(&format!(": stored {shown} as ")), "{log:?}");
+        assert_eq!(log.lines().count(), 1, "one line for each file: {log:?}");
+        let steers = |c: char| c != '\n' && c.is_control() || matches!(c, '\u{2028}' | '\u{202e}');
+        assert!(!log.contains(steers), "{log:?}");
     }
-    let log = qdropd.log();
-    assert_eq!(log.lines().count(), cases.len(), "one line for each file");
-    let steers = |c: char| c != '\n' && c.is_control() || matches!(c, '\u{2028}' | '\u{202e}');
-    assert!(!log.contains(steers), "{log:?}");
 }
 
 #[test]
