@@ -14,7 +14,7 @@ version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo test check interop install clean
+.PHONY: all rustc demo test check interop torture torture-peers install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -65,6 +65,26 @@ interop: all
 		(cd $$peers && $$qmake $(CURDIR)/interop/qt/interop.pro && $(MAKE) --silent); \
 		QDROP_BIN=$(binaries) QDROP_QT=$$peers/bin $(tests) --test interop; \
 	done
+
+# The full length of what `make test` does in short: kills, failing calls, full disks, bad networks,
+# hostile peers, by the thousand. Takes about a quarter of an hour and wants a machine to itself.
+# Debian: apt-get install strace faketime iproute2 python3-fusepy
+torture: all
+	QDROP_TORTURE=1 QDROP_BIN=$(binaries) $(tests) --test torture --test network -- \
+		--nocapture --test-threads 1
+
+# What vsftpd, tftpd, sftp-server, rsync, nc, a Qt program and qdropd leave of a file whose sender is
+# killed in the middle. Those that are not installed are left out. As root, for tftpd.
+# Debian: apt-get install python3 curl vsftpd tftpd-hpa openssh-client openssh-sftp-server rsync \
+#	netcat-openbsd qtbase5-dev
+torture-peers: all
+	@set -e; for qmake in $(firstword $(QMAKE)); do \
+		peers=$(abspath $(target))/interop/$$(basename $$qmake); \
+		mkdir -p $$peers; \
+		(cd $$peers && $$qmake $(CURDIR)/interop/qt/interop.pro && $(MAKE) --silent); \
+		export QDROP_QT=$$peers/bin; \
+	done; \
+	QDROP_BIN=$(binaries) tests/peers.py
 
 install: all
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man8)

@@ -6,7 +6,7 @@ use qdrop::wire::receipt::Receipt;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,6 +21,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How often something is tried: few times by default, many with QDROP_TORTURE set.
 pub fn times(few: usize, many: usize) -> usize {
     if std::env::var_os("QDROP_TORTURE").is_some() { many } else { few }
+}
+
+/// Says what a test has not tried, and why, where it is read even if the test passes.
+pub fn left_out(what: &str, why: &str) {
+    // Not through the macros, whose output is shown of failed tests alone.
+    io::stderr().write_all(format!("LEFT OUT: {what}: {why}\n").as_bytes()).unwrap();
 }
 
 /// A program of this project, as `make` built it.

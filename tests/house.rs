@@ -179,3 +179,30 @@ fn the_crate_builds_from_nothing() {
         assert_eq!(lines.lines().filter(|line| !line.is_empty()).count(), 3, "{name}.rs is a door");
     }
 }
+
+/// docs/SECURITY.md names the test of each defence: a function, or a file.
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let page = fs::read_to_string(root().join("docs/SECURITY.md")).unwrap();
+    let (_, table) = page.split_once("what stands against it here").unwrap();
+    let all: String = ["src", "tests"]
+        .iter()
+        .flat_map(|directory| fs::read_dir(root().join(directory)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .flat_map(|path| if path.ends_with("target") { Vec::new() } else { sources(&path) })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let mut functions = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let Some((_, tests)) = row.trim_end_matches(" |").rsplit_once(" | ") else { continue };
+        for name in tests.split('`').skip(1).step_by(2).map(|name| name.trim_end_matches('…')) {
+            assert!(all.contains(&format!("fn {name}")), "no test is called {name}");
+            functions += 1;
+        }
+        for file in tests.split([' ', ',', '(', ')']).filter(|word| word.ends_with(".rs")) {
+            assert!(root().join(file).is_file(), "there is no {file}");
+        }
+    }
+    assert!(functions > 15, "the table was not found");
+}

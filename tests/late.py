@@ -1,8 +1,11 @@
 """A file system (FUSE) that finds out late that it is full: fsync fails with ENOSPC until there is a
-file .enough in the directory below. Usage: late.py BELOW MOUNTPOINT (Debian: python3-fusepy)."""
+file .enough in the directory below. It ends with the process that started it. Usage: late.py BELOW
+MOUNTPOINT (Debian: python3-fusepy)."""
 
+import ctypes
 import errno
 import os
+import signal
 import sys
 
 import fusepy as fuse
@@ -55,5 +58,7 @@ class Late(fuse.Operations):
         os.close(fh)
 
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 # What is removed is gone at once, though the kernel says only later that it was closed.
 fuse.FUSE(Late(sys.argv[1]), sys.argv[2], foreground=True, hard_remove=True)

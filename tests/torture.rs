@@ -308,7 +308,7 @@ fn a_sender_whose_calls_fail_says_so_and_nothing_false() {
 fn can_unshare(what: &str) -> bool {
     let can = Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|s| s.success());
     if !can {
-        println!("LEFT OUT: {what}, since there is no namespace of our own (unshare -rm)");
+        left_out(what, "there is no namespace of our own (unshare -rm)");
     }
     can
 }
@@ -369,11 +369,11 @@ fn a_disk_that_is_full_is_told_and_the_next_file_fits() {
         Path::new("/dev/fuse").exists() && fuse.is_ok_and(|status| status.success())
     });
     let Some(python) = python else {
-        println!("LEFT OUT: a FUSE file system that is full at fsync (Debian: python3-fusepy)");
+        left_out("a file system that is full at fsync", "no FUSE (Debian: python3-fusepy)");
         return;
     };
     let mount = format!(
-        "{python} '{}' '{}' \"$DROP\" & while ! grep -q fuse /proc/mounts; do :; done",
+        "{python} '{}' '{}' \"$DROP\" >&- & while ! grep -q fuse /proc/mounts; do :; done",
         late.display(),
         below.path().display()
     );
@@ -560,7 +560,7 @@ fn durable_calls(options: &[&str]) -> Option<Vec<String>> {
     strace.args(["-f", "-y", "-qq", "-e", &format!("trace={traced}"), "-o"]).arg(&trace);
     if !Command::new("strace").args(["-o", "/dev/null", "true"]).status().is_ok_and(|s| s.success())
     {
-        println!("LEFT OUT: the order of the calls of a transfer, since strace cannot run");
+        left_out("the order of the calls of a transfer", "strace cannot run");
         return None;
     }
     let once = ["--quiet", "--once"];
@@ -617,7 +617,7 @@ fn with_clock(at: &Path) -> Option<Command> {
         library.exists().then_some(library)
     });
     let Some(library) = libraries.last() else {
-        println!("LEFT OUT: clocks that jump, since there is no libfaketime (Debian: faketime)");
+        left_out("clocks that jump", "there is no libfaketime (Debian: faketime)");
         return None;
     };
     let mut command = Command::new(program("qdropd"));

@@ -62,7 +62,7 @@ impl Header {
     /// # Errors
     /// See [`HeaderError`].
     pub fn read(stream: &mut impl BufRead) -> Result<Self, HeaderError> {
-        // An error shows again when the header is read.
+        // An error shows when the header is read: again, or as the end of the stream.
         let glimpse: Vec<u8> = stream
             .fill_buf()
             .map(|bytes| bytes.iter().take(GLIMPSE).copied().collect())
