@@ -6,6 +6,7 @@ QMAKE ?= $(shell command -v qmake) $(shell command -v qmake6)
 PREFIX ?= /usr/local
 DESTDIR ?=
 FILE ?= README.md
+FUZZ_SECONDS ?= 60
 
 target := $(or $(CARGO_TARGET_DIR),target)
 # Absolute, since the tests run in directories of their own.
@@ -14,7 +15,7 @@ version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo test check interop torture torture-peers install clean
+.PHONY: all rustc demo test check interop torture torture-peers fuzz install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -47,6 +48,7 @@ test: all
 check: test
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path tests/Cargo.toml
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --manifest-path tests/Cargo.toml -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --lib
@@ -86,6 +88,17 @@ torture-peers: all
 	done; \
 	QDROP_BIN=$(binaries) tests/peers.py
 
+# Every fuzz target for so many seconds (fuzz/README.md). Needs cargo-fuzz and a C++ compiler.
+# What is found to be new stays out of fuzz/corpus. The bound is on one allocation, in MiB.
+fuzz:
+	@set -e; for target in $$($(CARGO) fuzz list); do \
+		echo "fuzz: $$target"; \
+		mkdir -p fuzz/target/corpus/$$target; \
+		RUST_BACKTRACE=0 RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target \
+			fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -malloc_limit_mb=1; \
+	done
+
 install: all
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man8)
 	install $(binaries)/qdrop $(binaries)/qdropd $(DESTDIR)$(PREFIX)/bin
@@ -93,4 +106,4 @@ install: all
 	install -m 644 man/qdropd.8 $(DESTDIR)$(PREFIX)/share/man/man8
 
 clean:
-	rm -rf $(target) tests/target
+	rm -rf $(target) tests/target fuzz/target

@@ -1,0 +1,176 @@
+//! A whole conversation with a real drop directory. Whatever comes, and however it is cut: what is
+//! under a final name is a whole file that was reported as stored, no part is left, nothing else
+//! is touched, and the receipts say what happened.
+//!
+//! The first byte of the input sets the receiver's options and how a read fails, the second how
+//! reads are cut, the third which read fails; the rest is what the sender writes.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use qdrop::digest::xxh64;
+use qdrop::disk::inbox::{Inbox, OnConflict};
+use qdrop::transfer::receive::{Event, Storage, Stored, receive};
+use qdrop::transfer::{Awaited, Connection};
+use qdrop::wire::receipt::{Receipt, Status};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+
+struct Sender<'a> {
+    stream: &'a [u8],
+    /// 0: a read gets all that it asks for.
+    cuts: u32,
+    /// Reads that succeed until one fails.
+    good: Option<u8>,
+    failure: ErrorKind,
+    /// Whether every read after that fails, too.
+    for_good: bool,
+    answer: Vec<u8>,
+    closed: bool,
+}
+
+impl Read for Sender<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(good) = &mut self.good {
+            if *good == 0 {
+                if !self.for_good {
+                    self.good = None;
+                }
+                return Err(self.failure.into());
+            }
+            *good -= 1;
+        }
+        let mut size = buffer.len();
+        if self.cuts != 0 {
+            self.cuts ^= self.cuts << 13;
+            self.cuts ^= self.cuts >> 17;
+            self.cuts ^= self.cuts << 5;
+            size = size.min(1 + self.cuts as usize % 64);
+        }
+        self.stream.read(&mut buffer[..size])
+    }
+}
+
+impl Write for Sender<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        assert!(!self.closed, "written after the close");
+        self.answer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Connection for Sender<'_> {
+    fn expect(&mut self, what: Awaited) -> io::Result<()> {
+        assert!(self.answer.is_empty() || what == Awaited::Goodbye, "a receipt comes last");
+        Ok(())
+    }
+
+    fn pause(&mut self) {}
+
+    fn half_close(&mut self) -> io::Result<()> {
+        self.closed = true;
+        Ok(())
+    }
+
+    fn drained(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    let [how, cuts, good, stream @ ..] = input else { return };
+    let how = usize::from(*how);
+    let on_conflict =
+        [OnConflict::Rename, OnConflict::Replace, OnConflict::Refuse, OnConflict::Rename];
+    let on_conflict = on_conflict[how % 4];
+    let failures = [ErrorKind::TimedOut, ErrorKind::ConnectionReset, ErrorKind::Interrupted];
+    let failure = failures.get(how / 16 % 4).copied();
+    let mut sender = Sender {
+        stream,
+        cuts: u32::from(*cuts).wrapping_mul(0x9E37_79B9),
+        good: failure.map(|_| *good),
+        failure: failure.unwrap_or(ErrorKind::Other),
+        // An interrupted read is tried again without end.
+        for_good: how / 8 % 2 == 1 && failure != Some(ErrorKind::Interrupted),
+        answer: Vec::new(),
+        closed: false,
+    };
+
+    let outer = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let directory = outer.path().join("drop");
+    fs::create_dir(&directory).unwrap();
+    let (inbox, swept) = Inbox::open(&directory, on_conflict, false).unwrap();
+    assert_eq!(swept, 0);
+    let storage = Storage { inbox, max_size: [None, Some(100)][how / 4 % 2] };
+
+    let mut fates: Vec<Result<Stored, Option<Status>>> = Vec::new();
+    let mut began = None;
+    let mut come = 0;
+    receive(&mut sender, &storage, &mut |event| match event {
+        Event::Began(_, size) => (began, come) = (Some(*size), 0),
+        Event::Advanced(bytes) => come += bytes,
+        Event::Leftover(error) => panic!("{error}"),
+        Event::Ended(fate) => {
+            let begun = began.take();
+            fates.push(match fate {
+                Ok(stored) => {
+                    assert_eq!((begun, come), (Some(stored.size), stored.size));
+                    Ok(stored.clone())
+                }
+                Err(error) => Err(error.status()),
+            });
+        }
+    })
+    .unwrap();
+    assert!(began.is_none() && sender.closed);
+
+    let mut stored = BTreeMap::new();
+    for Stored { name, size, digest } in fates.iter().flatten() {
+        let before = stored.insert(name.as_str().to_owned(), (*size, *digest));
+        assert!(before.is_none() || on_conflict == OnConflict::Replace, "{name} was overwritten");
+    }
+    let found: BTreeMap<_, _> = fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let content = fs::read(entry.path()).unwrap();
+            assert!(
+                content.is_empty() || stream.windows(content.len()).any(|run| run == content),
+                "a file is a run of what was sent"
+            );
+            let name = entry.file_name().into_string().unwrap();
+            (name, (content.len() as u64, xxh64(&content)))
+        })
+        .collect();
+    assert_eq!(found, stored);
+    assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 1, "something beside the directory");
+
+    let mut answer = sender.answer.as_slice();
+    for fate in &fates {
+        if let Err(None) = fate {
+            // The connection is gone, and there is nobody to tell.
+            continue;
+        }
+        let receipt = Receipt::read(&mut answer).unwrap().expect("a whole receipt");
+        match fate {
+            Ok(stored) => {
+                assert_eq!((receipt.status, receipt.body), (Status::Stored, stored.size));
+                assert_eq!(receipt.digest, stored.digest);
+                let name: Vec<u16> = stored.name.as_str().encode_utf16().collect();
+                assert_eq!(receipt.name, Some(name));
+            }
+            Err(status) => {
+                assert_ne!(*status, Some(Status::StorageFailed));
+                assert_eq!(
+                    (Some(receipt.status), receipt.digest, receipt.name),
+                    (*status, 0, None)
+                );
+                assert!(receipt.message.is_some_and(|message| !message.is_empty()));
+            }
+        }
+    }
+    assert!(answer.is_empty(), "more receipts than files");
+});

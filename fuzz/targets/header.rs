@@ -1,0 +1,43 @@
+//! Headers: one that is read accounts for each of its bytes, is the same value when it is encoded
+//! and read again, and is judged alike however reads cut it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use qdrop::wire::header::{Dialect, Header, HeaderError};
+use std::io::BufReader;
+use std::mem::discriminant;
+
+fuzz_target!(|input: &[u8]| {
+    let mut rest = input;
+    let read = Header::read(&mut rest);
+    let taken = &input[..input.len() - rest.len()];
+
+    let bytewise = Header::read(&mut BufReader::with_capacity(1, input));
+    match (&read, &bytewise) {
+        (Ok(one), Ok(other)) => assert_eq!(one, other),
+        (Err(one), Err(other)) => assert_eq!(discriminant(one), discriminant(other)),
+        _ => panic!("{read:?}, but {bytewise:?} byte by byte"),
+    }
+
+    match read {
+        Ok(header) => {
+            let total = i64::from_be_bytes(*taken.first_chunk().unwrap());
+            assert_eq!(u64::try_from(total).unwrap(), taken.len() as u64 + header.body);
+            // Further strings and the layout of 32 bits are read but not written.
+            let encoded = header.encode().unwrap();
+            assert!(encoded.len() <= taken.len());
+            let canonical = taken[8..12] == [0; 4] && encoded.len() == taken.len();
+            assert_eq!(encoded == taken, canonical);
+            assert!(canonical || header.dialect == Dialect::HeaderSize || taken[12..16] == [0; 4]);
+            let mut again = encoded.as_slice();
+            assert_eq!(Header::read(&mut again).unwrap(), header);
+            assert!(again.is_empty());
+        }
+        Err(HeaderError::None) => assert!(input.is_empty()),
+        Err(HeaderError::Cut { got, wanted }) => {
+            assert!(rest.is_empty() && got == input.len() as u64 && got < wanted);
+        }
+        Err(HeaderError::Malformed(text)) => assert!(taken.len() >= 8 && !text.is_empty()),
+        Err(error) => panic!("a slice failed: {error:?}"),
+    }
+});
