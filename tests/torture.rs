@@ -168,7 +168,7 @@ fn killed(policy: &str, receivers: bool, rounds: usize) {
     assert_eq!(receipts(live).len(), 1);
     assert_eq!(fs::read(directory.join("live")).unwrap(), noise(1000));
     println!("{rounds} kills, --on-conflict {policy}: {promised} promises kept, {cut} left parts");
-    assert!(promised > rounds && cut > rounds / 10, "{promised} promises, {cut} cut");
+    assert!(promised > 0 && cut > rounds / 20, "{promised} promises, {cut} cut");
 }
 
 #[test]
