@@ -69,7 +69,7 @@ interop: all
 	done
 
 # The full length of what `make test` does in short: kills, failing calls, full disks, bad networks,
-# hostile peers, by the thousand. Takes about a quarter of an hour and wants a machine to itself.
+# hostile peers, by the thousand. Takes about eight minutes and wants a machine to itself.
 # Debian: apt-get install strace faketime iproute2 python3-fusepy
 torture: all
 	QDROP_TORTURE=1 QDROP_BIN=$(binaries) $(tests) --test torture --test network -- \

@@ -3,6 +3,7 @@ ones that send a header byte a second, all from one address. One that is thrown 
 seconds later. It ends with its standard input. Usage: crowd.py HOST:PORT SOURCE SILENT TRICKLING"""
 
 import heapq
+import random
 import resource
 import selectors
 import socket
@@ -40,8 +41,10 @@ def leave(member, connection):
     heapq.heappush(due, (time.monotonic() + COME_BACK, member, 0, None, 0))
 
 
-for member in range(silent + trickling):
-    heapq.heappush(due, (time.monotonic(), member, 0, None, 0))
+# In no order, so that the first places do not all go to one kind.
+members = random.Random(1).sample(range(silent + trickling), silent + trickling)
+for place, member in enumerate(members):
+    heapq.heappush(due, (time.monotonic() + place / 1e6, member, 0, None, 0))
 announced = False
 while True:
     while due and due[0][0] <= time.monotonic():
@@ -58,8 +61,8 @@ while True:
                 leave(member, connection)
                 continue
             heapq.heappush(due, (time.monotonic() + 1, member, id(connection), connection, sent + 1))
-    if not announced and len(made) == silent + trickling:
-        print("every connection has been made once", flush=True)
+    if not announced and len(made) == silent + trickling and trickled > 0:
+        print("every connection has been made once, and some trickle", flush=True)
         announced = True
     wait = max(0, due[0][0] - time.monotonic()) if due else None
     for key, _ in watched.select(wait):

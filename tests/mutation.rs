@@ -211,6 +211,7 @@ fn code_units(bytes: &[u8], at: u64, length: u64) -> Result<Vec<u16>, Flaw> {
     (0..length / 2).map(|unit| number(bytes, at + 2 * unit, 2).map(|unit| unit as u16)).collect()
 }
 
+/// docs/PROTOCOL.md, 1: field after field, and none that a wrong one stands before.
 fn judge(bytes: &[u8]) -> Result<Layout, Flaw> {
     let total = number(bytes, 0, 8)?;
     // A qint64; and the shortest header has a name without units.
@@ -239,7 +240,7 @@ fn judge(bytes: &[u8]) -> Result<Layout, Flaw> {
     Ok(Layout { dialect, length: end, name, body: total - end })
 }
 
-/// A receipt and its length.
+/// docs/PROTOCOL.md, 2: a receipt and its length.
 fn judge_receipt(bytes: &[u8]) -> Result<(Receipt, u64), Flaw> {
     let mut at = 21;
     let mut string = || {
@@ -388,12 +389,11 @@ fn mapped(units: &[u16]) -> String {
     }
 }
 
-/// The same for FAT.
+/// The same for FAT. What is left to be hard to store is the name of a device.
 fn mapped_for_fat(name: &str) -> String {
     let kept = name.trim_end_matches(['.', ' ']);
     let trailing = "_".repeat(name.len() - kept.len());
     let name = kept.replace(|c| ":?*\"<>|".contains(c), "_") + &trailing;
-    // What is left is the name of a device.
     if is_hard_to_store(&name) { format!("_{name}") } else { name }
 }
 

@@ -510,6 +510,7 @@ fn deliver_one(qdropd: &Qdropd) -> Sent {
 #[test]
 fn a_crowd_that_holds_connections_open_does_not_stop_the_others() {
     const FILES: usize = 100;
+    const ROUNDS: usize = 15;
     let here = TempDir::new().unwrap();
     let sizes = [70_000; FILES];
     let source = sources(here.path(), &sizes);
@@ -523,7 +524,7 @@ fn a_crowd_that_holds_connections_open_does_not_stop_the_others() {
         remove_finals(&qdropd.directory);
         began.elapsed()
     };
-    let mut before: Vec<Duration> = (0..5).map(|_| honest()).collect();
+    let mut before: Vec<Duration> = (0..ROUNDS).map(|_| honest()).collect();
     let many = times(200, 2_000).to_string();
     let crowd = Path::new(env!("CARGO_MANIFEST_DIR")).join("crowd.py");
     let mut crowd = Command::new("python3")
@@ -534,17 +535,21 @@ fn a_crowd_that_holds_connections_open_does_not_stop_the_others() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(crowd.stdout.take().unwrap()).lines();
-    assert_eq!(lines.next().unwrap().unwrap(), "every connection has been made once");
-    let mut during: Vec<Duration> = (0..5).map(|_| honest()).collect();
+    assert_eq!(
+        lines.next().unwrap().unwrap(),
+        "every connection has been made once, and some trickle"
+    );
+    let mut during: Vec<Duration> = (0..ROUNDS).map(|_| honest()).collect();
     drop(crowd.stdin.take());
     let told = lines.next().unwrap().unwrap();
     crowd.wait().unwrap();
     before.sort();
     during.sort();
-    let ratio = during[2].as_secs_f64() / before[2].as_secs_f64();
+    let ratio = during[ROUNDS / 2].as_secs_f64() / before[ROUNDS / 2].as_secs_f64();
     println!(
         "{FILES} transfers: {:?}, with the crowd {:?}: {ratio:.2} times; {told}",
-        before[2], during[2]
+        before[ROUNDS / 2],
+        during[ROUNDS / 2]
     );
     // Time decides in the full form alone, on a machine that does nothing else.
     assert!(times(0, 1) == 0 || ratio <= 2.0, "{ratio:.2}");
