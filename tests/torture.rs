@@ -264,7 +264,10 @@ fn unreliable(per_mille: usize, at_receiver: bool, transfers: usize) {
                 || what.starts_with("cannot remove ")
                 || ["refused", "failed"].iter().any(|verb| what.starts_with(verb))
                     && what.contains(": "));
-        by_peer || line.starts_with("qdropd: cannot accept connections: ")
+        // What a start tries the directory with may be left, too, and is swept at once.
+        by_peer
+            || line.starts_with("qdropd: cannot accept connections: ")
+            || line.starts_with("qdropd: removed 1 unfinished files")
     };
     for line in log.lines() {
         assert!(is_clear(line), "not clear: {line:?}");
@@ -385,10 +388,12 @@ fn a_disk_that_is_full_is_told_and_the_next_file_fits() {
     fits(&qdropd);
 }
 
+/// Transfers at once.
+const THREADS: usize = 8;
+
 /// Sends whole transfers, `count` of them, some cut and some refused; each over a connection of its
 /// own and from several threads.
 fn many_transfers(qdropd: &Qdropd, count: usize) {
-    const THREADS: usize = 8;
     let body = content(1000);
     let (whole, huge) = (transfer("same", body), header("huge", 2_000_000));
     thread::scope(|scope| {
@@ -444,7 +449,9 @@ fn after_many_transfers_a_receiver_holds_what_it_held_after_the_first() {
     let (descriptors_after, memory_after) = at_rest("all are over");
     println!("after 100 and {count} further transfers: {memory} and {memory_after} KiB");
     assert_eq!(descriptors_after, descriptors);
-    assert!(memory_after < memory + 512, "{memory} KiB became {memory_after} KiB");
+    // The first hundred need not have had as many buffers at once.
+    let buffers = THREADS * limits::BUFFER / 1024;
+    assert!(memory_after < memory + buffers, "{memory} KiB became {memory_after} KiB");
     assert_eq!(whole_files(&qdropd.directory, &SIZES).len(), 1);
     assert_eq!(parts(&qdropd.directory), Vec::<String>::new());
 }
