@@ -53,6 +53,10 @@ check: test
 	$(CARGO) clippy --locked --all-targets --manifest-path tests/Cargo.toml -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --lib
 
+# Builds the programs of interop/qt with the shell's $qmake, in the directory $peers.
+qt_peers = peers=$(abspath $(target))/interop/$$(basename $$qmake); mkdir -p $$peers; \
+	(cd $$peers && $$qmake $(CURDIR)/interop/qt/interop.pro && $(MAKE) --silent)
+
 # Real Qt programs at either end, built with every Qt there is.
 # Debian: apt-get install qtbase5-dev qt6-base-dev xxhash
 interop: all
@@ -62,9 +66,7 @@ interop: all
 		echo 'interop needs xxhsum (Debian: apt-get install xxhash)' >&2; exit 1; }
 	@set -e; for qmake in $(QMAKE); do \
 		echo "interop: $$($$qmake -query QT_VERSION)"; \
-		peers=$(abspath $(target))/interop/$$(basename $$qmake); \
-		mkdir -p $$peers; \
-		(cd $$peers && $$qmake $(CURDIR)/interop/qt/interop.pro && $(MAKE) --silent); \
+		$(qt_peers); \
 		QDROP_BIN=$(binaries) QDROP_QT=$$peers/bin $(tests) --test interop; \
 	done
 
@@ -81,9 +83,7 @@ torture: all
 #	netcat-openbsd qtbase5-dev
 torture-peers: all
 	@set -e; for qmake in $(firstword $(QMAKE)); do \
-		peers=$(abspath $(target))/interop/$$(basename $$qmake); \
-		mkdir -p $$peers; \
-		(cd $$peers && $$qmake $(CURDIR)/interop/qt/interop.pro && $(MAKE) --silent); \
+		$(qt_peers); \
 		export QDROP_QT=$$peers/bin; \
 	done; \
 	QDROP_BIN=$(binaries) tests/peers.py

@@ -18,9 +18,14 @@ use tempfile::TempDir;
 /// How long a condition may take that should come about at once. Only a failure waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often something is tried: few times by default, many with QDROP_TORTURE set.
+/// Whether the tests are run at full length, which takes minutes (`make torture`).
+pub fn long() -> bool {
+    std::env::var_os("QDROP_TORTURE").is_some()
+}
+
+/// How often something is tried.
 pub fn times(few: usize, many: usize) -> usize {
-    if std::env::var_os("QDROP_TORTURE").is_some() { many } else { few }
+    if long() { many } else { few }
 }
 
 /// Says what a test has not tried, and why, where it is read even if the test passes.

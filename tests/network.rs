@@ -34,10 +34,6 @@ const SLACK: Duration = Duration::from_secs(15);
 /// Stalled transfers at once: each has a thread here and two processes.
 const AT_ONCE: usize = 60;
 
-fn long() -> bool {
-    times(0, 1) == 1
-}
-
 fn content(size: usize) -> &'static [u8] {
     static CONTENT: OnceLock<Vec<u8>> = OnceLock::new();
     &CONTENT.get_or_init(|| noise(LARGE))[..size]

@@ -66,10 +66,7 @@ impl Incoming {
     pub(super) fn remove(self) -> Result<(), DiskError> {
         let Self { file, mut part, .. } = self;
         drop(file);
-        if mem::replace(&mut part.gone, true) {
-            return Ok(());
-        }
-        fs::remove_file(&part.path).map_err(DiskError::at("remove", &part.path))
+        part.remove().map_err(DiskError::at("remove", &part.path))
     }
 }
 
@@ -83,12 +80,16 @@ impl Write for Incoming {
     }
 }
 
+impl Part {
+    fn remove(&mut self) -> io::Result<()> {
+        if mem::replace(&mut self.gone, true) { Ok(()) } else { fs::remove_file(&self.path) }
+    }
+}
+
 impl Drop for Part {
     fn drop(&mut self) {
-        if !self.gone {
-            // What cannot be removed now is swept at the next start.
-            let _ = fs::remove_file(&self.path);
-        }
+        // What cannot be removed now is swept at the next start.
+        let _ = self.remove();
     }
 }
 
