@@ -67,6 +67,18 @@ pub const DRAINING: usize = 64;
 /// gets no receipt for the rest.
 pub const RECEIPTS: usize = 10_000;
 
+/// How long the files that go on one connection may take until their receipts: what has no receipt
+/// yet may have to be sent again, and a slow disk's receiver is silent meanwhile.
+pub const BATCH_TIME: Duration = Duration::from_secs(1);
+
+/// Bytes on one connection after which the next file goes on another one. A file that is refused
+/// is then always small enough for the receiver to let it pass and go on.
+pub const BATCH: u64 = DRAIN;
+
+/// How long a connection is written to before the next file goes on another one: far less than
+/// a receiver lingers, even if reading the next file takes a while.
+pub const BATCH_WRITING: Duration = Duration::from_millis(100);
+
 /// Lines of the log that wait for a standard error that takes none; further ones are counted.
 pub const LOG_LINES: usize = 1_000;
 

@@ -279,7 +279,7 @@ fn unreliable(per_mille: usize, at_receiver: bool, transfers: usize) {
         if at_receiver { "qdropd" } else { "qdrop" }
     );
     // Of 100 in 1000 calls some were a transfer's last chance; of 1 perhaps not.
-    assert!(arrived > 0 && refusals >= failed && (failed > 0 || per_mille < 100));
+    assert!(arrived > 0 && (refusals > 0 || failed == 0) && (failed > 0 || per_mille < 100));
     drop(qdropd);
     // What could not be removed goes at the next start; if its receiver could not even read who it
     // is, when it is old.

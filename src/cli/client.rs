@@ -11,8 +11,9 @@ use crate::net::dial::{self, Address};
 use crate::net::listen;
 use crate::text::{Escaped, Rate};
 use crate::transfer::error::SendError;
-use crate::transfer::send::{self, Sent};
+use crate::transfer::send::{Outgoing, Sent};
 use crate::wire::header::Dialect;
+use std::collections::VecDeque;
 use std::env;
 use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter};
@@ -246,71 +247,177 @@ impl Display for Receivers<'_> {
     }
 }
 
+/// Sends all files; the exit status is that of the first failure in their order.
 fn send_all(options: &Options, receivers: &Receivers<'_>, printer: &Printer) -> Exit {
-    let mut first_failure = Exit::Done;
-    for file in &options.files {
-        let exit = send_one(options, file, receivers, printer);
-        if first_failure == Exit::Done {
-            first_failure = exit;
-        }
-    }
-    first_failure
-}
-
-fn send_one(options: &Options, path: &Path, receivers: &Receivers<'_>, printer: &Printer) -> Exit {
-    let failed = |exit, why: &dyn Display| {
-        let (path, receivers) = (path.to_string_lossy(), receivers.to_string());
-        let (path, receivers) = (Escaped(&path), Escaped(&receivers));
-        printer.log(format!("qdrop: {path} not sent {receivers}: {why}"));
-        exit
-    };
-    let local = |error: &DiskError| {
-        printer.log(format!("qdrop: {error}"));
-        Exit::Local
-    };
-
-    let mut source = match Source::open(path) {
-        Ok(source) => source,
-        Err(error) => return local(&error),
-    };
-    let name = options.name.clone().unwrap_or_else(|| source.name().to_string_lossy().into_owned());
-    let stream = match receivers.connect() {
-        Ok(stream) => stream,
-        Err(why) => return failed(Exit::Unreachable, &why),
-    };
-    if let (true, Ok(peer)) = (options.verbose, stream.peer_addr()) {
-        printer.log(format!("qdrop: connected {receivers} at {peer}"));
-    }
-    let began = Instant::now();
-    // A sender waits for no further files.
-    let patience = Patience { silence: options.timeout, keep_open: Duration::ZERO };
-    let mut connection = match Timed::new(stream, patience, None) {
-        Ok(connection) => connection,
-        Err(error) => return failed(Exit::Broken, &format!("cannot set up the socket: {error}")),
-    };
-    let id = printer.begin(name.clone(), source.size());
-    let units: Vec<u16> = name.encode_utf16().collect();
-    let sent = send::send(&mut connection, &mut source, &units, options.dialect, |bytes| {
-        printer.advance(id, bytes);
-    });
-    printer.end(id);
-
-    match sent {
-        Ok(sent) => {
-            report(options, printer, &name, &sent, began.elapsed());
-            match sent.stored_as {
-                None if options.require_receipt => failed(
-                    Exit::Unconfirmed,
-                    &"it was sent, but the receiver gave no receipt, which --require-receipt asks for",
-                ),
-                _ => Exit::Done,
+    let mut sender = Sender { options, receivers, printer, answers: false, failure: None };
+    let mut queue: Queue<'_> = options.files.iter().map(PathBuf::as_path).enumerate().collect();
+    let mut batch = 1;
+    while !queue.is_empty() {
+        let began = Instant::now();
+        sender.send_some(&mut queue, batch);
+        if sender.may_batch() {
+            match began.elapsed() {
+                time if time < limits::BATCH_TIME / 2 => batch = limits::RECEIPTS.min(batch * 2),
+                time if time > limits::BATCH_TIME => batch = 1.max(batch / 2),
+                _ => {}
             }
         }
-        Err(SendError::Source(error)) => local(&error),
-        Err(error @ SendError::Unsendable(_)) => failed(Exit::Local, &error),
-        Err(error @ SendError::Refused(_)) => failed(Exit::Refused, &error),
-        Err(error @ (SendError::Broken(_) | SendError::Damaged { .. })) => {
-            failed(Exit::Broken, &error)
+    }
+    sender.failure.map_or(Exit::Done, |(_, exit)| exit)
+}
+
+/// Files of the command line with their places in it.
+type Queue<'a> = VecDeque<(usize, &'a Path)>;
+
+struct Sender<'a> {
+    options: &'a Options,
+    receivers: &'a Receivers<'a>,
+    printer: &'a Printer,
+    /// The receiver has given a receipt.
+    answers: bool,
+    /// The first failure, and the file's place.
+    failure: Option<(usize, Exit)>,
+}
+
+/// A file that has been written to a connection.
+struct Written<'a> {
+    place: usize,
+    path: &'a Path,
+    name: String,
+    began: Instant,
+}
+
+impl<'a> Sender<'a> {
+    /// Whether several files may go on one connection: a receiver that gives receipts takes them,
+    /// and tells what became of each.
+    fn may_batch(&self) -> bool {
+        self.answers
+            && self.options.dialect == Dialect::NameSize
+            && matches!(self.receivers, Receivers::Host(..))
+    }
+
+    /// Sends up to `most` files on one connection. Those that it did not come to go back into the
+    /// queue.
+    fn send_some(&mut self, queue: &mut Queue<'a>, most: usize) {
+        let mut outgoing = None;
+        let mut written: Vec<Written<'_>> = Vec::new();
+        let mut bytes = 0;
+        let mut shown = None;
+        while let Some((place, path)) = queue.pop_front() {
+            let mut source = match Source::open(path) {
+                Ok(source) => source,
+                Err(error) => {
+                    self.local(place, &error);
+                    continue;
+                }
+            };
+            if !written.is_empty() && bytes + source.size() > limits::BATCH {
+                queue.push_front((place, path));
+                break;
+            }
+            let outgoing = match &mut outgoing {
+                Some(outgoing) => outgoing,
+                None => match self.connect() {
+                    Ok(connected) => outgoing.insert(connected),
+                    Err((exit, why)) => {
+                        self.failed(place, path, exit, &why);
+                        continue;
+                    }
+                },
+            };
+            let given = self.options.name.clone();
+            let name = given.unwrap_or_else(|| source.name().to_string_lossy().into_owned());
+            let units: Vec<u16> = name.encode_utf16().collect();
+            let began = Instant::now();
+            let first = *written.first().map_or(&began, |first| &first.began);
+            let id = self.printer.begin(name.clone(), source.size());
+            if let Some(last) = shown.replace(id) {
+                self.printer.end(last);
+            }
+            let printer = self.printer;
+            match outgoing.file(&mut source, &units, |bytes| printer.advance(id, bytes)) {
+                Ok(()) => {
+                    bytes += source.size();
+                    written.push(Written { place, path, name, began });
+                }
+                Err(SendError::Source(error)) => {
+                    self.local(place, &error);
+                    break;
+                }
+                Err(error) => self.failed(place, path, Exit::Local, &error),
+            }
+            if outgoing.is_broken()
+                || written.len() >= most
+                || first.elapsed() >= limits::BATCH_WRITING
+            {
+                break;
+            }
+        }
+        let fates = outgoing.map_or_else(Vec::new, |outgoing| outgoing.fates(self.answers));
+        if let Some(last) = shown {
+            self.printer.end(last);
+        }
+        let ended = Instant::now();
+        let next = written.iter().skip(1).map(|next| next.began).chain([ended]);
+        let times: Vec<_> = next.zip(&written).map(|(next, file)| next - file.began).collect();
+        let mut untaken = Vec::new();
+        for ((file, fate), time) in written.into_iter().zip(fates).zip(times) {
+            match fate {
+                Err(SendError::Untaken) => untaken.push((file.place, file.path)),
+                fate => self.settle(&file, fate, time),
+            }
+        }
+        for file in untaken.into_iter().rev() {
+            queue.push_front(file);
+        }
+    }
+
+    fn connect(&self) -> Result<Outgoing<Timed>, (Exit, String)> {
+        let stream = self.receivers.connect().map_err(|why| (Exit::Unreachable, why))?;
+        if let (true, Ok(peer)) = (self.options.verbose, stream.peer_addr()) {
+            self.printer.log(format!("qdrop: connected {} at {peer}", self.receivers));
+        }
+        // A sender waits for no further files.
+        let patience = Patience { silence: self.options.timeout, keep_open: Duration::ZERO };
+        Timed::new(stream, patience, None)
+            .and_then(|connection| Outgoing::new(connection, self.options.dialect))
+            .map_err(|error| (Exit::Broken, format!("cannot set up the socket: {error}")))
+    }
+
+    fn settle(&mut self, file: &Written<'_>, fate: Result<Sent, SendError>, time: Duration) {
+        let &Written { place, path, ref name, .. } = file;
+        match fate {
+            Ok(sent) => {
+                self.answers |= sent.stored_as.is_some();
+                report(self.options, self.printer, name, &sent, time);
+                if sent.stored_as.is_none() && self.options.require_receipt {
+                    let why = "it was sent, but the receiver gave no receipt, \
+                               which --require-receipt asks for";
+                    self.failed(place, path, Exit::Unconfirmed, &why);
+                }
+            }
+            Err(SendError::Source(error)) => self.local(place, &error),
+            Err(error @ SendError::Unsendable(_)) => self.failed(place, path, Exit::Local, &error),
+            Err(error @ SendError::Refused(_)) => self.failed(place, path, Exit::Refused, &error),
+            Err(error) => self.failed(place, path, Exit::Broken, &error),
+        }
+    }
+
+    fn failed(&mut self, place: usize, path: &Path, exit: Exit, why: &dyn Display) {
+        let (path, receivers) = (path.to_string_lossy(), self.receivers.to_string());
+        let (path, receivers) = (Escaped(&path), Escaped(&receivers));
+        self.printer.log(format!("qdrop: {path} not sent {receivers}: {why}"));
+        self.fail(place, exit);
+    }
+
+    fn local(&mut self, place: usize, error: &DiskError) {
+        self.printer.log(format!("qdrop: {error}"));
+        self.fail(place, Exit::Local);
+    }
+
+    fn fail(&mut self, place: usize, exit: Exit) {
+        if self.failure.is_none_or(|(first, _)| place < first) {
+            self.failure = Some((place, exit));
         }
     }
 }

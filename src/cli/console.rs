@@ -40,6 +40,18 @@ struct State {
     lost: usize,
     meter: Meter,
     closing: bool,
+    thread: Activity,
+}
+
+/// What the printing thread does. To wake it costs two switches of the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Activity {
+    /// It prints, and will look again.
+    Prints,
+    /// It waits for a line, but not for long.
+    Watches,
+    /// It waits for a line or a transfer.
+    Sleeps,
 }
 
 #[derive(Debug)]
@@ -60,6 +72,7 @@ impl Console {
             lost: 0,
             meter: Meter::new(Instant::now()),
             closing: false,
+            thread: Activity::Prints,
         };
         let shared =
             Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), progress });
@@ -89,7 +102,7 @@ impl Printer {
         let waited = self.0.changed.wait_while(self.0.state(), full);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         state.lines.push_back(Line::Output(line));
-        self.0.changed.notify_all();
+        self.0.wake(state, Activity::Watches);
     }
 
     /// A line on standard error. Never waits: when too many are not taken, it is only counted.
@@ -100,13 +113,16 @@ impl Printer {
         } else {
             state.lines.push_back(Line::Error(line));
         }
-        self.0.changed.notify_all();
+        self.0.wake(state, Activity::Watches);
     }
 
     /// A transfer of `total` bytes begins.
     pub(super) fn begin(&self, label: String, total: u64) -> Id {
-        let id = self.0.state().meter.begin(label, total, Instant::now());
-        self.0.changed.notify_all();
+        let mut state = self.0.state();
+        let id = state.meter.begin(label, total, Instant::now());
+        if self.0.progress != Progress::None {
+            self.0.wake(state, Activity::Sleeps);
+        }
         id
     }
 
@@ -126,6 +142,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes the printing thread if it does no more than this.
+    fn wake(&self, mut state: MutexGuard<'_, State>, most: Activity) {
+        if state.thread >= most {
+            state.thread = Activity::Prints;
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
     fn print_all(&self) {
         // Whether a live line stands on the terminal.
         let mut drawn = false;
@@ -141,7 +166,10 @@ impl Shared {
             };
             let closing = state.closing;
             drop(state);
-            self.changed.notify_all();
+            if lines.len() >= limits::LOG_LINES {
+                // Somebody may wait for room.
+                self.changed.notify_all();
+            }
 
             if drawn && (live.is_none() || !lines.is_empty()) {
                 write(&mut io::stderr(), "\r\x1b[K");
@@ -177,19 +205,22 @@ impl Shared {
     }
 
     /// Waits for something to print. Without transfers under way nothing wakes it.
-    fn rest<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn rest<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let pause = match self.progress {
             _ if state.meter.is_empty() => None,
             Progress::Live => Some(limits::REDRAW),
             Progress::Reports => Some(limits::REPORT),
             Progress::None => None,
         };
-        match pause {
+        state.thread = if pause.is_some() { Activity::Watches } else { Activity::Sleeps };
+        let mut state = match pause {
             None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(pause) => {
                 self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
             }
-        }
+        };
+        state.thread = Activity::Prints;
+        state
     }
 }
 

@@ -101,6 +101,8 @@ pub enum SendError {
     Refused(Receipt),
     /// The connection ended, failed or was silent for too long.
     Broken(String),
+    /// The receiver ended the connection before its turn: it has nothing of it.
+    Untaken,
     /// The receiver stored other bytes than were sent.
     Damaged {
         /// Bytes and digest that were sent.
@@ -121,6 +123,7 @@ impl Display for SendError {
                 write!(f, "refused by the receiver: {} (status {code})", Escaped(&message))
             }
             Self::Broken(text) => f.write_str(text),
+            Self::Untaken => f.write_str("the receiver closed before it took the file"),
             Self::Damaged { sent, stored } => write!(
                 f,
                 "damaged on the way: sent {} bytes, xxh64 {:016x}, stored {} bytes, xxh64 {:016x}",

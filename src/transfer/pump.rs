@@ -1,4 +1,5 @@
-//! The one loop that every body passes through.
+//! The loop that every body passes through on its way in, and the piece of it that the way out
+//! shares.
 
 use crate::digest::Xxh64;
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,9 +15,7 @@ pub enum PumpError {
     Write(io::Error),
 }
 
-/// Moves a body of `size` bytes and returns its digest. `prefix` is written before it, in one
-/// write with its beginning; it is no part of the digest. The buffer is filled before it is
-/// written: a network delivers small pieces, and a disk prefers large ones.
+/// Moves a body of `size` bytes and returns its digest.
 ///
 /// `advance` hears of the bytes of each read.
 ///
@@ -25,35 +24,41 @@ pub enum PumpError {
 pub fn pump(
     from: &mut impl Read,
     to: &mut impl Write,
-    prefix: &[u8],
     size: u64,
     buffer: &mut [u8],
     mut advance: impl FnMut(u64),
 ) -> Result<u64, PumpError> {
     let mut digest = Xxh64::default();
     let mut left = size;
-    let mut start = prefix.len();
-    buffer[..start].copy_from_slice(prefix);
-    while left > 0 || start > 0 {
-        let room = (buffer.len() - start) as u64;
-        #[expect(clippy::cast_possible_truncation, reason = "at most the buffer's length")]
-        let end = start + left.min(room) as usize;
-        let mut filled = start;
-        while filled < end {
-            match from.read(&mut buffer[filled..end]) {
-                Ok(0) => return Err(PumpError::Ended),
-                Ok(n) => {
-                    filled += n;
-                    advance(n as u64);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(PumpError::Read(error)),
-            }
-        }
-        digest.update(&buffer[start..end]);
-        to.write_all(&buffer[..end]).map_err(PumpError::Write)?;
-        left -= (end - start) as u64;
-        start = 0;
+    while left > 0 {
+        let piece = fill(from, buffer, left, &mut advance)?;
+        digest.update(piece);
+        to.write_all(piece).map_err(PumpError::Write)?;
+        left -= piece.len() as u64;
     }
     Ok(digest.finish())
+}
+
+/// Reads as many of `left` bytes as the buffer holds and returns them. It is filled before it is
+/// written: a network delivers small pieces, and a disk prefers large ones.
+pub(super) fn fill<'a>(
+    from: &mut impl Read,
+    buffer: &'a mut [u8],
+    left: u64,
+    advance: &mut impl FnMut(u64),
+) -> Result<&'a [u8], PumpError> {
+    let end = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+    let mut filled = 0;
+    while filled < end {
+        match from.read(&mut buffer[filled..end]) {
+            Ok(0) => return Err(PumpError::Ended),
+            Ok(n) => {
+                filled += n;
+                advance(n as u64);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(PumpError::Read(error)),
+        }
+    }
+    Ok(&buffer[..end])
 }

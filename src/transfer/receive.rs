@@ -128,7 +128,7 @@ impl<C: Connection> Conversation<'_, C> {
         if buffer.is_empty() {
             *buffer = vec![0; limits::BUFFER];
         }
-        let pumped = pump(stream, &mut part, &[], size, buffer, |bytes| {
+        let pumped = pump(stream, &mut part, size, buffer, |bytes| {
             *taken += bytes;
             watch(&Event::Advanced(bytes));
         });
@@ -176,6 +176,9 @@ impl<C: Connection> Conversation<'_, C> {
         if stays {
             // Minutes may pass, and many may be waited for at once.
             self.buffer = Vec::new();
+        }
+        if !self.stream.buffer().is_empty() {
+            return self.stream.get_mut().expect(Awaited::Header).is_ok();
         }
         if self.stream.get_mut().expect(Awaited::Next { stays }).is_err() {
             return false;
