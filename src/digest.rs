@@ -105,20 +105,22 @@ pub fn xxh64(bytes: &[u8]) -> u64 {
     digest.finish()
 }
 
-#[inline]
+#[inline(always)]
 fn consume(lanes: &mut [u64; 4], stripe: &[u8]) {
-    for (lane, word) in lanes.iter_mut().zip(stripe.chunks_exact(8)) {
-        *lane = round(*lane, le64(word));
-    }
+    // Written out: a compiler that is asked for a small program would make a loop of it.
+    lanes[0] = round(lanes[0], le64(&stripe[..8]));
+    lanes[1] = round(lanes[1], le64(&stripe[8..16]));
+    lanes[2] = round(lanes[2], le64(&stripe[16..24]));
+    lanes[3] = round(lanes[3], le64(&stripe[24..32]));
 }
 
-#[inline]
+#[inline(always)]
 fn round(lane: u64, word: u64) -> u64 {
     lane.wrapping_add(word.wrapping_mul(P2)).rotate_left(31).wrapping_mul(P1)
 }
 
 /// `word` has 8 bytes.
-#[inline]
+#[inline(always)]
 fn le64(word: &[u8]) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(word);

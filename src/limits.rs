@@ -6,6 +6,12 @@ use std::time::Duration;
 /// processor's cache between the read, the digest and the write.
 pub const BUFFER: usize = 256 * 1024;
 
+/// Bytes of a receiver's buffer for a small body, and of the largest such body: clearing a large
+/// buffer, and getting memory for it, costs more than a few more system calls.
+pub const SMALL_BUFFER: usize = 32 * 1024;
+/// See [`SMALL_BUFFER`].
+pub const SMALL_BODY: u64 = 512 * 1024;
+
 /// Bytes that are read from a socket at once while a header is awaited. Small, because what is
 /// left in it is copied once.
 pub const HEADER_BUFFER: usize = 4 * 1024;
@@ -79,6 +85,10 @@ pub const BATCH: u64 = DRAIN;
 /// a receiver lingers, even if reading the next file takes a while.
 pub const BATCH_WRITING: Duration = Duration::from_millis(100);
 
+/// Bytes of a body after which the disk is asked to write what has come: enough to keep it busy,
+/// and a small file is over before it would matter.
+pub const WRITEBACK: u64 = 32 * 1024 * 1024;
+
 /// Lines of the log that wait for a standard error that takes none; further ones are counted.
 pub const LOG_LINES: usize = 1_000;
 
@@ -89,8 +99,9 @@ pub const SLOW_DISK: u64 = 8 * 1024 * 1024;
 /// How often a sender looks whether its system has sent everything, once the receiver has closed.
 pub const DRAINED_POLL: Duration = Duration::from_millis(10);
 
-/// Bytes of a thread's stack. A conversation's buffers are on the heap.
-pub const STACK: usize = 256 * 1024;
+/// Bytes of a thread's stack: room for a buffer and little else, but no less, since glibc keeps
+/// up to 40 MiB of stacks that are not used any more, each with some pages in memory.
+pub const STACK: usize = 1024 * 1024;
 
 /// The first and the longest pause after an error of `accept`.
 pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -107,6 +118,7 @@ pub const RATE_MEMORY: Duration = Duration::from_secs(5);
 /// How often a long transfer gets a line where there is no live one.
 pub const REPORT: Duration = Duration::from_secs(30);
 
-const _: () = assert!(HEADER_BUFFER < BUFFER);
+const _: () = assert!(HEADER_BUFFER < SMALL_BUFFER && SMALL_BUFFER < BUFFER);
+const _: () = assert!(2 * BUFFER <= STACK);
 const _: () = assert!(20 + NAME as usize <= BUFFER, "a sender's header fits into its buffer");
 const _: () = assert!(BUFFER as u64 <= DRAIN);

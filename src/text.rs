@@ -44,11 +44,12 @@ impl Display for Bytes {
             prefix = next;
             scale *= 1024;
         }
-        let tenths = u128::from(self.0) * 10 / u128::from(scale);
-        let number = if scale == 1 || tenths >= 1000 {
-            (tenths / 10).to_string()
-        } else {
-            format!("{}.{}", tenths / 10, tenths % 10)
+        let (whole, rest) = (self.0 / scale, self.0 % scale);
+        let tenth = rest * 10 / scale;
+        let number = match scale {
+            1 => whole.to_string(),
+            _ if whole >= 100 => whole.to_string(),
+            _ => format!("{whole}.{tenth}"),
         };
         let text = match (f.alternate(), prefix) {
             (true, prefix) => format!("{number}{prefix}"),
@@ -74,6 +75,26 @@ impl Display for Rate {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let bytes = Bytes(self.0);
         f.pad(&if f.alternate() { format!("{bytes:#}/s") } else { format!("{bytes}/s") })
+    }
+}
+
+/// What there is to say of a body that has moved:
+/// `(1000 bytes, xxh64 00112233aabbccdd, 0.001 s, 976 KiB/s)`.
+pub struct Facts {
+    /// Bytes of it.
+    pub size: u64,
+    /// XXH64 of it.
+    pub digest: u64,
+    /// How long it took.
+    pub time: Duration,
+}
+
+impl Display for Facts {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { size, digest, time } = *self;
+        let (seconds, rate) = (time.as_secs(), Rate::of(size, time));
+        let millis = time.subsec_millis();
+        write!(f, "({size} bytes, xxh64 {digest:016x}, {seconds}.{millis:03} s, {rate})")
     }
 }
 

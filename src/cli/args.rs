@@ -136,13 +136,15 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
 
 /// A number of seconds above 0; fractions are fine.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    Some(text)
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))
-        .and_then(|text| text.parse().ok())
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    // Nanoseconds; what is finer does not count.
+    let nanos: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let number = |digits: &str| digits.parse::<u32>().ok();
+    Some([whole, fraction])
+        .filter(|parts| parts.concat().bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|_| Some(Duration::new(number(whole)?.into(), number(&nanos)?)))
         // A limit keeps sums of times within what the clock holds.
-        .filter(|&seconds| seconds <= 1e9)
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .filter(|time| !time.is_zero())
+        .filter(|time| !time.is_zero() && time.as_secs() <= 1_000_000_000)
         .ok_or_else(|| "not a number of seconds above 0".to_owned())
 }
 
@@ -232,6 +234,7 @@ mod tests {
             assert!(size(bad).is_err(), "{bad}");
         }
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("1.0000000019"), Ok(Duration::new(1, 1)));
         for bad in ["", "0", "0.0", "-1", "1e3", "inf", "NaN", ".", "1s", "99999999999"] {
             assert!(seconds(bad).is_err(), "{bad}");
         }

@@ -9,7 +9,7 @@ use crate::limits;
 use crate::net::deadline::{Patience, Timed};
 use crate::net::dial::{self, Address};
 use crate::net::listen;
-use crate::text::{Escaped, Rate};
+use crate::text::{Escaped, Facts};
 use crate::transfer::error::SendError;
 use crate::transfer::send::{Outgoing, Sent};
 use crate::wire::header::Dialect;
@@ -434,10 +434,8 @@ fn report(options: &Options, printer: &Printer, name: &str, sent: &Sent, time: D
         ));
     }
     let name = Escaped(name);
-    let Sent { size, digest, stored_as } = sent;
-    let rate = Rate::of(*size, time);
-    let facts = format!("({size} bytes, xxh64 {digest:016x}, {:.3} s, {rate})", time.as_secs_f64());
-    printer.print(match stored_as {
+    let facts = Facts { size: sent.size, digest: sent.digest, time };
+    printer.print(match &sent.stored_as {
         Some(stored_as) => format!("stored {name} as {} {facts}", Escaped(stored_as)),
         None => format!("sent {name} {facts}: the receiver gave no receipt"),
     });

@@ -35,7 +35,7 @@ struct Gauge {
 /// The columns of the numbers in a live line.
 const NUMBERS: usize = 40;
 /// The columns of the bar between its brackets.
-const CELLS: usize = 12;
+const CELLS: u64 = 12;
 
 impl Meter {
     pub(super) fn new(now: Instant) -> Self {
@@ -79,8 +79,11 @@ impl Meter {
         if now.duration_since(first.began) < limits::REDRAW {
             return None;
         }
-        let done = self.gauges.iter().map(|gauge| u128::from(gauge.done)).sum();
-        let total = self.gauges.iter().map(|gauge| u128::from(gauge.total)).sum();
+        let (mut done, mut total) = (0_u64, 0_u64);
+        for gauge in &self.gauges {
+            done = done.saturating_add(gauge.done);
+            total = total.saturating_add(gauge.total);
+        }
         let label = match self.gauges.len() {
             1 => Escaped(&first.label).to_string(),
             n => format!("{n} transfers"),
@@ -100,8 +103,8 @@ impl Meter {
         due.map(|gauge| {
             gauge.reported = now;
             let rate = Rate::of(gauge.done, now.duration_since(gauge.began));
-            let left = time_left((gauge.total - gauge.done).into(), rate.0);
-            let percent = percent(gauge.done.into(), gauge.total.into());
+            let left = time_left(gauge.total - gauge.done, rate.0);
+            let percent = percent(gauge.done, gauge.total);
             let (label, total) = (Escaped(&gauge.label), Bytes(gauge.total));
             format!("{label}: {percent}% of {total}, {rate}, {left} left")
         })
@@ -125,25 +128,28 @@ impl Meter {
     }
 }
 
-fn numbers(done: u128, total: u128, rate: u64) -> String {
-    let filled = (done * CELLS as u128).checked_div(total).unwrap_or(0);
-    let bar: String =
-        (0..CELLS as u128).map(|cell| if cell < filled { '#' } else { '.' }).collect();
-    let bytes = Bytes(u64::try_from(done).unwrap_or(u64::MAX));
+fn numbers(done: u64, total: u64, rate: u64) -> String {
+    let filled = share(CELLS, done, total);
+    let bar: String = (0..CELLS).map(|cell| if cell < filled { '#' } else { '.' }).collect();
+    let bytes = Bytes(done);
     let left = time_left(total.saturating_sub(done), rate);
     let percent = percent(done, total);
     format!(" {percent:>3}% [{bar}] {bytes:>#5} {:>#7} {left:>5}", Rate(rate))
 }
 
-fn percent(done: u128, total: u128) -> u128 {
-    (done * 100).checked_div(total).unwrap_or(0)
+fn percent(done: u64, total: u64) -> u64 {
+    share(100, done, total)
 }
 
-fn time_left(bytes: u128, rate: u64) -> String {
-    match bytes.checked_div(rate.into()) {
-        Some(seconds) => {
-            Clock(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))).to_string()
-        }
+/// How much of `whole` is done.
+fn share(whole: u64, done: u64, total: u64) -> u64 {
+    let share = (u128::from(done) * u128::from(whole)).checked_div(total.into()).unwrap_or(0);
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+fn time_left(bytes: u64, rate: u64) -> String {
+    match bytes.checked_div(rate) {
+        Some(seconds) => Clock(Duration::from_secs(seconds)).to_string(),
         None => "-:--".to_owned(),
     }
 }
@@ -156,12 +162,12 @@ mod tests {
 
     #[test]
     fn the_numbers_fit_their_columns() {
-        let line = numbers(u128::from(GIB), 2 * u128::from(GIB), 112 << 20);
+        let line = numbers(GIB, 2 * GIB, 112 << 20);
         assert_eq!(line, "  50% [######......]  1.0G  112M/s  0:09");
         for done in [0, 1, 999, 1000, 1023, GIB - 1, 1000 * GIB, u64::MAX] {
             for rate in [0, 1, 999, 1023, 102_400_000, GIB, u64::MAX] {
-                for total in [u128::from(done), u128::from(u64::MAX), u128::from(u64::MAX) * 16] {
-                    let line = numbers(done.into(), total, rate);
+                for total in [done, u64::MAX] {
+                    let line = numbers(done, total, rate);
                     assert_eq!(line.chars().count(), NUMBERS, "{line:?}");
                 }
             }

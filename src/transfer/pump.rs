@@ -15,23 +15,25 @@ pub enum PumpError {
     Write(io::Error),
 }
 
-/// Moves a body of `size` bytes and returns its digest.
+/// Moves a body of `size` bytes through `BUFFER` bytes of the stack and returns its digest. The
+/// memory of a stack is the system's again when its thread ends; a heap keeps some for each thread.
 ///
 /// `advance` hears of the bytes of each read.
 ///
 /// # Errors
 /// Which side failed, or that `from` ended too early. What was moved by then is lost.
-pub fn pump(
+#[inline(never)]
+pub fn pump<const BUFFER: usize>(
     from: &mut impl Read,
     to: &mut impl Write,
     size: u64,
-    buffer: &mut [u8],
     mut advance: impl FnMut(u64),
 ) -> Result<u64, PumpError> {
+    let mut buffer = [0; BUFFER];
     let mut digest = Xxh64::default();
     let mut left = size;
     while left > 0 {
-        let piece = fill(from, buffer, left, &mut advance)?;
+        let piece = fill(from, &mut buffer, left, &mut advance)?;
         digest.update(piece);
         to.write_all(piece).map_err(PumpError::Write)?;
         left -= piece.len() as u64;

@@ -58,7 +58,7 @@ pub fn receive<C: Connection>(
 ) -> io::Result<()> {
     connection.expect(Awaited::Header)?;
     let stream = BufReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
-    let mut incoming = Conversation { stream, storage, watch, buffer: Vec::new(), taken: 0 };
+    let mut incoming = Conversation { stream, storage, watch, taken: 0 };
     let mut receipts = Vec::new();
     let mut refused = false;
     while !refused {
@@ -104,15 +104,13 @@ struct Conversation<'a, C> {
     stream: BufReader<&'a mut C>,
     storage: &'a Storage,
     watch: &'a mut dyn FnMut(&Event<'_>),
-    /// Allocated when a body begins.
-    buffer: Vec<u8>,
     /// Bytes of the current body that have come.
     taken: u64,
 }
 
 impl<C: Connection> Conversation<'_, C> {
     fn file(&mut self, header: &Header) -> Result<Stored, ReceiveError> {
-        let Self { stream, storage: Storage { inbox, max_size }, watch, buffer, taken } = self;
+        let Self { stream, storage: Storage { inbox, max_size }, watch, taken } = self;
         let size = header.body;
         let name = header.name.as_deref().unwrap_or_default();
         watch(&Event::Began(&String::from_utf16_lossy(name), size));
@@ -125,13 +123,14 @@ impl<C: Connection> Conversation<'_, C> {
             .get_mut()
             .expect(Awaited::Body)
             .map_err(|error| ReceiveError::Broken(format!("the connection failed: {error}")))?;
-        if buffer.is_empty() {
-            *buffer = vec![0; limits::BUFFER];
-        }
-        let pumped = pump(stream, &mut part, size, buffer, |bytes| {
+        let advance = |bytes| {
             *taken += bytes;
             watch(&Event::Advanced(bytes));
-        });
+        };
+        let pumped = match size <= limits::SMALL_BODY {
+            true => pump::<{ limits::SMALL_BUFFER }>(stream, &mut part, size, advance),
+            false => pump::<{ limits::BUFFER }>(stream, &mut part, size, advance),
+        };
         let digest = pumped.map_err(|error| match error {
             PumpError::Write(error) => {
                 ReceiveError::Store(DiskError::at("write", part.path())(error).into())
@@ -173,10 +172,6 @@ impl<C: Connection> Conversation<'_, C> {
 
     /// Waits for another header's first byte, the end of the stream or the end of our patience.
     fn another(&mut self, stays: bool) -> bool {
-        if stays {
-            // Minutes may pass, and many may be waited for at once.
-            self.buffer = Vec::new();
-        }
         if !self.stream.buffer().is_empty() {
             return self.stream.get_mut().expect(Awaited::Header).is_ok();
         }
