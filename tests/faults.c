@@ -3,6 +3,7 @@
  *   exfat      no hard links, and no new name with a character that DOS reserves
  *   fsync      fsync fails
  *   late       fsync finds the disk full
+ *   early      fdatasync fails, and no fsync after it knows
  *   full       no byte can be written to a regular file
  *   random:N   N of 1000 calls fail, each with one of six errors: every call that opens, reads,
  *              writes, synchronises, names or removes a file, and those of sockets
@@ -126,6 +127,13 @@ int rename(const char *from, const char *to)
 int unlink(const char *path)
 {
     return unlucky("unlink\n") ? -1 : syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+}
+
+int fdatasync(int file)
+{
+    if (faulty("early"))
+        return refuse("fdatasync\n", EIO);
+    return unlucky("fdatasync\n") ? -1 : syscall(SYS_fdatasync, file);
 }
 
 int fsync(int file)

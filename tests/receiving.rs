@@ -562,6 +562,27 @@ fn a_failing_disk_stores_nothing_and_is_told() {
 }
 
 #[test]
+fn what_fails_while_a_large_body_comes_is_told_at_its_end() {
+    let body = noise(3 * usize::try_from(limits::WRITEBACK).unwrap());
+    let disk = Disk::start("early", &["--on-conflict", "replace"]);
+    // On a busy machine the body may be over before the disk is asked.
+    eventually("the disk is asked while a body comes", || {
+        let receipts = deliver(&disk.qdropd, "a", &body);
+        match disk.refused("fdatasync") {
+            0 => assert_eq!(receipts, [stored("a", &body)]),
+            _ => assert_refused(&receipts, 5, body.len() as u64),
+        }
+        (disk.refused("fdatasync") > 0).then_some(())
+    });
+    disk.qdropd.logged("refused a: cannot fsync ");
+    assert!(disk.qdropd.files().keys().all(|name| name == "a"), "no part is left");
+
+    let quick = Disk::start("early", &["--no-sync"]);
+    assert_eq!(deliver(&quick.qdropd, "a", &body), [stored("a", &body)]);
+    assert_eq!(quick.refused("fdatasync"), 0);
+}
+
+#[test]
 fn without_sync_nothing_waits_for_the_disk() {
     let disk = Disk::start("fsync", &["--no-sync"]);
     assert_eq!(deliver(&disk.qdropd, "a", b"body"), [stored("a", b"body")]);

@@ -10,7 +10,7 @@ use crate::net::allow::Network;
 use crate::net::deadline::{Patience, Timed};
 use crate::net::dial::{self, Address, PORT};
 use crate::net::listen::{self, Arrival, Guest, House, Rules};
-use crate::text::{Escaped, Rate};
+use crate::text::{Escaped, Facts};
 use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::{self, Event, Storage, Stored};
 use crate::wire::receipt::Status;
@@ -18,12 +18,10 @@ use std::env;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
-use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -240,8 +238,13 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
         printer: printer.clone(),
         quiet: options.quiet,
         verbose: options.verbose,
-        turn: Mutex::new(()),
+        outcome: Mutex::new(None),
+        told: Condvar::new(),
     });
+    if *sync {
+        let storing = desk.clone();
+        start(move || storing.storage.inbox.write_back())?;
+    }
     match &options.way {
         Way::Listen { addresses, rules } => listen(addresses, rules, &desk),
         Way::From(host) => Ok(fetch(host, options.patience, &desk)),
@@ -255,21 +258,24 @@ fn listen(addresses: &[SocketAddr], rules: &Rules, desk: &Arc<Desk>) -> Result<E
         listeners.push(bound.map_err(|error| format!("cannot listen on {address}: {error}"))?);
     }
     let house = House::new(rules.clone());
-    let (outcome, outcomes) = mpsc::channel();
     for (address, listener) in listeners {
         let (house, serving) = (house.clone(), desk.clone());
-        let outcome = rules.once.then(|| outcome.clone());
-        thread::Builder::new()
-            .spawn(move || {
-                house.receive_guests(&listener, move |arrival| {
-                    serving.serve(arrival, outcome.as_ref());
-                });
-            })
-            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        let once = rules.once;
+        start(move || {
+            house.receive_guests(&listener, move |arrival| serving.serve(arrival, once));
+        })?;
         desk.printer.print(format!("listening on {address}"));
     }
-    // Our own end of the channel stays open: without --once this waits for ever.
-    outcomes.recv().map_err(|_| "every listener has stopped".to_owned())
+    // Without --once this waits for ever.
+    let outcome = desk.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+    let outcome = desk.told.wait_while(outcome, |outcome| outcome.is_none());
+    let outcome = *outcome.unwrap_or_else(PoisonError::into_inner);
+    outcome.ok_or_else(|| "no outcome".to_owned())
+}
+
+fn start(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = thread::Builder::new().stack_size(limits::STACK).spawn(work);
+    thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
 }
 
 /// Takes a transfer from a sender that listens.
@@ -297,13 +303,15 @@ struct Desk {
     printer: Printer,
     quiet: bool,
     verbose: bool,
-    turn: Mutex<()>,
+    /// With --once: how the transfer went. Locked while one is under way.
+    outcome: Mutex<Option<Exit>>,
+    told: Condvar,
 }
 
 impl Desk {
     /// Serves a connection. With --once they come one after another, and the first that brings a
     /// file, or has to be refused for what it brings, is the outcome.
-    fn serve(&self, arrival: Arrival, outcome: Option<&Sender<Exit>>) {
+    fn serve(&self, arrival: Arrival, once: bool) {
         let Guest { mut connection, peer, refusal } = match arrival {
             Arrival::Guest(guest) => guest,
             Arrival::Trouble(error) => {
@@ -316,12 +324,15 @@ impl Desk {
             let _ = receive::refuse(&mut connection, why);
             return;
         }
-        let turn = outcome.map(|_| self.turn.lock());
-        let exit = self.converse(&mut connection, peer);
-        if let (Some(exit), Some(outcome)) = (exit, outcome) {
-            let _ = outcome.send(exit);
-            // The last turn: whoever was accepted meanwhile is not served any more.
-            mem::forget(turn);
+        if !once {
+            self.converse(&mut connection, peer);
+            return;
+        }
+        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever was accepted meanwhile is not served any more.
+        if outcome.is_none() {
+            *outcome = self.converse(&mut connection, peer);
+            self.told.notify_all();
         }
     }
 
@@ -420,13 +431,8 @@ impl Watch<'_> {
         let (Some(file), false) = (file, self.desk.quiet) else { return };
         let time = file.began.elapsed();
         let Stored { name, size, digest } = stored;
-        let rate = Rate::of(*size, time);
-        self.desk.printer.log(format!(
-            "{}: stored {} as {} ({size} bytes, xxh64 {digest:016x}, {:.3} s, {rate})",
-            self.peer,
-            Escaped(&file.name),
-            Escaped(name.as_str()),
-            time.as_secs_f64()
-        ));
+        let facts = Facts { size: *size, digest: *digest, time };
+        let (file, name) = (Escaped(&file.name), Escaped(name.as_str()));
+        self.desk.printer.log(format!("{}: stored {file} as {name} {facts}", self.peer));
     }
 }

@@ -3,9 +3,11 @@
 use super::DiskError;
 use super::name::SafeName;
 use super::partial::{self, Incoming, Owner};
+use super::writeback::Writeback;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What to do when a name is taken.
@@ -43,7 +45,8 @@ pub struct Inbox {
     owner: Owner,
     parts: AtomicU32,
     on_conflict: OnConflict,
-    sync: bool,
+    /// Unless nothing waits for the disk.
+    writeback: Option<Arc<Writeback>>,
 }
 
 impl Inbox {
@@ -63,13 +66,21 @@ impl Inbox {
             owner: Owner::current(),
             parts: AtomicU32::new(0),
             on_conflict,
-            sync,
+            writeback: sync.then(Arc::default),
         };
         let probe = inbox.part(&SafeName::map(&[]))?;
         let fresh = probe.file.metadata().map_err(DiskError::at("examine", probe.path()))?;
         drop(probe);
         let swept = partial::sweep(path, inbox.owner, &fresh)?;
         Ok((inbox, swept))
+    }
+
+    /// What a thread of its own should do: while large bodies come, it has the disk write what is
+    /// there of them. Returns if nothing is to wait for the disk.
+    pub fn write_back(&self) {
+        if let Some(writeback) = &self.writeback {
+            writeback.run();
+        }
     }
 
     /// Whether any user of the machine can rename and replace what is stored.
@@ -100,7 +111,7 @@ impl Inbox {
     fn part(&self, name: &SafeName) -> Result<Incoming, DiskError> {
         loop {
             let number = self.parts.fetch_add(1, Ordering::Relaxed);
-            match Incoming::create(&self.path, self.owner, number, name) {
+            match Incoming::create(&self.path, self.owner, number, name, self.writeback.as_ref()) {
                 Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {}
                 result => return result,
             }
@@ -120,8 +131,9 @@ impl Inbox {
         &self,
         mut incoming: Incoming,
     ) -> Result<(SafeName, Option<DiskError>), StoreError> {
-        if self.sync {
-            incoming.file.sync_all().map_err(DiskError::at("fsync", incoming.path()))?;
+        if let Some(early) = &mut incoming.early {
+            let written = early.close().and_then(|()| incoming.file.sync_all());
+            written.map_err(DiskError::at("fsync", incoming.path()))?;
         }
         let name = incoming.name.clone();
         let name = match self.settle(&mut incoming, &name) {
@@ -133,7 +145,7 @@ impl Inbox {
             result => result?,
         };
         let leftover = incoming.remove().err();
-        if self.sync {
+        if self.writeback.is_some() {
             self.sync_directory().map_err(DiskError::at("fsync", &self.path))?;
         }
         Ok((name, leftover))

@@ -4,6 +4,7 @@ pub mod inbox;
 pub mod name;
 pub mod partial;
 pub mod source;
+mod writeback;
 
 use crate::text::Escaped;
 use std::fmt::{self, Display, Formatter};

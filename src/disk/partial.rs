@@ -7,6 +7,7 @@
 
 use super::DiskError;
 use super::name::SafeName;
+use super::writeback::{Early, Writeback};
 use crate::digest::xxh64;
 use crate::limits;
 use std::fmt::{self, Display, Formatter};
@@ -14,6 +15,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const PREFIX: &str = ".qdrop-";
 const SUFFIX: &str = ".part";
@@ -24,6 +26,8 @@ pub struct Incoming {
     // Closed before the part is removed, since fields are dropped in this order: a file system over
     // a network cannot remove a file that is open, and only hides it.
     pub(super) file: File,
+    /// Unless nothing waits for the disk.
+    pub(super) early: Option<Early>,
     pub(super) part: Part,
     pub(super) name: SafeName,
 }
@@ -43,6 +47,7 @@ impl Incoming {
         owner: Owner,
         number: u32,
         name: &SafeName,
+        writeback: Option<&Arc<Writeback>>,
     ) -> Result<Self, DiskError> {
         let unique = format!("{PREFIX}{owner}-{number}.");
         let room = limits::FILE_NAME - unique.len() - SUFFIX.len();
@@ -54,7 +59,8 @@ impl Incoming {
             .create_new(true)
             .open(&path)
             .map_err(DiskError::at("create", &path))?;
-        Ok(Self { file, part: Part { path, gone: false }, name: name.clone() })
+        let early = writeback.map(|writeback| Early::new(writeback.clone()));
+        Ok(Self { file, early, part: Part { path, gone: false }, name: name.clone() })
     }
 
     /// The part's own path.
@@ -64,15 +70,19 @@ impl Incoming {
 
     /// Removes the part and says if that failed, which dropping it cannot.
     pub(super) fn remove(self) -> Result<(), DiskError> {
-        let Self { file, mut part, .. } = self;
-        drop(file);
+        let Self { file, early, mut part, .. } = self;
+        drop((file, early));
         part.remove().map_err(DiskError::at("remove", &part.path))
     }
 }
 
 impl Write for Incoming {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        let n = self.file.write(bytes)?;
+        if let Some(early) = &mut self.early {
+            early.wrote(n, &self.part.path);
+        }
+        Ok(n)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,0 +1,94 @@
+//! Writing back early: while a large body still comes, the disk works already. The system itself
+//! waits until it has no better use for its memory, and the `fsync` at the end has everything to do.
+
+use crate::limits;
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// The part whose turn is next. It is no queue: a part that finds it taken comes back later.
+#[derive(Debug, Default)]
+pub(super) struct Writeback {
+    next: Mutex<Option<Shared>>,
+    changed: Condvar,
+}
+
+/// A part, opened once more: closed before the part gets its name, since a file system over a
+/// network cannot remove what is open.
+#[derive(Debug)]
+struct Opened {
+    file: Option<File>,
+    /// The disk's error, which an old kernel tells only once (fsync(2)).
+    error: Option<io::Error>,
+}
+
+type Shared = Arc<Mutex<Opened>>;
+
+/// What a part has to do with it.
+#[derive(Debug)]
+pub(super) struct Early {
+    writeback: Arc<Writeback>,
+    part: Option<Shared>,
+    /// Bytes written since the last turn.
+    behind: u64,
+}
+
+impl Writeback {
+    /// Writes back whatever comes, for ever.
+    pub(super) fn run(&self) -> ! {
+        loop {
+            let next = self.changed.wait_while(lock(&self.next), |next| next.is_none());
+            let part = next.unwrap_or_else(PoisonError::into_inner).take();
+            let Some(mut part) = part.as_deref().map(lock) else { continue };
+            if let Some(Err(error)) = part.file.as_ref().map(File::sync_data) {
+                part.error = Some(error);
+            }
+        }
+    }
+}
+
+impl Early {
+    pub(super) fn new(writeback: Arc<Writeback>) -> Self {
+        Self { writeback, part: None, behind: 0 }
+    }
+
+    /// So many further bytes have been written to the part at `path`.
+    pub(super) fn wrote(&mut self, bytes: usize, path: &Path) {
+        self.behind += bytes as u64;
+        if self.behind < limits::WRITEBACK {
+            return;
+        }
+        let mut next = lock(&self.writeback.next);
+        if next.is_none() {
+            let open = || Opened { file: File::open(path).ok(), error: None };
+            let part = self.part.get_or_insert_with(|| Arc::new(Mutex::new(open())));
+            *next = Some(part.clone());
+            self.behind = 0;
+            self.writeback.changed.notify_one();
+        }
+    }
+
+    /// Waits until it is not written back any more, and closes it.
+    ///
+    /// # Errors
+    /// What has come could not be written.
+    pub(super) fn close(&mut self) -> io::Result<()> {
+        let Some(part) = mem::take(&mut self.part) else { return Ok(()) };
+        let mut part = lock(&part);
+        part.file = None;
+        part.error.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        // A part that is given up cares for no error.
+        let _ = self.close();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
