@@ -7,6 +7,8 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 FILE ?= README.md
 FUZZ_SECONDS ?= 60
+ROUNDS ?= 5
+WORKLOADS ?=
 
 target := $(or $(CARGO_TARGET_DIR),target)
 # Absolute, since the tests run in directories of their own.
@@ -15,7 +17,8 @@ version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo test check interop torture torture-peers fuzz install clean
+.PHONY: all rustc demo test check interop torture torture-peers fuzz bench bench-instructions \
+	install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -99,6 +102,34 @@ fuzz:
 			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -malloc_limit_mb=1; \
 	done
 
+$(target)/bench/floor: bench/floor.rs
+	@mkdir -p $(@D)
+	$(RUSTC) --edition 2024 -O -o $@ $<
+
+$(target)/bench/hole.so: bench/hole.c
+	@mkdir -p $(@D)
+	$(CC) -O2 -fPIC -shared -o $@ $<
+
+# How fast the two are beside other programs: writes the tables of docs/PERFORMANCE.md and its plot.
+# WORKLOADS='memory disk' makes some of them alone, ROUNDS=1 a first impression. The whole takes about
+# an hour, 10 GB of memory and 2 GB of disk, and wants a machine to itself. Peers that are not
+# installed are left out. As root, for the network of slow.
+# Debian: apt-get install gcc python3 time gnuplot-nox iproute2 util-linux netcat-openbsd ncat socat \
+#	rsync openssh-server openssh-client curl vsftpd qtbase5-dev
+bench: all $(target)/bench/floor $(target)/bench/hole.so
+	@set -e; for qmake in $(firstword $(QMAKE)); do \
+		$(qt_peers); \
+		export QDROP_QT=$$peers/bin; \
+	done; \
+	CARGO_TARGET_DIR=$(abspath $(target)) QDROP_BIN=$(binaries) \
+		bench/bench.py --rounds $(ROUNDS) $(WORKLOADS)
+
+# Counts instructions, which no other program disturbs, and fails if they are 5 % more than
+# docs/PERFORMANCE.md says; bench/instructions.py --write makes it say the present ones.
+# Debian: apt-get install python3 valgrind
+bench-instructions: all
+	@QDROP_BIN=$(binaries) bench/instructions.py
+
 install: all
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man8)
 	install $(binaries)/qdrop $(binaries)/qdropd $(DESTDIR)$(PREFIX)/bin
@@ -106,4 +137,4 @@ install: all
 	install -m 644 man/qdropd.8 $(DESTDIR)$(PREFIX)/share/man/man8
 
 clean:
-	rm -rf $(target) tests/target fuzz/target
+	rm -rf $(target) tests/target fuzz/target bench/__pycache__

@@ -1,0 +1,191 @@
+"""The tools that bench.py measures, each as a shell would start it."""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from document import ROOT
+
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute()
+RESULTS = TARGET / "bench"  # the floor is there, too
+QDROP = os.environ.get("QDROP_BIN", TARGET / "release")
+QT = os.environ.get("QDROP_QT", TARGET / "interop/qmake/bin")
+PATH = f"{QDROP}:{QT}:{RESULTS}:{os.environ['PATH']}:/usr/sbin"
+ENV = os.environ | {"PATH": PATH, "LC_ALL": "C.UTF-8"}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Lines of a shell: `receive` in the directory that takes the files, `send` in that of the files.
+
+    {names} are the words that name them; {files} are as many of them as one sender takes.
+    """
+
+    name: str
+    package: str  # of Debian, with the programs
+    programs: str
+    version: str
+    send: str
+    receive: str = ""  # empty if the sender does it all
+    config: str = ""  # of {here}/config
+    one_shot: bool = False  # the receiver exits after its one transfer
+    durable: bool = False  # waits for the disk
+
+
+RSYNCD = """use chroot = no
+log file = {here}/log
+[drop]
+path = {drop}
+read only = no
+"""
+if os.getuid() == 0:
+    RSYNCD += "uid = 0\ngid = 0\n"  # instead of nobody
+
+SSHD = """ListenAddress 127.0.0.1
+Port {port}
+HostKey {here}/key
+AuthorizedKeysFile {here}/key.pub
+StrictModes no
+PermitRootLogin prohibit-password
+UsePAM no
+PidFile none
+Subsystem sftp internal-sftp
+"""
+
+VSFTPD = """listen=YES
+listen_address=127.0.0.1
+listen_port={port}
+background=NO
+run_as_launching_user=YES
+seccomp_sandbox=NO
+secure_chroot_dir={here}/empty
+anonymous_enable=YES
+no_anon_password=YES
+anon_root={here}
+anon_upload_enable=YES
+write_enable=YES
+max_per_ip=0
+"""
+
+FLOOR = Tool(
+    name="floor",
+    package="rustc",
+    programs="floor",
+    version="echo",
+    receive="exec floor recv 127.0.0.1:{port} {names}",
+    send="floor send 127.0.0.1:{port} {files}",
+    one_shot=True,
+)
+QDROPD = Tool(
+    name="qdropd",
+    package="",
+    programs="qdrop qdropd",
+    version="qdropd --version",
+    receive="exec qdropd --listen 127.0.0.1:{port}",
+    send="qdrop --quiet 127.0.0.1:{port} {files}",
+    durable=True,
+)
+NO_SYNC = replace(
+    QDROPD, name="qdropd --no-sync", receive=f"{QDROPD.receive} --no-sync", durable=False
+)
+NC = Tool(
+    name="netcat-openbsd",
+    package="netcat-openbsd",
+    programs="nc",
+    version="nc -h",
+    receive="exec nc -l 127.0.0.1 {port} >{names}",
+    send="nc -N 127.0.0.1 {port} <{files}",
+    one_shot=True,
+)
+NCAT = Tool(
+    name="ncat",
+    package="ncat",
+    programs="ncat",
+    version="ncat --version",
+    receive="exec ncat --recv-only -l 127.0.0.1 {port} >{names}",
+    send="ncat --send-only 127.0.0.1 {port} <{files}",
+    one_shot=True,
+)
+SOCAT = Tool(
+    name="socat -b1048576",
+    package="socat",
+    programs="socat",
+    version="socat -V",
+    receive="exec socat -u -b1048576 TCP-LISTEN:{port},bind=127.0.0.1 CREATE:{names}",
+    send="socat -u -b1048576 OPEN:{files} TCP:127.0.0.1:{port}",
+    one_shot=True,
+)
+RSYNC = Tool(
+    name="rsync -W, daemon",
+    package="rsync",
+    programs="rsync",
+    version="rsync --version",
+    config=RSYNCD,
+    receive="exec rsync --daemon --no-detach --config {here}/config --address 127.0.0.1 --port {port}",
+    send="rsync -W {files} rsync://127.0.0.1:{port}/drop/",
+)
+RSYNC_FSYNC = replace(
+    RSYNC,
+    name="rsync -W --fsync, daemon",
+    send=RSYNC.send.replace("-W", "-W --fsync"),
+    durable=True,
+)
+SCP = Tool(
+    name="scp",
+    package="openssh-client openssh-server",
+    programs="scp sshd ssh-keygen",
+    version="ssh -V",
+    config=SSHD,
+    # One key for both sides, for this one transfer.
+    receive="ssh-keygen -q -t ed25519 -N '' -f {here}/key && mkdir -p /run/sshd &&"
+    " exec $(command -v sshd) -De -f {here}/config",
+    send="scp -q -F none -i {here}/key -P {port} -o StrictHostKeyChecking=no -o LogLevel=ERROR"
+    " -o UserKnownHostsFile=/dev/null {files} {user}@127.0.0.1:{drop}/",
+)
+CURL = Tool(
+    name="curl to vsftpd",
+    package="curl vsftpd",
+    programs="curl vsftpd",
+    version="vsftpd -v 0>&1",
+    config=VSFTPD,
+    receive="exec vsftpd {here}/config",
+    send='curl -sS -T "{{$(echo {files} | tr " " ,)}}" ftp://127.0.0.1:{port}/drop/',
+)
+QT_PAIR = Tool(
+    name="the tutorial's Qt pair",
+    package="qtbase5-dev",
+    programs="qt-send qt-receive",
+    version="realpath $(ldd $(command -v qt-receive) | grep -o '/.*Core[^ ]*')",
+    receive="exec qt-receive {port} .",
+    send="qt-send 127.0.0.1 {port} {files}",
+)
+DD = Tool(
+    name="dd bs=256K",
+    package="coreutils",
+    programs="dd",
+    version="dd --version",
+    send="dd bs=256K status=none if={files} of={drop}/{files}",
+)
+DD_FSYNC = replace(DD, name="dd bs=256K conv=fsync", send=f"{DD.send} conv=fsync", durable=True)
+OTHERS = [NC, NCAT, SOCAT, RSYNC, SCP, CURL, QT_PAIR]
+# Without curl: its 7.88 may overlook an answer that comes too soon, and then waits for a second. Of
+# 132 s for the small files nearly all was such waiting, which says nothing of FTP.
+FOR_MANY = [QDROPD, RSYNC_FSYNC, FLOOR, NO_SYNC, RSYNC, SCP]
+
+
+@functools.cache
+def obstacle(tool):
+    if all(shutil.which(program, path=ENV["PATH"]) for program in tool.programs.split()):
+        return None
+    return f"{tool.name}: not installed, left out (apt-get install {tool.package})"
+
+
+@functools.cache
+def version(tool):
+    shown = subprocess.run(["sh", "-c", f"({tool.version}) 2>&1"], env=ENV, capture_output=True)
+    number = re.search(r"\d+\.\d[\w.-]*", shown.stdout.decode())
+    return f"{tool.name.split(',')[0].split(' -')[0]} {number[0]}" if number else ""
