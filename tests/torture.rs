@@ -458,10 +458,7 @@ fn a_transfer_holds_one_buffer_and_gives_it_back() {
     let options = ["--no-sync", "--quiet", "--max-transfers", &count.to_string()];
     let there = TempDir::new().unwrap();
     let mut command = Command::new("sh");
-    command
-        .args(["-c", "ulimit -n 4096; exec \"$@\"", "sh"])
-        .arg(program("qdropd"))
-        .args(options);
+    command.args(["-c", "ulimit -n 4096; exec \"$@\"", "sh"]).arg(program("qdropd")).args(options);
     let qdropd = Qdropd::spawn(&mut command, there.path());
     let (_, threads, before) = held(&qdropd);
     let body = noise(2 * SENT);
