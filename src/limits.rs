@@ -89,6 +89,14 @@ pub const BATCH_WRITING: Duration = Duration::from_millis(100);
 /// and a small file is over before it would matter.
 pub const WRITEBACK: u64 = 32 * 1024 * 1024;
 
+/// Commands that run at once. A machine that receives files need not be a large one.
+pub const COMMANDS: usize = 4;
+
+/// Bytes of memory for commands that run or wait: some ten thousand with names as people give
+/// them. Further ones are not run, since commands must hold up no transfer, and a peer may send
+/// files faster than anything can be run.
+pub const COMMANDS_MEMORY: usize = 4 * 1024 * 1024;
+
 /// Lines of the log that wait for a standard error that takes none; further ones are counted.
 pub const LOG_LINES: usize = 1_000;
 

@@ -1,7 +1,7 @@
 //! `qdrop`: sends files.
 
 use super::args::{Arg, Args, listen_address, seconds};
-use super::console::{Console, Printer, Progress};
+use super::console::{Console, Log, Printer, Progress};
 use super::exit::Exit;
 use crate::disk::source::Source;
 use crate::disk::{DiskError, name};
@@ -191,7 +191,8 @@ pub fn main() -> ExitCode {
 
 fn run(options: &Options) -> Exit {
     let live = options.progress.unwrap_or(!options.quiet && io::stderr().is_terminal());
-    let console = match Console::new(if live { Progress::Live } else { Progress::None }) {
+    let progress = if live { Progress::Live } else { Progress::None };
+    let console = match Console::new(progress, Log::Text) {
         Ok(console) => console,
         Err(error) => return super::fatal("qdrop", &format!("cannot start a thread: {error}")),
     };

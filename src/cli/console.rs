@@ -20,6 +20,15 @@ pub(super) enum Progress {
     None,
 }
 
+/// Whether there is somebody to read standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Log {
+    /// Somebody may.
+    Text,
+    /// It is a sender's connection: not a byte may go there.
+    None,
+}
+
 /// Where people read.
 #[derive(Debug)]
 pub(super) struct Console {
@@ -32,6 +41,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     progress: Progress,
+    log: Log,
 }
 
 #[derive(Debug)]
@@ -66,7 +76,7 @@ pub(super) struct Printer(Arc<Shared>);
 
 impl Console {
     /// Starts the thread that prints.
-    pub(super) fn new(progress: Progress) -> io::Result<Self> {
+    pub(super) fn new(progress: Progress, log: Log) -> io::Result<Self> {
         let state = State {
             lines: VecDeque::new(),
             lost: 0,
@@ -74,8 +84,8 @@ impl Console {
             closing: false,
             thread: Activity::Prints,
         };
-        let shared =
-            Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), progress });
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        let shared = Arc::new(Shared { state, changed, progress, log });
         let for_thread = shared.clone();
         let thread = thread::Builder::new()
             .stack_size(limits::STACK)
@@ -107,6 +117,9 @@ impl Printer {
 
     /// A line on standard error. Never waits: when too many are not taken, it is only counted.
     pub(super) fn log(&self, line: String) {
+        if self.0.log == Log::None {
+            return;
+        }
         let mut state = self.0.state();
         if state.lines.len() >= limits::LOG_LINES {
             state.lost += 1;

@@ -3,6 +3,7 @@
 pub mod args;
 pub mod client;
 pub mod console;
+pub mod exec;
 pub mod exit;
 pub mod meter;
 pub mod server;

@@ -1,7 +1,8 @@
 //! `qdropd`: receives files.
 
 use super::args::{Arg, Args, count, listen_address, seconds, size};
-use super::console::{Console, Printer, Progress};
+use super::console::{Console, Log, Printer, Progress};
+use super::exec::{Commands, Job};
 use super::exit::Exit;
 use super::meter::Id;
 use crate::disk::inbox::{Inbox, OnConflict};
@@ -9,6 +10,7 @@ use crate::limits;
 use crate::net::allow::Network;
 use crate::net::deadline::{Patience, Timed};
 use crate::net::dial::{self, Address, PORT};
+use crate::net::inherit::{self, Inherited, Shared};
 use crate::net::listen::{self, Arrival, Guest, House, Rules};
 use crate::text::{Escaped, Facts};
 use crate::transfer::error::ReceiveError;
@@ -18,7 +20,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -40,6 +42,8 @@ Files are stored in DIR, by default the current directory.
                               take one transfer, exit with its outcome
       --keep-open SECS        wait so long for further files of a sender that
                               stays connected [600; 0.3 with --once or --from]
+      --inetd                 standard input is the socket: a connection to be
+                              served, or one that listens (inetd, systemd)
       --allow ADDR[/BITS]     take files only from this network; may be repeated
       --max-size SIZE         refuse larger files (K, M, G, T: powers of 1024)
       --max-transfers N       transfers at once; further ones wait [16]
@@ -47,6 +51,9 @@ Files are stored in DIR, by default the current directory.
       --timeout SECS          end a transfer whose sender is silent so long [60]
       --on-conflict rename|replace|refuse
                               when the name is taken [rename: \"name (1).ext\"]
+      --exec COMMAND          after each file run COMMAND, without a shell, with
+                              the file's path as its argument (see qdropd(8))
+      --exec-failed COMMAND   after each failed transfer, with the file's name
       --no-sync               do not wait for the disk
   -q, --quiet                 log failures alone
   -v, --verbose               log connections as well
@@ -57,12 +64,12 @@ Files are stored in DIR, by default the current directory.
 once per listener. The log is on standard error, one line for each file.
 
 Exit status:
-  0  with --once or --from: the file is stored
+  0  with --once, --from or --inetd: the file is stored
   1  the directory or an address cannot be used
   2  the command line is wrong
   3  with --from: the sender cannot be reached
-  4  with --once or --from: the connection broke or timed out
-  5  with --once or --from: the file was refused, or the disk failed
+  4  with --once, --from or --inetd: the connection broke or timed out
+  5  with --once, --from or --inetd: the file was refused, or the disk failed
 ";
 
 /// The command line, understood.
@@ -73,6 +80,8 @@ struct Options {
     patience: Patience,
     max_size: Option<u64>,
     on_conflict: OnConflict,
+    exec: Option<String>,
+    exec_failed: Option<String>,
     sync: bool,
     quiet: bool,
     verbose: bool,
@@ -85,10 +94,12 @@ enum Way {
     Listen { addresses: Vec<SocketAddr>, rules: Rules },
     /// One that listens.
     From(Address),
+    /// Standard input is a connection, or a socket that listens.
+    Inetd(Rules),
 }
 
 enum Command {
-    Receive(Options),
+    Receive(Box<Options>),
     Print(String),
 }
 
@@ -98,12 +109,14 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut addresses = Vec::new();
     let mut once = false;
     let mut from = None;
+    let mut inetd = false;
     let mut allow = Vec::new();
     let (mut transfers, mut per_peer) = (None, None);
     let mut silence = Duration::from_secs(60);
     let mut keep_open = None;
     let mut max_size = None;
     let mut on_conflict = OnConflict::Rename;
+    let (mut exec, mut exec_failed) = (None, None);
     let mut sync = true;
     let (mut quiet, mut verbose) = (false, false);
     let mut print = None;
@@ -124,6 +137,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
             "-1" | "--once" => once = true,
             "--from" => from = Some(args.parsed::<Address>()?),
             "--keep-open" => keep_open = Some(args.value_as(seconds)?),
+            "--inetd" => inetd = true,
             "--allow" => allow.push(args.parsed::<Network>()?),
             "--max-size" => max_size = Some(args.value_as(size)?),
             "--max-transfers" => transfers = Some(args.value_as(count)?),
@@ -137,6 +151,8 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
                     _ => Err("not rename, replace or refuse".to_owned()),
                 })?;
             }
+            "--exec" => exec = Some(args.value()?),
+            "--exec-failed" => exec_failed = Some(args.value()?),
             "--no-sync" => sync = false,
             "-q" | "--quiet" => quiet = true,
             "-v" | "--verbose" => verbose = true,
@@ -154,6 +170,11 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     // Whoever asks for one transfer does not wait for a program that stays connected.
     let otherwise = if once || from.is_some() { limits::LINGER } else { limits::KEEP_OPEN };
     let patience = Patience { silence, keep_open: keep_open.unwrap_or(otherwise) };
+    if inetd && (!addresses.is_empty() || once || from.is_some()) {
+        return Err("--inetd takes its socket from standard input: it goes without --listen, \
+                    --once and --from"
+            .to_owned());
+    }
     let way = match from {
         Some(host) => {
             let listens = !addresses.is_empty() || !allow.is_empty() || once;
@@ -165,23 +186,26 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
             Way::From(host)
         }
         None => {
+            let transfers = if once { 1 } else { transfers.unwrap_or(16) };
+            let rules = Rules { allow, once, transfers, per_peer, patience };
             if addresses.is_empty() {
                 addresses.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT));
             }
-            let transfers = if once { 1 } else { transfers.unwrap_or(16) };
-            Way::Listen { addresses, rules: Rules { allow, once, transfers, per_peer, patience } }
+            if inetd { Way::Inetd(rules) } else { Way::Listen { addresses, rules } }
         }
     };
-    Ok(Command::Receive(Options {
+    Ok(Command::Receive(Box::new(Options {
         directory: directory.unwrap_or_else(|| PathBuf::from(".")),
         way,
         patience,
         max_size,
         on_conflict,
+        exec,
+        exec_failed,
         sync,
         quiet,
         verbose,
-    }))
+    })))
 }
 
 /// The whole program.
@@ -189,23 +213,31 @@ pub fn main() -> ExitCode {
     let exit = match parse(env::args_os().skip(1)) {
         Ok(Command::Receive(options)) => run(&options),
         Ok(Command::Print(text)) => super::print_text(&text),
+        // inetd has its peers for standard error.
+        Err(_) if inherit::shared().error => Exit::Usage,
         Err(text) => super::usage_error("qdropd", &text),
     };
     exit.into()
 }
 
 fn run(options: &Options) -> Exit {
+    let shared = match options.way {
+        Way::Inetd(_) => inherit::shared(),
+        _ => Shared::default(),
+    };
+    let log = if shared.error { Log::None } else { Log::Text };
     let progress = match io::stderr().is_terminal() {
-        _ if options.quiet => Progress::None,
+        _ if options.quiet || shared.error => Progress::None,
         true => Progress::Live,
         false => Progress::Reports,
     };
-    let console = match Console::new(progress) {
+    let console = match Console::new(progress, log) {
         Ok(console) => console,
+        Err(_) if shared.error => return Exit::Local,
         Err(error) => return super::fatal("qdropd", &format!("cannot start a thread: {error}")),
     };
     let printer = console.printer();
-    let exit = receive(options, &printer).unwrap_or_else(|why| {
+    let exit = receive(options, !shared.output, &printer).unwrap_or_else(|why| {
         printer.log(format!("qdropd: {why}"));
         Exit::Local
     });
@@ -213,9 +245,11 @@ fn run(options: &Options) -> Exit {
     exit
 }
 
-/// Receives one transfer with --once and --from, else for ever.
-fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
-    let Options { directory, max_size, on_conflict, sync, .. } = options;
+/// Receives one transfer with --once and --from, one connection if --inetd has one, else for ever.
+/// Where it listens is told if somebody could read it: `heard`.
+fn receive(options: &Options, heard: bool, printer: &Printer) -> Result<Exit, String> {
+    let Options { directory, max_size, on_conflict, exec, exec_failed, sync, .. } = options;
+    let commands = Commands::find(exec.as_deref(), exec_failed.as_deref(), printer.clone())?;
     let shown = directory.to_string_lossy();
     // Entered once: nobody can put another directory in its place later.
     env::set_current_dir(directory)
@@ -235,7 +269,9 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
 
     let desk = Arc::new(Desk {
         storage: Storage { inbox, max_size: *max_size },
+        commands,
         printer: printer.clone(),
+        heard,
         quiet: options.quiet,
         verbose: options.verbose,
         outcome: Mutex::new(None),
@@ -245,18 +281,41 @@ fn receive(options: &Options, printer: &Printer) -> Result<Exit, String> {
         let storing = desk.clone();
         start(move || storing.storage.inbox.write_back())?;
     }
-    match &options.way {
-        Way::Listen { addresses, rules } => listen(addresses, rules, &desk),
-        Way::From(host) => Ok(fetch(host, options.patience, &desk)),
-    }
+    let exit = match &options.way {
+        Way::Listen { addresses, rules } => {
+            let bind = |address: &SocketAddr| {
+                let bound = listen::listen(*address);
+                bound.map_err(|error| format!("cannot listen on {address}: {error}"))
+            };
+            listen(addresses.iter().map(bind).collect::<Result<_, _>>()?, rules, &desk)?
+        }
+        Way::From(host) => fetch(host, options.patience, &desk),
+        Way::Inetd(rules) => {
+            let input = inherit::standard_input().map_err(|error| {
+                format!("cannot use standard input as a socket of TCP: {error}")
+            })?;
+            match input {
+                Inherited::Listener(address, listener) => {
+                    listen(vec![(address, listener)], rules, &desk)?
+                }
+                Inherited::Connection(stream, peer) => attend(stream, peer, rules, &desk),
+                Inherited::Lost => {
+                    desk.printer.log("qdropd: standard input is a broken connection".to_owned());
+                    Exit::Broken
+                }
+            }
+        }
+    };
+    desk.commands.wait();
+    Ok(exit)
 }
 
-fn listen(addresses: &[SocketAddr], rules: &Rules, desk: &Arc<Desk>) -> Result<Exit, String> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        let bound = listen::listen(*address);
-        listeners.push(bound.map_err(|error| format!("cannot listen on {address}: {error}"))?);
-    }
+/// Serves what comes to these listeners.
+fn listen(
+    listeners: Vec<(SocketAddr, TcpListener)>,
+    rules: &Rules,
+    desk: &Arc<Desk>,
+) -> Result<Exit, String> {
     let house = House::new(rules.clone());
     for (address, listener) in listeners {
         let (house, serving) = (house.clone(), desk.clone());
@@ -264,7 +323,9 @@ fn listen(addresses: &[SocketAddr], rules: &Rules, desk: &Arc<Desk>) -> Result<E
         start(move || {
             house.receive_guests(&listener, move |arrival| serving.serve(arrival, once));
         })?;
-        desk.printer.print(format!("listening on {address}"));
+        if desk.heard {
+            desk.printer.print(format!("listening on {address}"));
+        }
     }
     // Without --once this waits for ever.
     let outcome = desk.outcome.lock().unwrap_or_else(PoisonError::into_inner);
@@ -280,27 +341,42 @@ fn start(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
 
 /// Takes a transfer from a sender that listens.
 fn fetch(host: &Address, patience: Patience, desk: &Desk) -> Exit {
-    let failed = |exit, why: &dyn Display| {
-        desk.printer.log(format!("qdropd: nothing received from {host}: {why}"));
-        exit
-    };
     let stream = match dial::dial(host, limits::CONNECT_TIME) {
         Ok(stream) => stream,
-        Err(error) => return failed(Exit::Unreachable, &format!("cannot connect: {error}")),
+        Err(error) => {
+            return desk.nothing(Exit::Unreachable, host, &format!("cannot connect: {error}"));
+        }
     };
     let connected = stream.peer_addr();
     match connected.and_then(|peer| Ok((peer, Timed::new(stream, patience, None)?))) {
-        Ok((peer, mut connection)) => desk
-            .converse(&mut connection, peer)
-            .unwrap_or_else(|| failed(Exit::Broken, &"it closed without sending a file")),
-        Err(error) => failed(Exit::Broken, &error),
+        Ok((peer, mut connection)) => {
+            desk.converse(&mut connection, peer).unwrap_or_else(|| desk.nothing_came(host))
+        }
+        Err(error) => desk.nothing(Exit::Broken, host, &error),
+    }
+}
+
+/// Serves the connection that inetd has accepted.
+fn attend(stream: TcpStream, peer: SocketAddr, rules: &Rules, desk: &Desk) -> Exit {
+    match House::new(rules.clone()).welcome(stream, peer) {
+        Ok(Guest { mut connection, refusal: Some(why), .. }) => {
+            desk.refuse(&mut connection, peer, why);
+            Exit::Refused
+        }
+        Ok(Guest { mut connection, .. }) => {
+            desk.converse(&mut connection, peer).unwrap_or_else(|| desk.nothing_came(&peer))
+        }
+        Err(error) => desk.nothing(Exit::Broken, &peer, &error),
     }
 }
 
 /// What every conversation needs.
 struct Desk {
     storage: Storage,
+    commands: Arc<Commands>,
     printer: Printer,
+    /// Whether standard output has a reader other than a sender.
+    heard: bool,
     quiet: bool,
     verbose: bool,
     /// With --once: how the transfer went. Locked while one is under way.
@@ -320,8 +396,7 @@ impl Desk {
             }
         };
         if let Some(why) = refusal {
-            self.log_failure(peer, None, &why);
-            let _ = receive::refuse(&mut connection, why);
+            self.refuse(&mut connection, peer, why);
             return;
         }
         if !once {
@@ -336,22 +411,38 @@ impl Desk {
         }
     }
 
+    fn refuse(&self, connection: &mut Timed, peer: SocketAddr, why: ReceiveError) {
+        self.log_failure(peer, None, &why);
+        let _ = receive::refuse(connection, why);
+    }
+
     /// Receives what a connection brings; the first failure's status, or `None` if no file came.
     fn converse(&self, connection: &mut Timed, peer: SocketAddr) -> Option<Exit> {
         if self.verbose {
             self.printer.log(format!("{peer}: connected"));
         }
-        let mut watch = Watch { desk: self, peer, file: None, exit: None };
+        let mut watch = Watch { desk: self, peer, file: None, exit: None, jobs: Vec::new() };
         let answered = receive::receive(connection, &self.storage, &mut |event| watch.see(event));
         if let (Err(error), true) = (answered, self.verbose) {
             self.printer.log(format!("{peer}: no receipt delivered: {error}"));
         }
+        self.commands.run(watch.jobs);
         watch.exit
+    }
+
+    /// Where there is one sender alone: it has brought nothing. `exit` says whose fault that is.
+    fn nothing(&self, exit: Exit, from: &dyn Display, why: &dyn Display) -> Exit {
+        self.printer.log(format!("qdropd: nothing received from {from}: {why}"));
+        exit
+    }
+
+    fn nothing_came(&self, from: &dyn Display) -> Exit {
+        self.nothing(Exit::Broken, from, &"it closed without sending a file")
     }
 
     fn log_failure(&self, peer: SocketAddr, name: Option<&str>, why: &ReceiveError) {
         let verb = if why.status().is_some() { "refused" } else { "failed" };
-        let name = name.map(|name| format!(" {}", Escaped(name))).unwrap_or_default();
+        let name = name.map(|name| format!(" {}", Escaped(&shortened(name)))).unwrap_or_default();
         self.printer.log(format!("{peer}: {verb}{name}: {why}"));
     }
 }
@@ -363,16 +454,19 @@ struct Watch<'a> {
     file: Option<File>,
     /// The first failure's status, if any file came.
     exit: Option<Exit>,
+    /// What commands are to be told when it has ended: then the receipts are written.
+    jobs: Vec<Job>,
 }
 
 struct File {
+    /// As it was sent.
     name: String,
     began: Instant,
     id: Id,
 }
 
 /// A name as it is shown: a peer may send 32,768 characters of it.
-fn shortened(name: &str) -> String {
+pub(super) fn shortened(name: &str) -> String {
     match name.char_indices().nth(limits::SHOWN_NAME) {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name.to_owned(),
@@ -384,9 +478,8 @@ impl Watch<'_> {
         let printer = &self.desk.printer;
         match *event {
             Event::Began(name, size) => {
-                let name = shortened(name);
-                let id = printer.begin(format!("{name} from {}", self.peer), size);
-                self.file = Some(File { name, began: Instant::now(), id });
+                let id = printer.begin(format!("{} from {}", shortened(name), self.peer), size);
+                self.file = Some(File { name: name.to_owned(), began: Instant::now(), id });
             }
             Event::Advanced(bytes) => {
                 if let Some(file) = &self.file {
@@ -423,7 +516,20 @@ impl Watch<'_> {
                 if self.exit.is_none_or(|first| first == Exit::Done) {
                     self.exit = Some(exit);
                 }
+                self.order(file, fate);
             }
+        }
+    }
+
+    fn order(&mut self, file: Option<File>, fate: &Result<Stored, ReceiveError>) {
+        let commands = &self.desk.commands;
+        if commands.has(fate.is_ok()) {
+            let name = file.map(|file| file.name).unwrap_or_default();
+            let fate = match fate {
+                Ok(stored) => Ok(stored.clone()),
+                Err(why) => Err(why.to_string()),
+            };
+            self.jobs.extend(commands.hold(Job { peer: self.peer, name, fate }));
         }
     }
 
@@ -432,7 +538,8 @@ impl Watch<'_> {
         let time = file.began.elapsed();
         let Stored { name, size, digest } = stored;
         let facts = Facts { size: *size, digest: *digest, time };
-        let (file, name) = (Escaped(&file.name), Escaped(name.as_str()));
+        let sent = shortened(&file.name);
+        let (file, name) = (Escaped(&sent), Escaped(name.as_str()));
         self.desk.printer.log(format!("{}: stored {file} as {name} {facts}", self.peer));
     }
 }

@@ -132,6 +132,16 @@ impl House {
         (Slot { house: self.clone(), stage: Stage::Active(peer) }, None)
     }
 
+    /// Takes in a connection that somebody has accepted; it may have to wait for room.
+    ///
+    /// # Errors
+    /// The socket cannot be set up.
+    pub fn welcome(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> io::Result<Guest> {
+        let (slot, refusal) = self.admit(peer.ip());
+        let connection = Timed::new(stream, self.rules.patience, Some(slot))?;
+        Ok(Guest { connection, peer, refusal })
+    }
+
     /// Accepts for ever. Each connection gets a thread, which calls `serve`.
     pub fn receive_guests(
         self: &Arc<Self>,
@@ -162,9 +172,7 @@ impl House {
         serve: &(impl Fn(Arrival) + Clone + Send + 'static),
     ) -> io::Result<()> {
         let (stream, peer) = accept(listener)?;
-        let (slot, refusal) = self.admit(peer.ip());
-        let connection = Timed::new(stream, self.rules.patience, Some(slot))?;
-        let guest = Guest { connection, peer, refusal };
+        let guest = self.welcome(stream, peer)?;
         let serve = serve.clone();
         thread::Builder::new()
             .stack_size(limits::STACK)

@@ -3,4 +3,5 @@
 pub mod allow;
 pub mod deadline;
 pub mod dial;
+pub mod inherit;
 pub mod listen;

@@ -1,0 +1,244 @@
+//! Commands that are run when a transfer has ended: --exec and --exec-failed. The only place that
+//! starts a program, and it does so without a shell: what a peer wrote is an argument or a value
+//! of the environment, never a command.
+
+use super::console::Printer;
+use super::server::shortened;
+use crate::disk::name::SafeName;
+use crate::limits;
+use crate::text::Escaped;
+use crate::transfer::receive::Stored;
+use std::collections::VecDeque;
+use std::env;
+use std::mem;
+use std::net::SocketAddr;
+use std::path::{self, Path, PathBuf};
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// What a command is told; one that does not apply is not passed on from our own environment.
+const VARIABLES: [&str; 6] =
+    ["QDROP_PATH", "QDROP_NAME", "QDROP_SIZE", "QDROP_XXH64", "QDROP_PEER", "QDROP_ERROR"];
+
+/// The commands of --exec and --exec-failed, those that run and those that wait.
+#[derive(Debug)]
+pub(super) struct Commands {
+    stored: Option<PathBuf>,
+    failed: Option<PathBuf>,
+    printer: Printer,
+    state: Mutex<State>,
+    idle: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: VecDeque<Job>,
+    /// Of the jobs that are ready, running or held until a conversation ends.
+    bytes: usize,
+    workers: usize,
+}
+
+/// One transfer that a command is to be told of.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) peer: SocketAddr,
+    /// As it was sent.
+    pub(super) name: String,
+    /// The file, or why there is none.
+    pub(super) fate: Result<Stored, String>,
+}
+
+impl Job {
+    /// Bytes of memory that it takes while it waits.
+    fn bytes(&self) -> usize {
+        let fate = match &self.fate {
+            Ok(stored) => stored.name.as_str().len(),
+            Err(why) => why.len(),
+        };
+        mem::size_of::<Self>() + self.name.len() + fate
+    }
+}
+
+impl Commands {
+    /// Finds the programs. To be called before the drop directory is entered.
+    ///
+    /// # Errors
+    /// One of them is not there.
+    pub(super) fn find(
+        stored: Option<&str>,
+        failed: Option<&str>,
+        printer: Printer,
+    ) -> Result<Arc<Self>, String> {
+        let (stored, failed) = (stored.map(find).transpose()?, failed.map(find).transpose()?);
+        let (state, idle) = (Mutex::default(), Condvar::new());
+        Ok(Arc::new(Self { stored, failed, printer, state, idle }))
+    }
+
+    /// Whether there is a command for a file that was stored, or for one that was not.
+    pub(super) fn has(&self, is_stored: bool) -> bool {
+        self.program(is_stored).is_some()
+    }
+
+    /// Finds room for a job that is to be run later. Gives it back if there is none.
+    pub(super) fn hold(&self, job: Job) -> Option<Job> {
+        let mut state = self.state();
+        let bytes = state.bytes + job.bytes();
+        if bytes > limits::COMMANDS_MEMORY {
+            drop(state);
+            self.log(&job, "not run: too many are waiting");
+            return None;
+        }
+        state.bytes = bytes;
+        Some(job)
+    }
+
+    /// Runs jobs that were held. Does not wait for them.
+    pub(super) fn run(self: &Arc<Self>, jobs: Vec<Job>) {
+        let mut state = self.state();
+        for job in jobs {
+            state.ready.push_back(job);
+            // A worker ends when nothing is ready, so none of them can be idle.
+            if state.workers >= limits::COMMANDS {
+                continue;
+            }
+            let worker = self.clone();
+            let thread = thread::Builder::new().stack_size(limits::STACK);
+            match thread.spawn(move || worker.work()) {
+                Ok(_) => state.workers += 1,
+                // The others come to it.
+                Err(_) if state.workers > 0 => {}
+                Err(error) => {
+                    let Some(job) = state.ready.pop_back() else { continue };
+                    state.bytes -= job.bytes();
+                    self.log(&job, &format!("not run: cannot start a thread: {error}"));
+                }
+            }
+        }
+    }
+
+    /// Waits until every command that was to be run has ended.
+    pub(super) fn wait(&self) {
+        let busy = |state: &mut State| state.workers > 0;
+        drop(self.idle.wait_while(self.state(), busy).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn program(&self, is_stored: bool) -> Option<&Path> {
+        let program = if is_stored { &self.stored } else { &self.failed };
+        program.as_deref()
+    }
+
+    fn work(&self) {
+        let mut state = self.state();
+        while let Some(job) = state.ready.pop_front() {
+            drop(state);
+            if let Err(why) = self.tell(&job) {
+                self.log(&job, &why);
+            }
+            state = self.state();
+            state.bytes -= job.bytes();
+        }
+        state.workers -= 1;
+        drop(state);
+        self.idle.notify_all();
+    }
+
+    /// Runs the command for a job, and waits for its end.
+    fn tell(&self, job: &Job) -> Result<(), String> {
+        let Some(program) = self.program(job.fate.is_ok()) else { return Ok(()) };
+        let mut command = Command::new(program);
+        for variable in VARIABLES {
+            command.env_remove(variable);
+        }
+        match &job.fate {
+            Ok(Stored { name, size, digest }) => {
+                // As it is called now, should somebody have renamed it. Where it has no path that
+                // we may know, it is the command's working directory all the same.
+                let directory = env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+                let path = directory.join(name);
+                command.arg(&path).env("QDROP_PATH", &path);
+                command.env("QDROP_SIZE", size.to_string());
+                command.env("QDROP_XXH64", format!("{digest:016x}"));
+            }
+            Err(why) => {
+                command.arg(harmless(&job.name)).env("QDROP_ERROR", why);
+            }
+        }
+        command.env("QDROP_NAME", job.name.replace('\0', "\u{fffd}"));
+        command.env("QDROP_PEER", job.peer.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        match command.status() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("failed: {status}")),
+            Err(error) => Err(format!("not run: cannot start it: {error}")),
+        }
+    }
+
+    fn log(&self, job: &Job, what: &str) {
+        let name = shortened(&job.name);
+        self.printer.log(format!("{}: command for {} {what}", job.peer, Escaped(&name)));
+    }
+}
+
+/// A peer's name as an argument: what the file would have been called. No program takes it for an
+/// option.
+fn harmless(name: &str) -> String {
+    let name = SafeName::map(&name.encode_utf16().collect::<Vec<_>>());
+    match name.as_str().strip_prefix('-') {
+        Some(rest) => format!("_{rest}"),
+        None => name.as_str().to_owned(),
+    }
+}
+
+/// The program of that name, with its whole path: it must not be looked for again in the drop
+/// directory, where peers put files.
+fn find(command: &str) -> Result<PathBuf, String> {
+    let candidates = if command.contains(path::is_separator) {
+        vec![PathBuf::from(command)]
+    } else {
+        let path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+        // "." and the empty entry would be the drop directory, if we are started there.
+        let directories = env::split_paths(&path).filter(|directory| directory.is_absolute());
+        directories.map(|directory| directory.join(command)).collect()
+    };
+    let mut found = candidates.iter().filter(|candidate| candidate.is_file());
+    let absolute = found.next().and_then(|program| path::absolute(program).ok());
+    absolute.ok_or_else(|| format!("cannot find the command {}", Escaped(command)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_no_option_and_no_path() {
+        let table = [
+            ("a b.txt", "a b.txt"),
+            ("-rf", "_rf"),
+            ("../../etc/-x", "_x"),
+            ("a\0\n", "a__"),
+            (".hidden", "_hidden"),
+            ("", "unnamed"),
+        ];
+        for (name, argument) in table {
+            assert_eq!(harmless(name), argument);
+        }
+    }
+
+    #[test]
+    fn programs_are_found_by_their_whole_path() {
+        let sh = find("sh").unwrap();
+        assert!(sh.is_absolute() && sh.ends_with("sh"), "{sh:?}");
+        assert_eq!(find(sh.to_str().unwrap()), Ok(sh));
+        assert_eq!(find("src/lib.rs"), Ok(env::current_dir().unwrap().join("src/lib.rs")));
+        for missing in ["", "src", "no\nsuch", "./sh", "/"] {
+            assert!(find(missing).is_err(), "{missing}");
+        }
+        assert_eq!(find("no\nsuch").unwrap_err(), "cannot find the command no\\nsuch");
+    }
+}

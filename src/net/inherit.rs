@@ -1,0 +1,86 @@
+//! Sockets that another program opened and gave us as standard streams: inetd, systemd.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+#[cfg(unix)]
+use std::os::fd::{AsFd, OwnedFd};
+
+/// What standard input is.
+#[derive(Debug)]
+pub enum Inherited {
+    /// A connection, with the other end.
+    Connection(TcpStream, SocketAddr),
+    /// A connection whose peer is gone.
+    Lost,
+    /// A socket that listens, with its own address.
+    Listener(SocketAddr, TcpListener),
+}
+
+/// Takes the socket from standard input.
+///
+/// # Errors
+/// It is no socket of TCP.
+#[cfg(unix)]
+pub fn standard_input() -> io::Result<Inherited> {
+    let input = owned(&io::stdin())?;
+    let stream = TcpStream::from(input.try_clone()?);
+    let address = stream.local_addr()?;
+    // No other kind of socket has this option.
+    stream.nodelay()?;
+    // systemd's own sockets do not block, and a copy of one does as it does.
+    stream.set_nonblocking(false)?;
+    if let Ok(peer) = stream.peer_addr() {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        return Ok(Inherited::Connection(stream, peer));
+    }
+    // It listens, or was reset meanwhile. In neither case this waits for bytes, and only what has
+    // never been connected says so.
+    Ok(match stream.peek(&mut [0]) {
+        Err(error) if error.kind() == ErrorKind::NotConnected => {
+            Inherited::Listener(address, TcpListener::from(input))
+        }
+        _ => Inherited::Lost,
+    })
+}
+
+/// Which other standard streams are the very socket that standard input is, as inetd has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// Standard output.
+    pub output: bool,
+    /// Standard error.
+    pub error: bool,
+}
+
+/// Looks at the other standard streams.
+#[cfg(unix)]
+pub fn shared() -> Shared {
+    let ends = |of: &dyn AsFd| {
+        let stream = TcpStream::from(owned(of).ok()?);
+        Some((stream.local_addr().ok()?, stream.peer_addr().ok()))
+    };
+    let input = ends(&io::stdin());
+    let is_input = |of: &dyn AsFd| input.is_some() && ends(of) == input;
+    Shared { output: is_input(&io::stdout()), error: is_input(&io::stderr()) }
+}
+
+/// A descriptor of our own for it, which no program that we start gets.
+#[cfg(unix)]
+fn owned(stream: &dyn AsFd) -> io::Result<OwnedFd> {
+    stream.as_fd().try_clone_to_owned()
+}
+
+/// There are no such sockets on this system.
+///
+/// # Errors
+/// Always.
+#[cfg(not(unix))]
+pub fn standard_input() -> io::Result<Inherited> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+/// There are no such sockets on this system.
+#[cfg(not(unix))]
+pub fn shared() -> Shared {
+    Shared::default()
+}
