@@ -24,6 +24,29 @@ impl Display for Escaped<'_> {
     }
 }
 
+/// Any text as a JSON string (RFC 8259, section 7), in its quotes. What [`Escaped`] keeps from a
+/// terminal is an escape here, too: people look at such lines as well.
+pub struct Json<'a>(pub &'a str);
+
+impl Display for Json<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for c in self.0.chars() {
+            match c {
+                '"' => f.write_str("\\\"")?,
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                '\r' => f.write_str("\\r")?,
+                '\t' => f.write_str("\\t")?,
+                // None of them is above U+FFFF.
+                c if c.is_control() || steers(c) => write!(f, "\\u{:04x}", u32::from(c))?,
+                c => f.write_char(c)?,
+            }
+        }
+        f.write_char('"')
+    }
+}
+
 /// Line and paragraph separators, and the bidirectional controls of Unicode Annex 9.
 fn steers(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -92,9 +115,17 @@ pub struct Facts {
 impl Display for Facts {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { size, digest, time } = *self;
-        let (seconds, rate) = (time.as_secs(), Rate::of(size, time));
-        let millis = time.subsec_millis();
-        write!(f, "({size} bytes, xxh64 {digest:016x}, {seconds}.{millis:03} s, {rate})")
+        let (seconds, rate) = (Seconds(time), Rate::of(size, time));
+        write!(f, "({size} bytes, xxh64 {digest:016x}, {seconds} s, {rate})")
+    }
+}
+
+/// A time in seconds, to the millisecond: `0.001`.
+pub struct Seconds(pub Duration);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0.as_secs(), self.0.subsec_millis())
     }
 }
 
@@ -132,6 +163,21 @@ mod tests {
         ];
         for (text, shown) in table {
             assert_eq!(Escaped(text).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_json_string() {
+        let table = [
+            ("plain name (1).txt", r#""plain name (1).txt""#),
+            ("测试 😀 \u{fffd} 'quoted'", "\"测试 😀 \u{fffd} 'quoted'\""),
+            (r#"a"b\c/"#, r#""a\"b\\c/""#),
+            ("\n\r\t\0\x1f\x7f\u{9b}", r#""\n\r\t\u0000\u001f\u007f\u009b""#),
+            ("\u{2028}exe.\u{202e}gpj", r#""\u2028exe.\u202egpj""#),
+            ("", r#""""#),
+        ];
+        for (text, string) in table {
+            assert_eq!(Json(text).to_string(), string);
         }
     }
 

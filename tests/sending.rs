@@ -19,11 +19,11 @@ const QDROP: &str = "-n --name --dialect --listen --connect-timeout --timeout --
                      --progress -q --quiet -v --verbose -h --help -V --version";
 const QDROPD: &str = "-l --listen -1 --once --from --keep-open --inetd --allow --max-size \
                       --max-transfers --max-per-peer --timeout --on-conflict --exec --exec-failed \
-                      --no-sync -q --quiet -v --verbose -h --help -V --version";
+                      --no-sync --log -q --quiet -v --verbose -h --help -V --version";
 
 /// Options that neither program has yet.
 const LATER: &str = "--resume --keep-partial --retry --jobs --recursive -r --subdirs --limit-rate \
-                     --json --log --preserve --skip-existing";
+                     --json --preserve --skip-existing";
 
 /// Nobody has listened at the port of tcpmux for decades.
 const NOBODY: &str = "127.0.0.1:1";
@@ -410,6 +410,7 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         (not_port, "--from box:0"),
         ("--inetd takes its socket from", "--inetd --once|--inetd -l ::1|--from box --inetd"),
         ("option --exec needs a value", "--exec"),
+        ("not text or json", "--log xml|--log="),
         (not_size, "--max-size 1X|--max-size=-1|--max-size 1.5G"),
         (not_count, "--max-transfers 0|--max-transfers 1K|--max-per-peer -1"),
         (not_seconds, "--timeout 0|--timeout -1|--timeout x|--timeout 1e3"),

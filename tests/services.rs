@@ -8,10 +8,11 @@ use qdrop::wire::header::{Dialect, Header};
 use qdrop::wire::receipt::Status;
 use std::collections::BTreeMap;
 use std::env;
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -609,4 +610,150 @@ fn a_command_is_found_at_the_start_or_not_at_all() {
         let (exit, log) = Qdropd::try_spawn(&mut command, Path::new(".")).err().unwrap();
         assert_eq!((exit, log), (Some(1), format!("qdropd: cannot find the command {name}\n")));
     }
+}
+
+/// Reads a log of JSON as a program does: of each line the fields with their types and values, but
+/// for the time, which is checked.
+fn parsed(log: &str) -> Vec<String> {
+    let script = "
+import json, sys, time
+for line in sys.stdin.buffer.read().decode().split('\\n')[:-1]:
+    fields = json.loads(line)
+    assert list(fields)[:2] == ['time', 'event'], line
+    assert abs(fields.pop('time') - time.time()) < 600, line
+    print(ascii(fields))
+";
+    let sent = run(assert_cmd::Command::new("python3").args(["-c", script]).write_stdin(log));
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{log}");
+    sent.stdout.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_log_of_json_has_an_object_for_each_line() {
+    let directory = TempDir::new().unwrap();
+    let mut killed = Qdropd::start_in(directory.path(), &[]);
+    let mut stream = killed.connect();
+    stream.write_all(&header("a", 4)).unwrap();
+    eventually("a part is there", || killed.files().into_keys().next());
+    killed.kill();
+    fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
+    let out = TempDir::new().unwrap();
+    let script = script(out.path(), "#!/bin/sh\nexit 3\n");
+    let options = ["--log", "json", "--max-size", "1K", "-v", "--exec-failed", &script];
+    let qdropd = Qdropd::start_in(directory.path(), &options);
+
+    let mut expected = vec![
+        "{'event': 'swept', 'parts': 1}".to_owned(),
+        format!(
+            "{{'event': 'warning', 'error': 'every user of this machine can replace files in {}'}}",
+            directory.path().display()
+        ),
+    ];
+    let body = noise(40);
+    let surrogate = Header {
+        dialect: Dialect::NameSize,
+        name: Some([&units("x\"\\/\n\x1b\0\u{9b}测😀")[..], &[0xd800]].concat()),
+        body: 40,
+    };
+    let whole = [&surrogate.encode().unwrap()[..], &body].concat();
+    let cut = transfer("cut", &body)[..50].to_vec();
+    let (length, digest) = (header("cut", 40).len(), xxh64(&body));
+    let cases = [
+        (
+            whole,
+            format!(
+                "'name': 'x\"\\\\/\\n\\x1b\\x00\\x9b\\u6d4b\\U0001f600\\ufffd', \
+             'stored_as': '____\\u6d4b\\U0001f600_', 'size': 40, 'xxh64': '{digest:016x}', 'seconds': "
+            ),
+            "stored",
+        ),
+        (
+            header("large", 1025),
+            "'name': 'large', 'status': 2, 'error': '1.0 KiB are more than \
+          the receiver takes (1.0 KiB)'}"
+                .to_owned(),
+            "refused",
+        ),
+        (
+            cut,
+            format!(
+                "'name': 'cut', 'error': 'the peer closed after {} of 40 bytes'}}",
+                50 - length
+            ),
+            "failed",
+        ),
+        (
+            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+            "'status': 1, 'error': 'not a header of this protocol: ".to_owned(),
+            "refused",
+        ),
+    ];
+    for (bytes, fields, event) in cases {
+        let mut stream = qdropd.connect();
+        let peer = stream.local_addr().unwrap();
+        stream.write_all(&bytes).unwrap();
+        drop(receipts(stream));
+        expected.push(format!("{{'event': 'connected', 'peer': '{peer}'}}"));
+        expected.push(format!("{{'event': '{event}', 'peer': '{peer}', {fields}"));
+        if event != "stored" {
+            let name = fields.strip_prefix("'name': '").and_then(|rest| rest.split_once('\''));
+            let name = name.map_or("", |(name, _)| name);
+            expected.push(format!(
+                "{{'event': 'command-failed', 'peer': '{peer}', 'name': '{name}', \
+                 'error': 'failed: exit status: 3'}}"
+            ));
+        }
+        let lines = expected.len();
+        eventually("all is told", || (qdropd.log().lines().count() == lines).then_some(()));
+    }
+    for (line, start) in parsed(&qdropd.log()).iter().zip(&expected) {
+        assert!(line.starts_with(start), "{line} is not {start}");
+    }
+    assert!(!qdropd.log().contains(['\x1b', '\u{9b}']));
+}
+
+#[test]
+fn what_ends_it_at_the_start_is_json_as_well() {
+    let directory = TempDir::new().unwrap();
+    let missing = directory.path().join("it's \"missing\"");
+    let drop = directory.path().to_str().unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = other.local_addr().unwrap().to_string();
+    let cases = [
+        (vec![missing.to_str().unwrap()], "cannot enter the directory "),
+        (vec!["--listen", &in_use, drop], "cannot listen on "),
+        (vec!["--inetd", drop], "cannot use standard input as a socket of TCP: "),
+        (vec!["--exec", "no-such-program"], "cannot find the command no-such-program"),
+    ];
+    for (args, why) in cases {
+        let mut qdropd = assert_cmd::Command::new(program("qdropd"));
+        let sent = run(qdropd.args(args).args(["--log=json"]).current_dir(&directory));
+        assert_eq!((sent.exit, &*sent.stdout), (1, ""), "{sent:?}");
+        let lines = parsed(&sent.stderr);
+        assert_eq!(lines.len(), 1);
+        let is_told = ['\'', '"'].iter().any(|quote| {
+            lines[0].starts_with(&format!("{{'event': 'error', 'error': {quote}{why}"))
+        });
+        assert!(is_told, "{lines:?}");
+    }
+}
+
+#[test]
+fn a_log_of_json_that_nobody_takes_says_so_in_json() {
+    // The receiver holds the reading end of its pipe as well: it is full, and never broken.
+    let (temporary, drop) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let pipe = temporary.path().join("pipe");
+    let script = "mkfifo \"$PIPE\" && exec \"$0\" \"$@\" --no-sync --log json 2<>\"$PIPE\"";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).arg(program("qdropd")).env("PIPE", &pipe);
+    let qdropd = Qdropd::spawn(&mut shell, drop.path());
+    for _ in 0..2200 {
+        let mut stream = qdropd.connect();
+        stream.write_all(&header(&"x".repeat(2000), 1)).unwrap();
+        assert_eq!(receipts(stream), []);
+    }
+    let mut lines = BufReader::new(File::open(&pipe).unwrap()).lines().map(Result::unwrap);
+    let lost = lines.find(|line| line.contains("\"event\":\"lost\"")).unwrap();
+    let parsed = parsed(&format!("{lost}\n"));
+    assert!(parsed[0].starts_with("{'event': 'lost', 'lines': "), "{parsed:?}");
 }

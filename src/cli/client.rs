@@ -1,7 +1,7 @@
 //! `qdrop`: sends files.
 
 use super::args::{Arg, Args, listen_address, seconds};
-use super::console::{Console, Log, Printer, Progress};
+use super::console::{self, Console, Printer, Progress};
 use super::exit::Exit;
 use crate::disk::source::Source;
 use crate::disk::{DiskError, name};
@@ -192,9 +192,9 @@ pub fn main() -> ExitCode {
 fn run(options: &Options) -> Exit {
     let live = options.progress.unwrap_or(!options.quiet && io::stderr().is_terminal());
     let progress = if live { Progress::Live } else { Progress::None };
-    let console = match Console::new(progress, Log::Text) {
+    let console = match Console::new(progress, console::text) {
         Ok(console) => console,
-        Err(error) => return super::fatal("qdrop", &format!("cannot start a thread: {error}")),
+        Err(error) => return super::fatal(&format!("qdrop: cannot start a thread: {error}")),
     };
     let printer = console.printer();
     let exit = match meet(&options.way, &printer) {

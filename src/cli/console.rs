@@ -1,10 +1,12 @@
 //! Everything that is printed goes through one thread, so that the live line and the others do not
 //! mix, and a terminal or pipe that takes nothing holds up no transfer.
 
-use super::meter::{Id, Meter};
+use super::meter::{Id, Meter, Report};
 use crate::limits;
 use std::collections::VecDeque;
+use std::fmt::{self, Display, Formatter};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -20,13 +22,31 @@ pub(super) enum Progress {
     None,
 }
 
-/// Whether there is somebody to read standard error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Log {
-    /// Somebody may.
-    Text,
-    /// It is a sender's connection: not a byte may go there.
-    None,
+/// What there is to say of the console itself.
+#[derive(Debug)]
+pub(super) enum Notice<'a> {
+    /// A file is under way.
+    Progress(&'a Report),
+    /// So many lines were not taken.
+    Lost(usize),
+}
+
+/// How that is written on standard error, if it is. Not a match in here: `qdrop` has no need of
+/// what `qdropd` writes for programs.
+pub(super) type Wording = fn(&Notice<'_>) -> Option<String>;
+
+/// For people.
+pub(super) fn text(notice: &Notice<'_>) -> Option<String> {
+    Some(notice.to_string())
+}
+
+impl Display for Notice<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Progress(report) => report.fmt(f),
+            Self::Lost(lines) => write!(f, "{lines} lines lost: nobody took them"),
+        }
+    }
 }
 
 /// Where people read.
@@ -41,7 +61,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     progress: Progress,
-    log: Log,
+    wording: Wording,
 }
 
 #[derive(Debug)]
@@ -76,7 +96,7 @@ pub(super) struct Printer(Arc<Shared>);
 
 impl Console {
     /// Starts the thread that prints.
-    pub(super) fn new(progress: Progress, log: Log) -> io::Result<Self> {
+    pub(super) fn new(progress: Progress, wording: Wording) -> io::Result<Self> {
         let state = State {
             lines: VecDeque::new(),
             lost: 0,
@@ -85,7 +105,7 @@ impl Console {
             thread: Activity::Prints,
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
-        let shared = Arc::new(Shared { state, changed, progress, log });
+        let shared = Arc::new(Shared { state, changed, progress, wording });
         let for_thread = shared.clone();
         let thread = thread::Builder::new()
             .stack_size(limits::STACK)
@@ -117,9 +137,6 @@ impl Printer {
 
     /// A line on standard error. Never waits: when too many are not taken, it is only counted.
     pub(super) fn log(&self, line: String) {
-        if self.0.log == Log::None {
-            return;
-        }
         let mut state = self.0.state();
         if state.lines.len() >= limits::LOG_LINES {
             state.lost += 1;
@@ -130,9 +147,14 @@ impl Printer {
     }
 
     /// A transfer of `total` bytes begins.
-    pub(super) fn begin(&self, label: String, total: u64) -> Id {
+    pub(super) fn begin(&self, name: String, total: u64) -> Id {
+        self.begin_from(name, None, total)
+    }
+
+    /// A transfer begins that one of several peers sends.
+    pub(super) fn begin_from(&self, name: String, peer: Option<SocketAddr>, total: u64) -> Id {
         let mut state = self.0.state();
-        let id = state.meter.begin(label, total, Instant::now());
+        let id = state.meter.begin(name, peer, total, Instant::now());
         if self.0.progress != Progress::None {
             self.0.wake(state, Activity::Sleeps);
         }
@@ -193,11 +215,11 @@ impl Shared {
                     Line::Error(line) => write(&mut io::stderr(), &(line + "\n")),
                 }
             }
-            for report in reports {
-                write(&mut io::stderr(), &(report + "\n"));
+            for report in &reports {
+                self.say(&Notice::Progress(report));
             }
             if lost > 0 {
-                write(&mut io::stderr(), &format!("{lost} lines lost: nobody took them\n"));
+                self.say(&Notice::Lost(lost));
             }
             drawn = live.is_some();
             if let Some(line) = live {
@@ -214,6 +236,12 @@ impl Shared {
             if !state.closing {
                 state = self.rest(state);
             }
+        }
+    }
+
+    fn say(&self, notice: &Notice<'_>) {
+        if let Some(line) = (self.wording)(notice) {
+            write(&mut io::stderr(), &(line + "\n"));
         }
     }
 

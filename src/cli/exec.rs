@@ -2,8 +2,7 @@
 //! starts a program, and it does so without a shell: what a peer wrote is an argument or a value
 //! of the environment, never a command.
 
-use super::console::Printer;
-use super::server::shortened;
+use super::log::{Entry, Log};
 use crate::disk::name::SafeName;
 use crate::limits;
 use crate::text::Escaped;
@@ -27,7 +26,7 @@ const VARIABLES: [&str; 6] =
 pub(super) struct Commands {
     stored: Option<PathBuf>,
     failed: Option<PathBuf>,
-    printer: Printer,
+    log: Log,
     state: Mutex<State>,
     idle: Condvar,
 }
@@ -69,11 +68,11 @@ impl Commands {
     pub(super) fn find(
         stored: Option<&str>,
         failed: Option<&str>,
-        printer: Printer,
+        log: Log,
     ) -> Result<Arc<Self>, String> {
         let (stored, failed) = (stored.map(find).transpose()?, failed.map(find).transpose()?);
         let (state, idle) = (Mutex::default(), Condvar::new());
-        Ok(Arc::new(Self { stored, failed, printer, state, idle }))
+        Ok(Arc::new(Self { stored, failed, log, state, idle }))
     }
 
     /// Whether there is a command for a file that was stored, or for one that was not.
@@ -87,7 +86,7 @@ impl Commands {
         let bytes = state.bytes + job.bytes();
         if bytes > limits::COMMANDS_MEMORY {
             drop(state);
-            self.log(&job, "not run: too many are waiting");
+            self.complain(&job, "not run: too many are waiting");
             return None;
         }
         state.bytes = bytes;
@@ -112,7 +111,7 @@ impl Commands {
                 Err(error) => {
                     let Some(job) = state.ready.pop_back() else { continue };
                     state.bytes -= job.bytes();
-                    self.log(&job, &format!("not run: cannot start a thread: {error}"));
+                    self.complain(&job, &format!("not run: cannot start a thread: {error}"));
                 }
             }
         }
@@ -138,7 +137,7 @@ impl Commands {
         while let Some(job) = state.ready.pop_front() {
             drop(state);
             if let Err(why) = self.tell(&job) {
-                self.log(&job, &why);
+                self.complain(&job, &why);
             }
             state = self.state();
             state.bytes -= job.bytes();
@@ -179,9 +178,8 @@ impl Commands {
         }
     }
 
-    fn log(&self, job: &Job, what: &str) {
-        let name = shortened(&job.name);
-        self.printer.log(format!("{}: command for {} {what}", job.peer, Escaped(&name)));
+    fn complain(&self, job: &Job, what: &str) {
+        self.log.tell(&Entry::Command(job.peer, &job.name, what));
     }
 }
 

@@ -2,6 +2,8 @@
 
 use crate::limits;
 use crate::text::{Bytes, Clock, Escaped, Rate};
+use std::fmt::{self, Display, Formatter};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Which transfer of a meter.
@@ -25,11 +27,38 @@ pub(super) struct Meter {
 #[derive(Debug)]
 struct Gauge {
     id: Id,
-    label: String,
+    name: String,
+    /// Who sends it, if there may be several.
+    peer: Option<SocketAddr>,
     done: u64,
     total: u64,
     began: Instant,
     reported: Instant,
+}
+
+/// How far a transfer is.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) name: String,
+    pub(super) peer: Option<SocketAddr>,
+    /// Bytes so far, of all, and per second.
+    pub(super) done: u64,
+    pub(super) size: u64,
+    pub(super) rate: u64,
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { name, peer, done, size, rate } = self;
+        let (label, percent) = (label(name, *peer), percent(*done, *size));
+        let left = time_left(size - done, *rate);
+        write!(f, "{label}: {percent}% of {}, {}, {left} left", Bytes(*size), Rate(*rate))
+    }
+}
+
+fn label(name: &str, peer: Option<SocketAddr>) -> String {
+    let name = Escaped(name);
+    peer.map_or_else(|| name.to_string(), |peer| format!("{name} from {peer}"))
 }
 
 /// The columns of the numbers in a live line.
@@ -42,7 +71,13 @@ impl Meter {
         Self { gauges: Vec::new(), next: 0, moved: 0, rate: 0, since: now, sample: (now, 0) }
     }
 
-    pub(super) fn begin(&mut self, label: String, total: u64, now: Instant) -> Id {
+    pub(super) fn begin(
+        &mut self,
+        name: String,
+        peer: Option<SocketAddr>,
+        total: u64,
+        now: Instant,
+    ) -> Id {
         if self.gauges.is_empty() {
             self.rate = 0;
             self.since = now;
@@ -50,7 +85,7 @@ impl Meter {
         }
         let id = Id(self.next);
         self.next += 1;
-        self.gauges.push(Gauge { id, label, done: 0, total, began: now, reported: now });
+        self.gauges.push(Gauge { id, name, peer, done: 0, total, began: now, reported: now });
         id
     }
 
@@ -85,7 +120,7 @@ impl Meter {
             total = total.saturating_add(gauge.total);
         }
         let label = match self.gauges.len() {
-            1 => Escaped(&first.label).to_string(),
+            1 => label(&first.name, first.peer),
             n => format!("{n} transfers"),
         };
         let numbers = numbers(done, total, self.rate);
@@ -93,8 +128,8 @@ impl Meter {
         Some(format!("\x1b[?7l\r\x1b[K{label}\x1b[999C\x1b[{back}D{numbers}\x1b[?7h"))
     }
 
-    /// A line for each transfer that has had none for a while.
-    pub(super) fn reports(&mut self, now: Instant) -> Vec<String> {
+    /// Each transfer that has had no line for a while.
+    pub(super) fn reports(&mut self, now: Instant) -> Vec<Report> {
         self.measure(now);
         let due = self
             .gauges
@@ -102,11 +137,9 @@ impl Meter {
             .filter(|gauge| now.duration_since(gauge.reported) >= limits::REPORT);
         due.map(|gauge| {
             gauge.reported = now;
-            let rate = Rate::of(gauge.done, now.duration_since(gauge.began));
-            let left = time_left(gauge.total - gauge.done, rate.0);
-            let percent = percent(gauge.done, gauge.total);
-            let (label, total) = (Escaped(&gauge.label), Bytes(gauge.total));
-            format!("{label}: {percent}% of {total}, {rate}, {left} left")
+            let rate = Rate::of(gauge.done, now.duration_since(gauge.began)).0;
+            let (name, peer) = (gauge.name.clone(), gauge.peer);
+            Report { name, peer, done: gauge.done, size: gauge.total, rate }
         })
         .collect()
     }
@@ -179,13 +212,13 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut meter = Meter::new(start);
-        let first = meter.begin("a\x1b.iso".to_owned(), 3 * GIB, at(0));
+        let first = meter.begin("a\x1b.iso".to_owned(), None, 3 * GIB, at(0));
         assert_eq!(meter.live(at(0)), None, "too early to flicker");
         meter.advance(first, GIB);
         let line = meter.live(at(1)).unwrap();
         assert!(line.contains("a\\u{1b}.iso"), "{line:?}");
         assert!(line.contains(" 33% [####........]  1.0G  1.0G/s  0:02"), "{line:?}");
-        meter.begin("b".to_owned(), GIB, at(1));
+        meter.begin("b".to_owned(), None, GIB, at(1));
         assert!(meter.live(at(2)).unwrap().contains("2 transfers"));
         assert!(meter.live(at(2)).unwrap().contains(" 25% [###........."));
         meter.end(first);
@@ -197,12 +230,14 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut meter = Meter::new(start);
-        let id = meter.begin("a.iso from 192.0.2.1:5".to_owned(), 4 * GIB, at(0));
+        let peer = "192.0.2.1:5".parse().ok();
+        let id = meter.begin("a\x1b.iso".to_owned(), peer, 4 * GIB, at(0));
         meter.advance(id, GIB);
         assert!(meter.reports(at(29)).is_empty());
+        let reports: Vec<String> = meter.reports(at(32)).iter().map(Report::to_string).collect();
         assert_eq!(
-            meter.reports(at(32)),
-            ["a.iso from 192.0.2.1:5: 25% of 4.0 GiB, 32.0 MiB/s, 1:36 left"]
+            reports,
+            ["a\\u{1b}.iso from 192.0.2.1:5: 25% of 4.0 GiB, 32.0 MiB/s, 1:36 left"]
         );
         assert!(meter.reports(at(33)).is_empty());
     }

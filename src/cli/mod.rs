@@ -5,6 +5,7 @@ pub mod client;
 pub mod console;
 pub mod exec;
 pub mod exit;
+pub mod log;
 pub mod meter;
 pub mod server;
 
@@ -30,7 +31,7 @@ fn usage_error(program: &str, text: &str) -> Exit {
 }
 
 /// An error from before there is a console.
-fn fatal(program: &str, text: &str) -> Exit {
-    let _ = writeln!(io::stderr(), "{program}: {text}");
+fn fatal(line: &str) -> Exit {
+    let _ = writeln!(io::stderr(), "{line}");
     Exit::Local
 }

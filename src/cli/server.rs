@@ -1,9 +1,10 @@
 //! `qdropd`: receives files.
 
 use super::args::{Arg, Args, count, listen_address, seconds, size};
-use super::console::{Console, Log, Printer, Progress};
+use super::console::{Console, Progress};
 use super::exec::{Commands, Job};
 use super::exit::Exit;
+use super::log::{Entry, Form, Log, shortened};
 use super::meter::Id;
 use crate::disk::inbox::{Inbox, OnConflict};
 use crate::limits;
@@ -12,7 +13,7 @@ use crate::net::deadline::{Patience, Timed};
 use crate::net::dial::{self, Address, PORT};
 use crate::net::inherit::{self, Inherited, Shared};
 use crate::net::listen::{self, Arrival, Guest, House, Rules};
-use crate::text::{Escaped, Facts};
+use crate::text::Escaped;
 use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::{self, Event, Storage, Stored};
 use crate::wire::receipt::Status;
@@ -55,6 +56,7 @@ Files are stored in DIR, by default the current directory.
                               the file's path as its argument (see qdropd(8))
       --exec-failed COMMAND   after each failed transfer, with the file's name
       --no-sync               do not wait for the disk
+      --log text|json         one line, or one JSON object, per event [text]
   -q, --quiet                 log failures alone
   -v, --verbose               log connections as well
   -h, --help                  print this
@@ -83,6 +85,7 @@ struct Options {
     exec: Option<String>,
     exec_failed: Option<String>,
     sync: bool,
+    form: Form,
     quiet: bool,
     verbose: bool,
 }
@@ -118,6 +121,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut on_conflict = OnConflict::Rename;
     let (mut exec, mut exec_failed) = (None, None);
     let mut sync = true;
+    let mut form = Form::Text;
     let (mut quiet, mut verbose) = (false, false);
     let mut print = None;
     while let Some(arg) = args.next()? {
@@ -154,6 +158,13 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
             "--exec" => exec = Some(args.value()?),
             "--exec-failed" => exec_failed = Some(args.value()?),
             "--no-sync" => sync = false,
+            "--log" => {
+                form = args.value_as(|value| match value {
+                    "text" => Ok(Form::Text),
+                    "json" => Ok(Form::Json),
+                    _ => Err("not text or json".to_owned()),
+                })?;
+            }
             "-q" | "--quiet" => quiet = true,
             "-v" | "--verbose" => verbose = true,
             "-h" | "--help" => print = Some(HELP.to_owned()),
@@ -203,6 +214,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
         exec,
         exec_failed,
         sync,
+        form,
         quiet,
         verbose,
     })))
@@ -225,20 +237,24 @@ fn run(options: &Options) -> Exit {
         Way::Inetd(_) => inherit::shared(),
         _ => Shared::default(),
     };
-    let log = if shared.error { Log::None } else { Log::Text };
-    let progress = match io::stderr().is_terminal() {
-        _ if options.quiet || shared.error => Progress::None,
-        true => Progress::Live,
-        false => Progress::Reports,
+    let form = if shared.error { Form::None } else { options.form };
+    let progress = match form {
+        _ if options.quiet => Progress::None,
+        Form::None => Progress::None,
+        Form::Text if io::stderr().is_terminal() => Progress::Live,
+        Form::Text | Form::Json => Progress::Reports,
     };
-    let console = match Console::new(progress, log) {
+    let console = match Console::new(progress, form.wording()) {
         Ok(console) => console,
-        Err(_) if shared.error => return Exit::Local,
-        Err(error) => return super::fatal("qdropd", &format!("cannot start a thread: {error}")),
+        Err(error) => {
+            let why = format!("cannot start a thread: {error}");
+            let line = Entry::Error(&why).line(form);
+            return line.map_or(Exit::Local, |line| super::fatal(&line));
+        }
     };
-    let printer = console.printer();
-    let exit = receive(options, !shared.output, &printer).unwrap_or_else(|why| {
-        printer.log(format!("qdropd: {why}"));
+    let log = Log { printer: console.printer(), form };
+    let exit = receive(options, !shared.output, &log).unwrap_or_else(|why| {
+        log.tell(&Entry::Error(&why));
         Exit::Local
     });
     console.close();
@@ -247,9 +263,9 @@ fn run(options: &Options) -> Exit {
 
 /// Receives one transfer with --once and --from, one connection if --inetd has one, else for ever.
 /// Where it listens is told if somebody could read it: `heard`.
-fn receive(options: &Options, heard: bool, printer: &Printer) -> Result<Exit, String> {
+fn receive(options: &Options, heard: bool, log: &Log) -> Result<Exit, String> {
     let Options { directory, max_size, on_conflict, exec, exec_failed, sync, .. } = options;
-    let commands = Commands::find(exec.as_deref(), exec_failed.as_deref(), printer.clone())?;
+    let commands = Commands::find(exec.as_deref(), exec_failed.as_deref(), log.clone())?;
     let shown = directory.to_string_lossy();
     // Entered once: nobody can put another directory in its place later.
     env::set_current_dir(directory)
@@ -257,20 +273,16 @@ fn receive(options: &Options, heard: bool, printer: &Printer) -> Result<Exit, St
     let (inbox, swept) = Inbox::open(Path::new("."), *on_conflict, *sync)
         .map_err(|error| format!("cannot use the directory {}: {error}", Escaped(&shown)))?;
     if swept > 0 && !options.quiet {
-        printer.log(format!("qdropd: removed {swept} unfinished files of an earlier run"));
+        log.tell(&Entry::Swept(swept));
     }
     if inbox.is_exposed() {
-        printer.log(format!(
-            "qdropd: warning: every user of this machine can replace files in {} \
-             (chmod o-w or chmod +t helps)",
-            Escaped(&shown)
-        ));
+        log.tell(&Entry::Exposed(&shown));
     }
 
     let desk = Arc::new(Desk {
         storage: Storage { inbox, max_size: *max_size },
         commands,
-        printer: printer.clone(),
+        log: log.clone(),
         heard,
         quiet: options.quiet,
         verbose: options.verbose,
@@ -300,7 +312,7 @@ fn receive(options: &Options, heard: bool, printer: &Printer) -> Result<Exit, St
                 }
                 Inherited::Connection(stream, peer) => attend(stream, peer, rules, &desk),
                 Inherited::Lost => {
-                    desk.printer.log("qdropd: standard input is a broken connection".to_owned());
+                    desk.log.tell(&Entry::Error("standard input is a broken connection"));
                     Exit::Broken
                 }
             }
@@ -324,7 +336,7 @@ fn listen(
             house.receive_guests(&listener, move |arrival| serving.serve(arrival, once));
         })?;
         if desk.heard {
-            desk.printer.print(format!("listening on {address}"));
+            desk.log.printer.print(format!("listening on {address}"));
         }
     }
     // Without --once this waits for ever.
@@ -374,7 +386,7 @@ fn attend(stream: TcpStream, peer: SocketAddr, rules: &Rules, desk: &Desk) -> Ex
 struct Desk {
     storage: Storage,
     commands: Arc<Commands>,
-    printer: Printer,
+    log: Log,
     /// Whether standard output has a reader other than a sender.
     heard: bool,
     quiet: bool,
@@ -391,7 +403,7 @@ impl Desk {
         let Guest { mut connection, peer, refusal } = match arrival {
             Arrival::Guest(guest) => guest,
             Arrival::Trouble(error) => {
-                self.printer.log(format!("qdropd: cannot accept connections: {error}"));
+                self.log.tell(&Entry::Error(&format!("cannot accept connections: {error}")));
                 return;
             }
         };
@@ -412,19 +424,19 @@ impl Desk {
     }
 
     fn refuse(&self, connection: &mut Timed, peer: SocketAddr, why: ReceiveError) {
-        self.log_failure(peer, None, &why);
+        self.log.tell(&Entry::NotStored(peer, None, &why));
         let _ = receive::refuse(connection, why);
     }
 
     /// Receives what a connection brings; the first failure's status, or `None` if no file came.
     fn converse(&self, connection: &mut Timed, peer: SocketAddr) -> Option<Exit> {
         if self.verbose {
-            self.printer.log(format!("{peer}: connected"));
+            self.log.tell(&Entry::Connected(peer));
         }
         let mut watch = Watch { desk: self, peer, file: None, exit: None, jobs: Vec::new() };
         let answered = receive::receive(connection, &self.storage, &mut |event| watch.see(event));
         if let (Err(error), true) = (answered, self.verbose) {
-            self.printer.log(format!("{peer}: no receipt delivered: {error}"));
+            self.log.tell(&Entry::Undelivered(peer, &error));
         }
         self.commands.run(watch.jobs);
         watch.exit
@@ -432,18 +444,12 @@ impl Desk {
 
     /// Where there is one sender alone: it has brought nothing. `exit` says whose fault that is.
     fn nothing(&self, exit: Exit, from: &dyn Display, why: &dyn Display) -> Exit {
-        self.printer.log(format!("qdropd: nothing received from {from}: {why}"));
+        self.log.tell(&Entry::Nothing(from, why));
         exit
     }
 
     fn nothing_came(&self, from: &dyn Display) -> Exit {
         self.nothing(Exit::Broken, from, &"it closed without sending a file")
-    }
-
-    fn log_failure(&self, peer: SocketAddr, name: Option<&str>, why: &ReceiveError) {
-        let verb = if why.status().is_some() { "refused" } else { "failed" };
-        let name = name.map(|name| format!(" {}", Escaped(&shortened(name)))).unwrap_or_default();
-        self.printer.log(format!("{peer}: {verb}{name}: {why}"));
     }
 }
 
@@ -465,20 +471,13 @@ struct File {
     id: Id,
 }
 
-/// A name as it is shown: a peer may send 32,768 characters of it.
-pub(super) fn shortened(name: &str) -> String {
-    match name.char_indices().nth(limits::SHOWN_NAME) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None => name.to_owned(),
-    }
-}
-
 impl Watch<'_> {
     fn see(&mut self, event: &Event<'_>) {
-        let printer = &self.desk.printer;
+        let log = &self.desk.log;
+        let printer = &log.printer;
         match *event {
             Event::Began(name, size) => {
-                let id = printer.begin(format!("{} from {}", shortened(name), self.peer), size);
+                let id = printer.begin_from(shortened(name), Some(self.peer), size);
                 self.file = Some(File { name: name.to_owned(), began: Instant::now(), id });
             }
             Event::Advanced(bytes) => {
@@ -486,9 +485,7 @@ impl Watch<'_> {
                     printer.advance(file.id, bytes);
                 }
             }
-            Event::Leftover(error) => {
-                printer.log(format!("{}: {error}; the next start does", self.peer));
-            }
+            Event::Leftover(error) => log.tell(&Entry::Leftover(self.peer, error)),
             Event::Ended(fate) => {
                 let file = self.file.take();
                 if let Some(file) = &file {
@@ -496,17 +493,20 @@ impl Watch<'_> {
                 }
                 let exit = match fate {
                     Ok(stored) => {
-                        self.log_stored(file.as_ref(), stored);
+                        if let (Some(file), false) = (&file, self.desk.quiet) {
+                            let time = file.began.elapsed();
+                            log.tell(&Entry::Stored(self.peer, &file.name, stored, time));
+                        }
                         Exit::Done
                     }
                     Err(why @ ReceiveError::Silent) => {
                         // It brought nothing, which is nobody's outcome.
-                        self.desk.log_failure(self.peer, None, why);
+                        log.tell(&Entry::NotStored(self.peer, None, why));
                         return;
                     }
                     Err(why) => {
                         let name = file.as_ref().map(|file| file.name.as_str());
-                        self.desk.log_failure(self.peer, name, why);
+                        log.tell(&Entry::NotStored(self.peer, name, why));
                         match why.status() {
                             None | Some(Status::TimedOut) => Exit::Broken,
                             Some(_) => Exit::Refused,
@@ -531,15 +531,5 @@ impl Watch<'_> {
             };
             self.jobs.extend(commands.hold(Job { peer: self.peer, name, fate }));
         }
-    }
-
-    fn log_stored(&self, file: Option<&File>, stored: &Stored) {
-        let (Some(file), false) = (file, self.desk.quiet) else { return };
-        let time = file.began.elapsed();
-        let Stored { name, size, digest } = stored;
-        let facts = Facts { size: *size, digest: *digest, time };
-        let sent = shortened(&file.name);
-        let (file, name) = (Escaped(&sent), Escaped(name.as_str()));
-        self.desk.printer.log(format!("{}: stored {file} as {name} {facts}", self.peer));
     }
 }

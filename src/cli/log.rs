@@ -1,0 +1,314 @@
+//! The log of `qdropd`: an entry is a line, for people or for programs. qdropd(8) documents every
+//! field; programs rely on them.
+
+use super::console::{self, Notice, Printer, Wording};
+use super::meter::Report;
+use crate::disk::DiskError;
+use crate::limits;
+use crate::text::{Escaped, Facts, Json, Seconds};
+use crate::transfer::error::ReceiveError;
+use crate::transfer::receive::Stored;
+use std::fmt::{self, Display, Formatter, Write};
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+/// Who reads standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A person.
+    Text,
+    /// A program.
+    Json,
+    /// A sender: it is a connection, and not a byte may go there.
+    None,
+}
+
+impl Form {
+    /// How the console writes what it has to say itself.
+    pub(super) fn wording(self) -> Wording {
+        match self {
+            Self::Text => console::text,
+            Self::Json => |notice| Entry::Notice(notice).line(Self::Json),
+            Self::None => |_| None,
+        }
+    }
+}
+
+/// The log, for any thread.
+#[derive(Clone, Debug)]
+pub(super) struct Log {
+    pub(super) printer: Printer,
+    pub(super) form: Form,
+}
+
+impl Log {
+    /// Never waits: when too many entries are not taken, they are only counted.
+    pub(super) fn tell(&self, entry: &Entry<'_>) {
+        if let Some(line) = entry.line(self.form) {
+            self.printer.log(line);
+        }
+    }
+}
+
+/// What there is to tell.
+pub(super) enum Entry<'a> {
+    /// Something of our own does not work.
+    Error(&'a str),
+    /// So many parts of an earlier run were removed.
+    Swept(usize),
+    /// Every user can replace files in this directory.
+    Exposed(&'a str),
+    /// The only sender has brought nothing, and why.
+    Nothing(&'a dyn Display, &'a dyn Display),
+    /// A connection was accepted.
+    Connected(SocketAddr),
+    /// A file was stored: its name as it was sent, what it became, how long that took.
+    Stored(SocketAddr, &'a str, &'a Stored, Duration),
+    /// A file was not stored; its name if there was a header.
+    NotStored(SocketAddr, Option<&'a str>, &'a ReceiveError),
+    /// Receipts could not be delivered.
+    Undelivered(SocketAddr, &'a io::Error),
+    /// A file is stored, but its part could not be removed.
+    Leftover(SocketAddr, &'a DiskError),
+    /// The command for a file of this name failed or was not run.
+    Command(SocketAddr, &'a str, &'a str),
+    /// What the console has to say.
+    Notice(&'a Notice<'a>),
+}
+
+impl Entry<'_> {
+    /// Its line, if there is somebody to read it.
+    pub(super) fn line(&self, form: Form) -> Option<String> {
+        match form {
+            Form::Text => Some(self.to_string()),
+            Form::Json => Some(self.object().0 + "}"),
+            Form::None => None,
+        }
+    }
+
+    fn object(&self) -> Object {
+        match *self {
+            Self::Error(why) => Object::new("error").text("error", &why),
+            Self::Swept(parts) => Object::new("swept").number("parts", &parts),
+            Self::Exposed(directory) => {
+                let why = format!("every user of this machine can replace files in {directory}");
+                Object::new("warning").text("error", &why)
+            }
+            Self::Nothing(from, why) => Object::new("failed").text("peer", from).text("error", why),
+            Self::Connected(peer) => Object::new("connected").text("peer", &peer),
+            Self::Stored(peer, name, Stored { name: stored_as, size, digest }, time) => {
+                Object::new("stored")
+                    .text("peer", &peer)
+                    .text("name", &shortened(name))
+                    .text("stored_as", stored_as)
+                    .number("size", size)
+                    .text("xxh64", &format_args!("{digest:016x}"))
+                    .number("seconds", &Seconds(time))
+            }
+            Self::NotStored(peer, name, why) => {
+                let mut object = Object::new(verb(why)).text("peer", &peer);
+                if let Some(name) = name {
+                    object = object.text("name", &shortened(name));
+                }
+                if let Some(status) = why.status() {
+                    object = object.number("status", &status.code());
+                }
+                object.text("error", why)
+            }
+            Self::Undelivered(peer, why) => {
+                Object::new("no-receipt").text("peer", &peer).text("error", why)
+            }
+            Self::Leftover(peer, why) => {
+                Object::new("warning").text("peer", &peer).text("error", why)
+            }
+            Self::Command(peer, name, why) => {
+                let object = Object::new("command-failed").text("peer", &peer);
+                object.text("name", &shortened(name)).text("error", &why)
+            }
+            Self::Notice(Notice::Progress(Report { name, peer, done, size, rate })) => {
+                let mut object = Object::new("progress");
+                if let Some(peer) = peer {
+                    object = object.text("peer", peer);
+                }
+                object
+                    .text("name", name)
+                    .number("done", done)
+                    .number("size", size)
+                    .number("rate", rate)
+            }
+            Self::Notice(Notice::Lost(lines)) => Object::new("lost").number("lines", lines),
+        }
+    }
+}
+
+impl Display for Entry<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Error(why) => write!(f, "qdropd: {why}"),
+            Self::Swept(parts) => {
+                write!(f, "qdropd: removed {parts} unfinished files of an earlier run")
+            }
+            Self::Exposed(directory) => write!(
+                f,
+                "qdropd: warning: every user of this machine can replace files in {} \
+                 (chmod o-w or chmod +t helps)",
+                Escaped(directory)
+            ),
+            Self::Nothing(from, why) => write!(f, "qdropd: nothing received from {from}: {why}"),
+            Self::Connected(peer) => write!(f, "{peer}: connected"),
+            Self::Stored(peer, name, Stored { name: stored_as, size, digest }, time) => {
+                let facts = Facts { size: *size, digest: *digest, time };
+                let (name, stored_as) = (shortened(name), Escaped(stored_as.as_str()));
+                write!(f, "{peer}: stored {} as {stored_as} {facts}", Escaped(&name))
+            }
+            Self::NotStored(peer, None, why) => write!(f, "{peer}: {}: {why}", verb(why)),
+            Self::NotStored(peer, Some(name), why) => {
+                write!(f, "{peer}: {} {}: {why}", verb(why), Escaped(&shortened(name)))
+            }
+            Self::Undelivered(peer, why) => write!(f, "{peer}: no receipt delivered: {why}"),
+            Self::Leftover(peer, why) => write!(f, "{peer}: {why}; the next start does"),
+            Self::Command(peer, name, why) => {
+                write!(f, "{peer}: command for {} {why}", Escaped(&shortened(name)))
+            }
+            Self::Notice(notice) => notice.fmt(f),
+        }
+    }
+}
+
+/// Whether the sender is told.
+fn verb(why: &ReceiveError) -> &'static str {
+    if why.status().is_some() { "refused" } else { "failed" }
+}
+
+/// A name as it is shown: a peer may send 32,768 characters of it.
+pub(super) fn shortened(name: &str) -> String {
+    match name.char_indices().nth(limits::SHOWN_NAME) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
+/// A JSON object on one line, without the brace at its end.
+struct Object(String);
+
+impl Object {
+    /// What every line has. The journal of a system has times of its own, a file has none.
+    fn new(event: &str) -> Self {
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(format!("{{\"time\":{},\"event\":\"{event}\"", Seconds(time)))
+    }
+
+    fn number(mut self, field: &str, value: &dyn Display) -> Self {
+        // Writing to a string does not fail.
+        let _ = write!(self.0, ",\"{field}\":{value}");
+        self
+    }
+
+    fn text(self, field: &str, value: &dyn Display) -> Self {
+        self.number(field, &Json(&value.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::inbox::StoreError;
+    use crate::disk::name::SafeName;
+    use std::path::PathBuf;
+
+    #[track_caller]
+    fn assert_entry(entry: &Entry<'_>, text: &str, json: &str) {
+        assert_eq!(entry.line(Form::Text).as_deref(), Some(text));
+        let line = entry.line(Form::Json).unwrap();
+        let (time, rest) = line.strip_prefix("{\"time\":").unwrap().split_once(',').unwrap();
+        let (seconds, millis) = time.split_once('.').unwrap();
+        assert!(seconds.parse::<u64>().unwrap() > 1_700_000_000 && millis.len() == 3, "{line}");
+        assert_eq!(rest, &json[1..]);
+        assert_eq!(entry.line(Form::None), None);
+    }
+
+    #[test]
+    fn every_entry_has_a_line_for_people_and_one_for_programs() {
+        let peer = "192.0.2.1:5".parse().unwrap();
+        let name = "a\"\\\n";
+        let units: Vec<u16> = name.encode_utf16().collect();
+        let stored = Stored { name: SafeName::map(&units[..2]), size: 1000, digest: 0xabc };
+        let failed = || io::Error::other("it \"failed\"");
+        let disk = DiskError { operation: "remove", path: PathBuf::from("x\n"), error: failed() };
+        let report =
+            Report { name: name.to_owned(), peer: Some(peer), done: 512, size: 1024, rate: 256 };
+        let long = "x".repeat(1025);
+        let (short, exists) = (&long[..1024], StoreError::Exists(SafeName::map(&units[..1])));
+
+        assert_entry(
+            &Entry::Error("cannot \"x\""),
+            r#"qdropd: cannot "x""#,
+            r#"{"event":"error","error":"cannot \"x\""}"#,
+        );
+        assert_entry(
+            &Entry::Swept(3),
+            "qdropd: removed 3 unfinished files of an earlier run",
+            r#"{"event":"swept","parts":3}"#,
+        );
+        assert_entry(
+            &Entry::Exposed("/srv/a\\b"),
+            "qdropd: warning: every user of this machine can replace files in /srv/a\\\\b \
+             (chmod o-w or chmod +t helps)",
+            r#"{"event":"warning","error":"every user of this machine can replace files in /srv/a\\b"}"#,
+        );
+        assert_entry(
+            &Entry::Nothing(&"box:9999", &failed()),
+            r#"qdropd: nothing received from box:9999: it "failed""#,
+            r#"{"event":"failed","peer":"box:9999","error":"it \"failed\""}"#,
+        );
+        assert_entry(
+            &Entry::Connected(peer),
+            "192.0.2.1:5: connected",
+            r#"{"event":"connected","peer":"192.0.2.1:5"}"#,
+        );
+        assert_entry(
+            &Entry::Stored(peer, name, &stored, Duration::from_millis(1250)),
+            "192.0.2.1:5: stored a\"\\\\\\n as a\" \
+             (1000 bytes, xxh64 0000000000000abc, 1.250 s, 800 B/s)",
+            r#"{"event":"stored","peer":"192.0.2.1:5","name":"a\"\\\n","stored_as":"a\"","size":1000,"xxh64":"0000000000000abc","seconds":1.250}"#,
+        );
+        assert_entry(
+            &Entry::NotStored(peer, Some(&long), &ReceiveError::Store(exists)),
+            &format!("192.0.2.1:5: refused {short}…: a exists already"),
+            &format!(
+                r#"{{"event":"refused","peer":"192.0.2.1:5","name":"{short}…","status":3,"error":"a exists already"}}"#
+            ),
+        );
+        assert_entry(
+            &Entry::NotStored(peer, None, &ReceiveError::Broken("it broke".to_owned())),
+            "192.0.2.1:5: failed: it broke",
+            r#"{"event":"failed","peer":"192.0.2.1:5","error":"it broke"}"#,
+        );
+        assert_entry(
+            &Entry::Undelivered(peer, &failed()),
+            r#"192.0.2.1:5: no receipt delivered: it "failed""#,
+            r#"{"event":"no-receipt","peer":"192.0.2.1:5","error":"it \"failed\""}"#,
+        );
+        assert_entry(
+            &Entry::Leftover(peer, &disk),
+            "192.0.2.1:5: cannot remove x\\n: it \"failed\"; the next start does",
+            r#"{"event":"warning","peer":"192.0.2.1:5","error":"cannot remove x\\n: it \"failed\""}"#,
+        );
+        assert_entry(
+            &Entry::Command(peer, name, "failed: exit status: 3"),
+            "192.0.2.1:5: command for a\"\\\\\\n failed: exit status: 3",
+            r#"{"event":"command-failed","peer":"192.0.2.1:5","name":"a\"\\\n","error":"failed: exit status: 3"}"#,
+        );
+        assert_entry(
+            &Entry::Notice(&Notice::Progress(&report)),
+            "a\"\\\\\\n from 192.0.2.1:5: 50% of 1.0 KiB, 256 B/s, 0:02 left",
+            r#"{"event":"progress","peer":"192.0.2.1:5","name":"a\"\\\n","done":512,"size":1024,"rate":256}"#,
+        );
+        assert_entry(
+            &Entry::Notice(&Notice::Lost(7)),
+            "7 lines lost: nobody took them",
+            r#"{"event":"lost","lines":7}"#,
+        );
+    }
+}
