@@ -130,3 +130,4 @@ const _: () = assert!(HEADER_BUFFER < SMALL_BUFFER && SMALL_BUFFER < BUFFER);
 const _: () = assert!(2 * BUFFER <= STACK);
 const _: () = assert!(20 + NAME as usize <= BUFFER, "a sender's header fits into its buffer");
 const _: () = assert!(BUFFER as u64 <= DRAIN);
+const _: () = assert!(COMMANDS_MEMORY > 8 * COMMANDS * NAME as usize, "names of any length");

@@ -61,7 +61,7 @@ impl Job {
 }
 
 impl Commands {
-    /// Finds the programs. To be called before the drop directory is entered.
+    /// Looks for the programs. To be called before the drop directory is entered.
     ///
     /// # Errors
     /// One of them is not there.
@@ -70,7 +70,8 @@ impl Commands {
         failed: Option<&str>,
         log: Log,
     ) -> Result<Arc<Self>, String> {
-        let (stored, failed) = (stored.map(find).transpose()?, failed.map(find).transpose()?);
+        let (stored, failed) =
+            (stored.map(whole_path).transpose()?, failed.map(whole_path).transpose()?);
         let (state, idle) = (Mutex::default(), Condvar::new());
         Ok(Arc::new(Self { stored, failed, log, state, idle }))
     }
@@ -80,7 +81,7 @@ impl Commands {
         self.program(is_stored).is_some()
     }
 
-    /// Finds room for a job that is to be run later. Gives it back if there is none.
+    /// Finds room for a job that is to be run later, and gives it back if there is.
     pub(super) fn hold(&self, job: Job) -> Option<Job> {
         let mut state = self.state();
         let bytes = state.bytes + job.bytes();
@@ -195,7 +196,7 @@ fn harmless(name: &str) -> String {
 
 /// The program of that name, with its whole path: it must not be looked for again in the drop
 /// directory, where peers put files.
-fn find(command: &str) -> Result<PathBuf, String> {
+fn whole_path(command: &str) -> Result<PathBuf, String> {
     let candidates = if command.contains(path::is_separator) {
         vec![PathBuf::from(command)]
     } else {
@@ -230,13 +231,13 @@ mod tests {
 
     #[test]
     fn programs_are_found_by_their_whole_path() {
-        let sh = find("sh").unwrap();
+        let sh = whole_path("sh").unwrap();
         assert!(sh.is_absolute() && sh.ends_with("sh"), "{sh:?}");
-        assert_eq!(find(sh.to_str().unwrap()), Ok(sh));
-        assert_eq!(find("src/lib.rs"), Ok(env::current_dir().unwrap().join("src/lib.rs")));
+        assert_eq!(whole_path(sh.to_str().unwrap()), Ok(sh));
+        assert_eq!(whole_path("src/lib.rs"), Ok(env::current_dir().unwrap().join("src/lib.rs")));
         for missing in ["", "src", "no\nsuch", "./sh", "/"] {
-            assert!(find(missing).is_err(), "{missing}");
+            assert!(whole_path(missing).is_err(), "{missing}");
         }
-        assert_eq!(find("no\nsuch").unwrap_err(), "cannot find the command no\\nsuch");
+        assert_eq!(whole_path("no\nsuch").unwrap_err(), "cannot find the command no\\nsuch");
     }
 }

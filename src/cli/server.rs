@@ -11,7 +11,7 @@ use crate::limits;
 use crate::net::allow::Network;
 use crate::net::deadline::{Patience, Timed};
 use crate::net::dial::{self, Address, PORT};
-use crate::net::inherit::{self, Inherited, Shared};
+use crate::net::inherit::{self, Inherited};
 use crate::net::listen::{self, Arrival, Guest, House, Rules};
 use crate::text::Escaped;
 use crate::transfer::error::ReceiveError;
@@ -226,18 +226,16 @@ pub fn main() -> ExitCode {
         Ok(Command::Receive(options)) => run(&options),
         Ok(Command::Print(text)) => super::print_text(&text),
         // inetd has its peers for standard error.
-        Err(_) if inherit::shared().error => Exit::Usage,
+        Err(_) if inherit::is_standard_error() => Exit::Usage,
         Err(text) => super::usage_error("qdropd", &text),
     };
     exit.into()
 }
 
 fn run(options: &Options) -> Exit {
-    let shared = match options.way {
-        Way::Inetd(_) => inherit::shared(),
-        _ => Shared::default(),
-    };
-    let form = if shared.error { Form::None } else { options.form };
+    // On standard output there is a line if a socket listens. Such a socket takes no bytes itself.
+    let is_sender = matches!(options.way, Way::Inetd(_)) && inherit::is_standard_error();
+    let form = if is_sender { Form::None } else { options.form };
     let progress = match form {
         _ if options.quiet => Progress::None,
         Form::None => Progress::None,
@@ -253,7 +251,7 @@ fn run(options: &Options) -> Exit {
         }
     };
     let log = Log { printer: console.printer(), form };
-    let exit = receive(options, !shared.output, &log).unwrap_or_else(|why| {
+    let exit = receive(options, &log).unwrap_or_else(|why| {
         log.tell(&Entry::Error(&why));
         Exit::Local
     });
@@ -262,8 +260,7 @@ fn run(options: &Options) -> Exit {
 }
 
 /// Receives one transfer with --once and --from, one connection if --inetd has one, else for ever.
-/// Where it listens is told if somebody could read it: `heard`.
-fn receive(options: &Options, heard: bool, log: &Log) -> Result<Exit, String> {
+fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
     let Options { directory, max_size, on_conflict, exec, exec_failed, sync, .. } = options;
     let commands = Commands::find(exec.as_deref(), exec_failed.as_deref(), log.clone())?;
     let shown = directory.to_string_lossy();
@@ -283,7 +280,6 @@ fn receive(options: &Options, heard: bool, log: &Log) -> Result<Exit, String> {
         storage: Storage { inbox, max_size: *max_size },
         commands,
         log: log.clone(),
-        heard,
         quiet: options.quiet,
         verbose: options.verbose,
         outcome: Mutex::new(None),
@@ -335,9 +331,7 @@ fn listen(
         start(move || {
             house.receive_guests(&listener, move |arrival| serving.serve(arrival, once));
         })?;
-        if desk.heard {
-            desk.log.printer.print(format!("listening on {address}"));
-        }
+        desk.log.printer.print(format!("listening on {address}"));
     }
     // Without --once this waits for ever.
     let outcome = desk.outcome.lock().unwrap_or_else(PoisonError::into_inner);
@@ -387,8 +381,6 @@ struct Desk {
     storage: Storage,
     commands: Arc<Commands>,
     log: Log,
-    /// Whether standard output has a reader other than a sender.
-    heard: bool,
     quiet: bool,
     verbose: bool,
     /// With --once: how the transfer went. Locked while one is under way.

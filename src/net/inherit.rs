@@ -1,4 +1,4 @@
-//! Sockets that another program opened and gave us as standard streams: inetd, systemd.
+//! Sockets that another program opened and gave us as standard input: inetd, systemd.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -43,25 +43,15 @@ pub fn standard_input() -> io::Result<Inherited> {
     })
 }
 
-/// Which other standard streams are the very socket that standard input is, as inetd has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shared {
-    /// Standard output.
-    pub output: bool,
-    /// Standard error.
-    pub error: bool,
-}
-
-/// Looks at the other standard streams.
+/// Whether standard error is the very socket that standard input is, as inetd has it.
 #[cfg(unix)]
-pub fn shared() -> Shared {
+pub fn is_standard_error() -> bool {
     let ends = |of: &dyn AsFd| {
         let stream = TcpStream::from(owned(of).ok()?);
         Some((stream.local_addr().ok()?, stream.peer_addr().ok()))
     };
     let input = ends(&io::stdin());
-    let is_input = |of: &dyn AsFd| input.is_some() && ends(of) == input;
-    Shared { output: is_input(&io::stdout()), error: is_input(&io::stderr()) }
+    input.is_some() && ends(&io::stderr()) == input
 }
 
 /// A descriptor of our own for it, which no program that we start gets.
@@ -81,6 +71,6 @@ pub fn standard_input() -> io::Result<Inherited> {
 
 /// There are no such sockets on this system.
 #[cfg(not(unix))]
-pub fn shared() -> Shared {
-    Shared::default()
+pub fn is_standard_error() -> bool {
+    false
 }
