@@ -3,7 +3,7 @@
 
 use harness::*;
 use qdrop::digest::xxh64;
-use qdrop::limits::{COMMANDS, LINGER};
+use qdrop::limits::{COMMANDS, LINGER, REDRAW};
 use qdrop::wire::header::{Dialect, Header};
 use qdrop::wire::receipt::Status;
 use std::collections::BTreeMap;
@@ -714,6 +714,34 @@ fn a_log_of_json_has_an_object_for_each_line() {
         assert!(line.starts_with(start), "{line} is not {start}");
     }
     assert!(!qdropd.log().contains(['\x1b', '\u{9b}']));
+}
+
+#[test]
+fn a_log_of_json_has_no_bar_even_on_a_terminal() {
+    let [directory, printed] = [(); 2].map(|()| TempDir::new().unwrap());
+    let (program, port) = (program("qdropd"), free_port());
+    let line = format!(
+        "exec '{}' --once --log json --listen {port} '{}'",
+        program.display(),
+        directory.path().display()
+    );
+    let out = printed.path().join("out");
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("SHELL", "/bin/sh").stdin(Stdio::piped());
+    script.stdout(File::create(&out).unwrap());
+    let service = Service::start(&mut script, directory.path());
+    let mut stream = patient(eventually("it listens", || TcpStream::connect(port).ok()));
+    let bytes = transfer("film.mkv", &noise(1_000_000));
+    stream.write_all(&bytes[..500_000]).unwrap();
+    // Here a bar would be drawn for the second time.
+    thread::sleep(REDRAW * 3);
+    stream.write_all(&bytes[500_000..]).unwrap();
+    assert_eq!(receipts(stream).len(), 1);
+    assert_eq!(service.wait().0, Some(0));
+    let shown = fs::read_to_string(out).unwrap();
+    let [first, second] = shown.lines().collect::<Vec<_>>()[..] else { panic!("{shown:?}") };
+    assert_eq!(first, format!("listening on {port}"));
+    assert!(second.starts_with("{\"time\":") && !shown.contains('\x1b'), "{shown:?}");
 }
 
 #[test]

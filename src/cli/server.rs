@@ -67,7 +67,7 @@ once per listener. The log is on standard error, one line for each file.
 
 Exit status:
   0  with --once, --from or --inetd: the file is stored
-  1  the directory or an address cannot be used
+  1  the directory, an address or a command cannot be used
   2  the command line is wrong
   3  with --from: the sender cannot be reached
   4  with --once, --from or --inetd: the connection broke or timed out
