@@ -31,6 +31,11 @@ impl Default for Xxh64 {
 }
 
 impl Xxh64 {
+    /// Bytes taken so far.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
     /// Takes the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         let held = self.held();

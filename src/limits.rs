@@ -32,6 +32,20 @@ pub const MESSAGE: u32 = 64 * 1024;
 /// Bytes of a file's name on the disk: `NAME_MAX` of Linux, the BSDs and macOS.
 pub const FILE_NAME: usize = 255;
 
+/// Bytes of a path below the drop directory: with the name of a part in its place, less than the
+/// 4096 of Linux's `PATH_MAX`.
+pub const PATH: usize = 3_500;
+
+/// How long nothing must have come of a body before another connection may go on with it: less
+/// than a sender waits before it tries again.
+pub const SILENT: Duration = Duration::from_millis(500);
+
+/// Interrupted bodies that are kept at once for their senders.
+pub const KEPT: usize = 16;
+
+/// How long they are kept, if a receiver is not told otherwise.
+pub const KEEP_PARTIAL: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long a whole header may take, from its connection's first moment or from its own first
 /// byte. Fixed, so that nobody can hold a slot by trickling.
 pub const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -88,6 +102,15 @@ pub const BATCH_WRITING: Duration = Duration::from_millis(100);
 /// Bytes of a body after which the disk is asked to write what has come: enough to keep it busy,
 /// and a small file is over before it would matter.
 pub const WRITEBACK: u64 = 32 * 1024 * 1024;
+
+/// A limited rate is kept by pieces of a twentieth of a second's worth.
+pub const PIECES: u64 = 20;
+
+/// How much too late a piece may be to be made up for.
+pub const MADE_UP: Duration = Duration::from_millis(50);
+
+/// The first and the longest pause before another try of a transfer.
+pub const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Commands that run at once. A machine that receives files need not be a large one.
 pub const COMMANDS: usize = 4;

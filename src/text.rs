@@ -101,6 +101,15 @@ impl Display for Rate {
     }
 }
 
+/// A time in seconds: `0.001`.
+pub struct Seconds(pub Duration);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0.as_secs(), self.0.subsec_millis())
+    }
+}
+
 /// What there is to say of a body that has moved:
 /// `(1000 bytes, xxh64 00112233aabbccdd, 0.001 s, 976 KiB/s)`.
 pub struct Facts {
@@ -108,24 +117,17 @@ pub struct Facts {
     pub size: u64,
     /// XXH64 of it.
     pub digest: u64,
+    /// Bytes of it that had moved before.
+    pub had: u64,
     /// How long it took.
     pub time: Duration,
 }
 
 impl Display for Facts {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { size, digest, time } = *self;
-        let (seconds, rate) = (Seconds(time), Rate::of(size, time));
+        let Self { size, digest, had, time } = *self;
+        let (seconds, rate) = (Seconds(time), Rate::of(size - had, time));
         write!(f, "({size} bytes, xxh64 {digest:016x}, {seconds} s, {rate})")
-    }
-}
-
-/// A time in seconds, to the millisecond: `0.001`.
-pub struct Seconds(pub Duration);
-
-impl Display for Seconds {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:03}", self.0.as_secs(), self.0.subsec_millis())
     }
 }
 

@@ -5,11 +5,14 @@ use harness::{
     receipts, send, transfer, units,
 };
 use qdrop::limits;
-use qdrop::wire::header::{Dialect, Header};
+use qdrop::wire::header::{Dialect, Header, Wishes};
 use qdrop::wire::receipt::{Receipt, Status};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::SystemTime;
 use tempfile::TempDir;
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -393,4 +396,61 @@ fn a_receiver_that_connects_exits_with_the_outcome() {
 
 fn drop_stream(stream: TcpStream) {
     drop(patient(stream));
+}
+
+/// What each side writes in turn in the example of docs/PROTOCOL.md, 3, but for the body.
+fn example() -> Vec<Vec<u8>> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/PROTOCOL.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, section) = page.split_once("\n## 3. ").unwrap();
+    let block = section.split("\n```").nth(1).unwrap();
+    let mut turns = Vec::new();
+    for line in block.lines().skip(1) {
+        if line.ends_with(':') && !line.starts_with(|c: char| c.is_ascii_digit()) {
+            turns.push(Vec::new());
+            continue;
+        }
+        let words = line.split(' ').map_while(|word| {
+            Some(word)
+                .filter(|word| word.len() == 2)
+                .and_then(|word| u8::from_str_radix(word, 16).ok())
+        });
+        turns.last_mut().unwrap().extend(words);
+    }
+    turns
+}
+
+#[test]
+fn the_example_of_an_extended_transfer_is_what_happens() {
+    let [question, answer, start, receipt] = example().try_into().unwrap();
+    let (resume, preserve, skip) = (true, true, false);
+    let dialect = Dialect::Extended(Wishes { resume, preserve, skip, modified: 1_790_000_000_500 });
+    let header = Header { dialect, name: Some(units("测试.txt")), body: 1000 };
+    assert_eq!(question, header.encode().unwrap());
+
+    let qdropd = Qdropd::start(&[]);
+    let ask = |length| {
+        let mut stream = qdropd.connect();
+        stream.write_all(&question).unwrap();
+        let mut come = vec![0; length];
+        stream.read_exact(&mut come).unwrap();
+        (stream, come)
+    };
+    let (mut stream, none) = ask(answer.len());
+    assert_eq!((&none[..4], &none[4..12]), (&answer[..4], &[0; 8][..]));
+    assert_eq!(none[12..], 0xef46_db37_51d8_e999_u64.to_be_bytes(), "as the page says");
+    stream.write_all(&[0; 8 + 400]).unwrap();
+    drop(stream);
+    qdropd.logged("failed");
+
+    let (mut stream, come) = ask(answer.len());
+    assert_eq!(come, answer);
+    stream.write_all(&[&start[..], &[0; 600]].concat()).unwrap();
+    let mut come = vec![0; receipt.len()];
+    stream.read_exact(&mut come).unwrap();
+    assert_eq!(come, receipt);
+    let file = qdropd.directory.join("测试.txt");
+    let modified = fs::metadata(&file).unwrap().modified().unwrap();
+    let since = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!((since.as_millis(), fs::read(file).unwrap()), (1_790_000_000_500, vec![0; 1000]));
 }

@@ -7,7 +7,7 @@
 
 use harness::{files, noise, units};
 use qdrop::digest::xxh64;
-use qdrop::disk::inbox::{Inbox, OnConflict};
+use qdrop::disk::inbox::{Inbox, OnConflict, Rules};
 use qdrop::disk::name::{SafeName, is_hard_to_store};
 use qdrop::limits;
 use qdrop::transfer::receive::{Event, Storage, Stored, receive};
@@ -261,7 +261,7 @@ fn judge_receipt(bytes: &[u8]) -> Result<(Receipt, u64), Flaw> {
     Ok((receipt, at))
 }
 
-const STATUSES: [Status; 9] = [
+const STATUSES: [Status; 10] = [
     Status::Stored,
     Status::Malformed,
     Status::TooLarge,
@@ -271,6 +271,7 @@ const STATUSES: [Status; 9] = [
     Status::NotAllowed,
     Status::Busy,
     Status::TimedOut,
+    Status::AlreadyThere,
 ];
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -599,7 +600,7 @@ fn expected(
                 let free = names.find(|name| on_conflict == OnConflict::Replace || !is_taken(name));
                 let name = free.unwrap();
                 files.insert(name.to_string(), body.to_vec());
-                (Ok(Stored { name, size, digest: xxh64(body) }), size)
+                (Ok(Stored { name, size, digest: xxh64(body), had: 0 }), size)
             }
         });
         whole = come == size;
@@ -642,7 +643,8 @@ fn conversations_store_what_they_report_and_nothing_else() {
         let outer = TempDir::new().unwrap();
         let directory = outer.path().join("drop");
         fs::create_dir(&directory).unwrap();
-        let (inbox, _) = Inbox::open(&directory, on_conflict, false).unwrap();
+        let rules = Rules { on_conflict, sync: false, ..Rules::default() };
+        let (inbox, _) = Inbox::open(&directory, rules).unwrap();
         let mut sender = Sender {
             stream: &stream,
             end,

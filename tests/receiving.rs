@@ -3,7 +3,7 @@
 
 use harness::*;
 use qdrop::digest::xxh64;
-use qdrop::disk::inbox::{Inbox, OnConflict};
+use qdrop::disk::inbox::{Inbox, Rules};
 use qdrop::limits;
 use qdrop::transfer::receive::{Storage, receive};
 use qdrop::transfer::{Awaited, Connection};
@@ -251,7 +251,8 @@ fn read_in_pieces(interrupted: Option<bool>) {
     for pieces in cuts(&stream) {
         let first = pieces[0].len();
         let directory = TempDir::new().unwrap();
-        let (inbox, _) = Inbox::open(directory.path(), OnConflict::Rename, false).unwrap();
+        let rules = Rules { sync: false, ..Rules::default() };
+        let (inbox, _) = Inbox::open(directory.path(), rules).unwrap();
         let storage = Storage { inbox, max_size: None };
         let mut connection = Pieces { pieces, interrupted, answer: Vec::new() };
         receive(&mut connection, &storage, &mut |_| {}).unwrap();

@@ -15,15 +15,17 @@ use std::sync::mpsc;
 use tempfile::TempDir;
 
 /// Every option that `--help` names, which leaves no room for others.
-const QDROP: &str = "-n --name --dialect --listen --connect-timeout --timeout --require-receipt \
-                     --progress -q --quiet -v --verbose -h --help -V --version";
+const QDROP: &str = "-n --name --dialect --listen -r --recursive --resume --preserve \
+                     --skip-existing --retry --jobs --limit-rate --connect-timeout --timeout \
+                     --require-receipt --progress --json -q --quiet -v --verbose -h --help -V \
+                     --version";
 const QDROPD: &str = "-l --listen -1 --once --from --keep-open --inetd --allow --max-size \
-                      --max-transfers --max-per-peer --timeout --on-conflict --exec --exec-failed \
-                      --no-sync --log -q --quiet -v --verbose -h --help -V --version";
+                      --max-transfers --max-per-peer --timeout --on-conflict --subdirs \
+                      --keep-partial --exec --exec-failed --no-sync --log -q --quiet -v --verbose \
+                      -h --help -V --version";
 
-/// Options that neither program has yet.
-const LATER: &str = "--resume --keep-partial --retry --jobs --recursive -r --subdirs --limit-rate \
-                     --json --preserve --skip-existing";
+/// Options of the other program that `--help` names as well.
+const ITS_PEERS: &str = "--subdirs";
 
 /// Nobody has listened at the port of tcpmux for decades.
 const NOBODY: &str = "127.0.0.1:1";
@@ -368,13 +370,31 @@ fn a_wrong_command_line_is_told_with_a_hint() {
     let not_port = "not a port, 1 to 65535";
     let (not_size, not_count) = ("not a size", "not a whole number above 0");
     let not_address = "ADDR is an IP address";
+    let (no_time, not_qt) = ("standard input has no time", "--dialect is for Qt programs");
     let qdrop = [
         ("no HOST", "|-q"),
         ("no FILE", "box|-- -q"),
-        ("standard input", "box -"),
+        ("standard input, which needs a --name", "box -|--listen 127.0.0.1:0 -|box --json -"),
+        ("standard input, which is sent alone", "box - a|box a -|box - -"),
+        ("--name goes with one file only", "box - a -n b"),
+        (no_time, "box - -n a --resume|box - -n a --preserve|box - -n a --skip-existing"),
         (not_address, "--listen=box a|--listen 127.0.0.1:x a"),
         ("no FILE", "--listen 127.0.0.1:0"),
         (both, "--listen 127.0.0.1:0 --connect-timeout 1 a"),
+        ("--listen and --jobs exclude", "--listen 127.0.0.1:0 --jobs 2 a"),
+        ("--listen and --retry exclude", "--retry=1 --listen 127.0.0.1:0 a"),
+        ("--name and --recursive exclude", "box a -rn b|box a --name b --recursive|box - -rn a"),
+        (not_qt, "box a --dialect header-size --resume|--preserve box --dialect=header-size a"),
+        (not_qt, "box a --skip-existing --dialect header-size"),
+        ("--retry, value -1: not a whole number", "box a --retry -1"),
+        ("not a whole number", "box a --retry x|box a --retry=|box a --retry 1.5"),
+        (not_count, "box a --jobs 0|box a --jobs=x|box a --jobs -1"),
+        ("not a rate", "box a --limit-rate 0|box a --limit-rate=|box a --limit-rate 1X"),
+        ("not a rate", "box a --limit-rate 0K|box a --limit-rate -1|box a --limit-rate 1.5M"),
+        ("option --retry needs a value", "box a --retry"),
+        ("option --resume takes no value", "box a --resume=a"),
+        ("unknown option --subdirs", "box a --subdirs"),
+        ("unknown option --keep-partial", "box a --keep-partial 1"),
         ("not name-size or header-size", "box a --dialect qt"),
         ("unknown option --once", "box a --once"),
         ("unknown option --verb", "box a --verb|--verb=x box a"),
@@ -416,11 +436,14 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         (not_seconds, "--timeout 0|--timeout -1|--timeout x|--timeout 1e3"),
         ("not rename, replace or refuse", "--on-conflict overwrite"),
         (both, "-qv|--verbose --quiet"),
+        (not_seconds, "--keep-partial -1|--keep-partial x|--keep-partial="),
+        ("option --subdirs takes no value", "--subdirs=2"),
+        ("unknown option --resume", "--resume"),
+        ("unknown option --json", "--json"),
+        ("unknown option -r", "-r|-1r"),
     ];
     for (name, table) in [("qdrop", &qdrop[..]), ("qdropd", &qdropd)] {
-        let table = table.iter().map(|&(why, lines)| (why.to_owned(), lines));
-        let later = LATER.split(' ').map(|option| (format!("unknown option {option}"), option));
-        for (why, lines) in table.chain(later) {
+        for &(why, lines) in table {
             for line in lines.split('|') {
                 let args = line.split_whitespace();
                 let sent = run(assert_cmd::Command::new(program(name)).args(args));
@@ -428,7 +451,7 @@ fn a_wrong_command_line_is_told_with_a_hint() {
                 let [what, hint] = sent.stderr.lines().collect::<Vec<_>>()[..] else {
                     panic!("{name} {line}: {sent:?}");
                 };
-                let told = what.starts_with(&format!("{name}: ")) && what.contains(&why);
+                let told = what.starts_with(&format!("{name}: ")) && what.contains(why);
                 assert!(told, "{name} {line}: {what}");
                 assert_eq!(hint, format!("Try '{name} --help'."));
             }
@@ -497,8 +520,13 @@ fn help_names_every_option_and_exit_status() {
             assert!(line.chars().count() <= 80, "{name}: more than 80 columns: {line}");
         }
         let words = help.stdout.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
-        let named: BTreeSet<&str> = words.filter(|word| word.starts_with('-')).collect();
-        assert_eq!(named, options.split(' ').collect(), "{name}");
+        // A dash alone is standard input.
+        let named = words.filter(|word| word.starts_with('-') && *word != "-");
+        let own: BTreeSet<&str> = options.split(' ').collect();
+        let its_peers: BTreeSet<&str> = ITS_PEERS.split(' ').collect();
+        let others = |option: &&str| !own.contains(option) && its_peers.contains(option);
+        let named: BTreeSet<&str> = named.filter(|word| !others(word)).collect();
+        assert_eq!(named, own, "{name}");
         let lines = help.stdout.lines().filter_map(|line| line.strip_prefix("  "));
         let told: String = lines.filter_map(|line| Some(line.split_once("  ")?.0)).collect();
         assert!(told.ends_with(statuses), "{name}: {told}");
@@ -539,6 +567,93 @@ fn manual_pages_and_readme_tell_of_the_same_options() {
             assert!(row.is_some(), "the README has no row for {option}");
         }
     }
+}
+
+/// The members of a flat object in JSON, each with its value as it is written.
+fn members(line: &str) -> Vec<(String, String)> {
+    let mut rest = line.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap();
+    let mut members = Vec::new();
+    while !rest.is_empty() {
+        let (name, after) = rest.strip_prefix('"').unwrap().split_once("\":").unwrap();
+        let mut quoted = false;
+        let mut escaped = false;
+        let end = after.find(|c: char| {
+            let ends = c == ',' && !quoted;
+            quoted ^= c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        let (value, next) = end.map_or((after, ""), |end| (&after[..end], &after[end + 1..]));
+        members.push((name.to_owned(), value.to_owned()));
+        rest = next;
+    }
+    members
+}
+
+/// Every member is in the manual page, in this order, and nothing else.
+#[test]
+fn json_has_the_members_that_the_manual_page_tells() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let name = "a \"b\", \\c\n测试";
+    let path = file(source.path(), name, b"body");
+    let text = |text: &str| {
+        let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        format!("\"{text}\"")
+    };
+    let (file, missing) = (text(path.to_str().unwrap()), source.path().join("missing"));
+    let digest = text(&format!("{:016x}", xxh64(b"body")));
+    let stored_as = text("c_测试");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../man/qdrop.1");
+    let page = fs::read_to_string(page).unwrap();
+    let told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".It Ic ")).collect();
+    let check = |sent: &Sent, expected: [&str; 9]| {
+        let members = members(sent.stdout.trim_end());
+        let (names, values): (Vec<_>, Vec<_>) = members.into_iter().unzip();
+        assert_eq!(names, told, "{sent:?}");
+        for (value, expected) in values.iter().zip(expected) {
+            let is_right = value == expected
+                || (expected == "SECONDS" && is_number(value))
+                || (expected == "TEXT" && value.starts_with('"'));
+            assert!(is_right, "{value} is not {expected}: {sent:?}");
+        }
+    };
+    let (name, none, s) = (text(name), "null", "SECONDS");
+    let sent = send(qdropd.address, &["--json", "--preserve"], &path);
+    check(&sent, [&text("stored"), &file, &name, &stored_as, "4", &digest, s, none, "0"]);
+    fs::copy(&path, source.path().join("c_测试")).unwrap();
+    let same = source.path().join("c_测试");
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    File::options().write(true).open(&same).unwrap().set_modified(time).unwrap();
+    let there = send(qdropd.address, &["--json", "--skip-existing"], &same);
+    let file_there = text(same.to_str().unwrap());
+    check(&there, [&text("skipped"), &file_there, &stored_as, &stored_as, "4", none, s, none, "0"]);
+    let (sent, _) = answered(&["--json"], "a", b"body", Vec::new());
+    check(&sent, [&text("sent"), "TEXT", "\"a\"", none, "4", &digest, s, none, "0"]);
+    let failed = send(qdropd.address, &["--json"], &missing);
+    let file = text(missing.to_str().unwrap());
+    check(&failed, [&text("failed"), &file, "\"missing\"", none, none, none, s, "TEXT", "1"]);
+    let refused = send(NOBODY, &["--json"], &path);
+    check(&refused, [&text("failed"), "TEXT", &name, none, none, none, s, "TEXT", "3"]);
+}
+
+#[test]
+fn standard_input_is_sent_and_leaves_nothing() {
+    let (spool, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let to = qdropd.address.to_string();
+    let run_in = |directory: &Path, content: &[u8]| {
+        let mut qdrop = assert_cmd::Command::new(program("qdrop"));
+        qdrop.args(["--name", "a", &to, "-"]).env("TMPDIR", directory);
+        run(qdrop.write_stdin(content))
+    };
+    for content in [noise(1_000_000), Vec::new()] {
+        let sent = run_in(spool.path(), &content);
+        let name = if content.is_empty() { "a (1)" } else { "a" };
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+        assert_line(&sent.stdout, &format!("stored a as {name}"), &content, "\n");
+        assert_eq!(qdropd.files()[name], content);
+    }
+    assert!(files(spool.path()).is_empty());
+    assert_failed(&run_in(&spool.path().join("missing"), b""), 1, &["cannot make a file in"]);
 }
 
 #[test]

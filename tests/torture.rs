@@ -434,8 +434,8 @@ fn after_many_transfers_a_receiver_holds_what_it_held_after_the_first() {
     let at_rest = |what: &str| {
         eventually(what, || {
             let (descriptors, threads, memory) = held(&qdropd);
-            // The listener's thread, the printer's and the first.
-            (threads == 3).then_some((descriptors, memory))
+            // The listener's thread, the printer's, that of the chores and the first.
+            (threads == 4).then_some((descriptors, memory))
         })
     };
     let count = times(2_000, 100_000);

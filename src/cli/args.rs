@@ -157,6 +157,19 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "not a whole number above 0".to_owned())
 }
 
+/// A number of times, perhaps 0.
+pub(super) fn times(text: &str) -> Result<usize, String> {
+    if text == "0" { Ok(0) } else { count(text).map_err(|_| "not a whole number".to_owned()) }
+}
+
+/// Bytes per second above 0.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    size(text)
+        .ok()
+        .filter(|&rate| rate > 0)
+        .ok_or_else(|| "not a rate: bytes per second above 0, perhaps with K, M, G or T".to_owned())
+}
+
 /// A number of bytes: digits and perhaps one of K, M, G, T, powers of 1024.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.char_indices().last() {

@@ -146,6 +146,11 @@ impl Printer {
         self.0.wake(state, Activity::Watches);
     }
 
+    /// So many transfers, of so many bytes together, are to come.
+    pub(super) fn plan(&self, transfers: usize, bytes: u64) {
+        self.0.state().meter.plan(transfers, bytes);
+    }
+
     /// A transfer of `total` bytes begins.
     pub(super) fn begin(&self, name: String, total: u64) -> Id {
         self.begin_from(name, None, total)

@@ -156,7 +156,7 @@ impl Commands {
             command.env_remove(variable);
         }
         match &job.fate {
-            Ok(Stored { name, size, digest }) => {
+            Ok(Stored { name, size, digest, .. }) => {
                 // As it is called now, should somebody have renamed it. Where it has no path that
                 // we may know, it is the command's working directory all the same.
                 let directory = env::current_dir().unwrap_or_else(|_| PathBuf::from("."));

@@ -4,6 +4,7 @@
 use super::console::{self, Notice, Printer, Wording};
 use super::meter::Report;
 use crate::disk::DiskError;
+use crate::disk::name::SafeName;
 use crate::limits;
 use crate::text::{Escaped, Facts, Json, Seconds};
 use crate::transfer::error::ReceiveError;
@@ -65,6 +66,8 @@ pub(super) enum Entry<'a> {
     Connected(SocketAddr),
     /// A file was stored: its name as it was sent, what it became, how long that took.
     Stored(SocketAddr, &'a str, &'a Stored, Duration),
+    /// A file was there already, under this name.
+    There(SocketAddr, &'a str, &'a SafeName),
     /// A file was not stored; its name if there was a header.
     NotStored(SocketAddr, Option<&'a str>, &'a ReceiveError),
     /// Receipts could not be delivered.
@@ -97,7 +100,7 @@ impl Entry<'_> {
             }
             Self::Nothing(from, why) => Object::new("failed").text("peer", from).text("error", why),
             Self::Connected(peer) => Object::new("connected").text("peer", &peer),
-            Self::Stored(peer, name, Stored { name: stored_as, size, digest }, time) => {
+            Self::Stored(peer, name, Stored { name: stored_as, size, digest, .. }, time) => {
                 Object::new("stored")
                     .text("peer", &peer)
                     .text("name", &shortened(name))
@@ -106,6 +109,10 @@ impl Entry<'_> {
                     .text("xxh64", &format_args!("{digest:016x}"))
                     .number("seconds", &Seconds(time))
             }
+            Self::There(peer, name, stored_as) => Object::new("skipped")
+                .text("peer", &peer)
+                .text("name", &shortened(name))
+                .text("stored_as", stored_as),
             Self::NotStored(peer, name, why) => {
                 let mut object = Object::new(verb(why)).text("peer", &peer);
                 if let Some(name) = name {
@@ -157,10 +164,14 @@ impl Display for Entry<'_> {
             ),
             Self::Nothing(from, why) => write!(f, "qdropd: nothing received from {from}: {why}"),
             Self::Connected(peer) => write!(f, "{peer}: connected"),
-            Self::Stored(peer, name, Stored { name: stored_as, size, digest }, time) => {
-                let facts = Facts { size: *size, digest: *digest, time };
+            Self::Stored(peer, name, Stored { name: stored_as, size, digest, had }, time) => {
+                let facts = Facts { size: *size, digest: *digest, had: *had, time };
                 let (name, stored_as) = (shortened(name), Escaped(stored_as.as_str()));
                 write!(f, "{peer}: stored {} as {stored_as} {facts}", Escaped(&name))
+            }
+            Self::There(peer, name, stored_as) => {
+                let (name, stored_as) = (shortened(name), Escaped(stored_as.as_str()));
+                write!(f, "{peer}: skipped {}: it is there as {stored_as}", Escaped(&name))
             }
             Self::NotStored(peer, None, why) => write!(f, "{peer}: {}: {why}", verb(why)),
             Self::NotStored(peer, Some(name), why) => {
@@ -214,7 +225,6 @@ impl Object {
 mod tests {
     use super::*;
     use crate::disk::inbox::StoreError;
-    use crate::disk::name::SafeName;
     use std::path::PathBuf;
 
     #[track_caller]
@@ -233,7 +243,7 @@ mod tests {
         let peer = "192.0.2.1:5".parse().unwrap();
         let name = "a\"\\\n";
         let units: Vec<u16> = name.encode_utf16().collect();
-        let stored = Stored { name: SafeName::map(&units[..2]), size: 1000, digest: 0xabc };
+        let stored = Stored { name: SafeName::map(&units[..2]), size: 1000, digest: 0xabc, had: 0 };
         let failed = || io::Error::other("it \"failed\"");
         let disk = DiskError { operation: "remove", path: PathBuf::from("x\n"), error: failed() };
         let report =
@@ -272,6 +282,11 @@ mod tests {
             "192.0.2.1:5: stored a\"\\\\\\n as a\" \
              (1000 bytes, xxh64 0000000000000abc, 1.250 s, 800 B/s)",
             r#"{"event":"stored","peer":"192.0.2.1:5","name":"a\"\\\n","stored_as":"a\"","size":1000,"xxh64":"0000000000000abc","seconds":1.250}"#,
+        );
+        assert_entry(
+            &Entry::There(peer, name, &stored.name),
+            "192.0.2.1:5: skipped a\"\\\\\\n: it is there as a\"",
+            r#"{"event":"skipped","peer":"192.0.2.1:5","name":"a\"\\\n","stored_as":"a\""}"#,
         );
         assert_entry(
             &Entry::NotStored(peer, Some(&long), &ReceiveError::Store(exists)),

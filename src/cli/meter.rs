@@ -22,6 +22,17 @@ pub(super) struct Meter {
     since: Instant,
     /// When the rate was last taken, and `moved` then.
     sample: (Instant, u64),
+    /// If it is known, how much is to come altogether.
+    plan: Option<Plan>,
+}
+
+#[derive(Debug)]
+struct Plan {
+    transfers: usize,
+    bytes: u64,
+    /// Of these, what is over.
+    transfers_over: usize,
+    bytes_over: u64,
 }
 
 #[derive(Debug)]
@@ -68,7 +79,19 @@ const CELLS: u64 = 12;
 
 impl Meter {
     pub(super) fn new(now: Instant) -> Self {
-        Self { gauges: Vec::new(), next: 0, moved: 0, rate: 0, since: now, sample: (now, 0) }
+        Self {
+            gauges: Vec::new(),
+            next: 0,
+            moved: 0,
+            rate: 0,
+            since: now,
+            sample: (now, 0),
+            plan: None,
+        }
+    }
+
+    pub(super) fn plan(&mut self, transfers: usize, bytes: u64) {
+        self.plan = Some(Plan { transfers, bytes, transfers_over: 0, bytes_over: 0 });
     }
 
     pub(super) fn begin(
@@ -78,7 +101,7 @@ impl Meter {
         total: u64,
         now: Instant,
     ) -> Id {
-        if self.gauges.is_empty() {
+        if self.is_empty() {
             self.rate = 0;
             self.since = now;
             self.sample = (now, self.moved);
@@ -97,11 +120,17 @@ impl Meter {
     }
 
     pub(super) fn end(&mut self, id: Id) {
-        self.gauges.retain(|gauge| gauge.id != id);
+        let Some(at) = self.gauges.iter().position(|gauge| gauge.id == id) else { return };
+        let over = self.gauges.remove(at);
+        if let Some(plan) = &mut self.plan {
+            plan.transfers_over += 1;
+            plan.bytes_over = plan.bytes_over.saturating_add(over.done);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.gauges.is_empty()
+        let planned = |plan: &Plan| (1..plan.transfers).contains(&plan.transfers_over);
+        self.gauges.is_empty() && !self.plan.as_ref().is_some_and(planned)
     }
 
     /// The live line: a name on the left, the numbers of all transfers on the right. It is drawn
@@ -111,7 +140,8 @@ impl Meter {
     pub(super) fn live(&mut self, now: Instant) -> Option<String> {
         self.measure(now);
         let first = self.gauges.first()?;
-        if now.duration_since(first.began) < limits::REDRAW {
+        let began = if self.plan.is_some() { self.since } else { first.began };
+        if now.duration_since(began) < limits::REDRAW {
             return None;
         }
         let (mut done, mut total) = (0_u64, 0_u64);
@@ -119,10 +149,17 @@ impl Meter {
             done = done.saturating_add(gauge.done);
             total = total.saturating_add(gauge.total);
         }
-        let label = match self.gauges.len() {
+        let mut label = match self.gauges.len() {
             1 => label(&first.name, first.peer),
             n => format!("{n} transfers"),
         };
+        if let Some(plan) = &self.plan {
+            done = done.saturating_add(plan.bytes_over);
+            // What is tried again comes to more.
+            total = plan.bytes.max(done);
+            let at = (plan.transfers_over + 1).min(plan.transfers);
+            label = format!("{at}/{} {label}", plan.transfers);
+        }
         let numbers = numbers(done, total, self.rate);
         let back = NUMBERS - 1;
         Some(format!("\x1b[?7l\r\x1b[K{label}\x1b[999C\x1b[{back}D{numbers}\x1b[?7h"))

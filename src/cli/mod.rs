@@ -7,6 +7,7 @@ pub mod exec;
 pub mod exit;
 pub mod log;
 pub mod meter;
+pub mod queue;
 pub mod server;
 
 use exit::Exit;

@@ -6,7 +6,7 @@ use super::exec::{Commands, Job};
 use super::exit::Exit;
 use super::log::{Entry, Form, Log, shortened};
 use super::meter::Id;
-use crate::disk::inbox::{Inbox, OnConflict};
+use crate::disk::inbox::{Inbox, OnConflict, Rules as Storing};
 use crate::limits;
 use crate::net::allow::Network;
 use crate::net::deadline::{Patience, Timed};
@@ -52,6 +52,9 @@ Files are stored in DIR, by default the current directory.
       --timeout SECS          end a transfer whose sender is silent so long [60]
       --on-conflict rename|replace|refuse
                               when the name is taken [rename: \"name (1).ext\"]
+      --subdirs               keep the directories in names [only the last part]
+      --keep-partial SECS     keep what came of an interrupted transfer for a
+                              sender that resumes it [86400; 0: never]
       --exec COMMAND          after each file run COMMAND, without a shell, with
                               the file's path as its argument (see qdropd(8))
       --exec-failed COMMAND   after each failed transfer, with the file's name
@@ -81,10 +84,9 @@ struct Options {
     way: Way,
     patience: Patience,
     max_size: Option<u64>,
-    on_conflict: OnConflict,
+    storing: Storing,
     exec: Option<String>,
     exec_failed: Option<String>,
-    sync: bool,
     form: Form,
     quiet: bool,
     verbose: bool,
@@ -118,9 +120,8 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut silence = Duration::from_secs(60);
     let mut keep_open = None;
     let mut max_size = None;
-    let mut on_conflict = OnConflict::Rename;
+    let mut storing = Storing::default();
     let (mut exec, mut exec_failed) = (None, None);
-    let mut sync = true;
     let mut form = Form::Text;
     let (mut quiet, mut verbose) = (false, false);
     let mut print = None;
@@ -148,16 +149,23 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
             "--max-per-peer" => per_peer = Some(args.value_as(count)?),
             "--timeout" => silence = args.value_as(seconds)?,
             "--on-conflict" => {
-                on_conflict = args.value_as(|value| match value {
+                storing.on_conflict = args.value_as(|value| match value {
                     "rename" => Ok(OnConflict::Rename),
                     "replace" => Ok(OnConflict::Replace),
                     "refuse" => Ok(OnConflict::Refuse),
                     _ => Err("not rename, replace or refuse".to_owned()),
                 })?;
             }
+            "--subdirs" => storing.subdirs = true,
+            "--keep-partial" => {
+                storing.keep_partial = args.value_as(|value| match value {
+                    "0" => Ok(Duration::ZERO),
+                    value => seconds(value),
+                })?;
+            }
             "--exec" => exec = Some(args.value()?),
             "--exec-failed" => exec_failed = Some(args.value()?),
-            "--no-sync" => sync = false,
+            "--no-sync" => storing.sync = false,
             "--log" => {
                 form = args.value_as(|value| match value {
                     "text" => Ok(Form::Text),
@@ -210,10 +218,9 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
         way,
         patience,
         max_size,
-        on_conflict,
+        storing,
         exec,
         exec_failed,
-        sync,
         form,
         quiet,
         verbose,
@@ -261,13 +268,13 @@ fn run(options: &Options) -> Exit {
 
 /// Receives one transfer with --once and --from, one connection if --inetd has one, else for ever.
 fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
-    let Options { directory, max_size, on_conflict, exec, exec_failed, sync, .. } = options;
+    let Options { directory, max_size, storing, exec, exec_failed, .. } = options;
     let commands = Commands::find(exec.as_deref(), exec_failed.as_deref(), log.clone())?;
     let shown = directory.to_string_lossy();
     // Entered once: nobody can put another directory in its place later.
     env::set_current_dir(directory)
         .map_err(|error| format!("cannot enter the directory {}: {error}", Escaped(&shown)))?;
-    let (inbox, swept) = Inbox::open(Path::new("."), *on_conflict, *sync)
+    let (inbox, swept) = Inbox::open(Path::new("."), *storing)
         .map_err(|error| format!("cannot use the directory {}: {error}", Escaped(&shown)))?;
     if swept > 0 && !options.quiet {
         log.tell(&Entry::Swept(swept));
@@ -285,10 +292,8 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
         outcome: Mutex::new(None),
         told: Condvar::new(),
     });
-    if *sync {
-        let storing = desk.clone();
-        start(move || storing.storage.inbox.write_back())?;
-    }
+    let tending = desk.clone();
+    start(move || tending.storage.inbox.tend())?;
     let exit = match &options.way {
         Way::Listen { addresses, rules } => {
             let bind = |address: &SocketAddr| {
@@ -314,6 +319,7 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
             }
         }
     };
+    desk.storage.inbox.forget();
     desk.commands.wait();
     Ok(exit)
 }
@@ -494,6 +500,13 @@ impl Watch<'_> {
                     Err(why @ ReceiveError::Silent) => {
                         // It brought nothing, which is nobody's outcome.
                         log.tell(&Entry::NotStored(self.peer, None, why));
+                        return;
+                    }
+                    Err(ReceiveError::AlreadyThere { name, .. }) => {
+                        if let (Some(file), false) = (&file, self.desk.quiet) {
+                            log.tell(&Entry::There(self.peer, &file.name, name));
+                        }
+                        self.exit = self.exit.or(Some(Exit::Done));
                         return;
                     }
                     Err(why) => {

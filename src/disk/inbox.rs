@@ -1,14 +1,17 @@
 //! The drop directory: where a receiver stores.
 
 use super::DiskError;
+use super::kept::{Body, Identity, Kept, Underway};
 use super::name::SafeName;
 use super::partial::{self, Incoming, Owner};
 use super::writeback::Writeback;
+use crate::limits;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// What to do when a name is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,43 +47,108 @@ pub struct Inbox {
     handle: File,
     owner: Owner,
     parts: AtomicU32,
-    on_conflict: OnConflict,
-    /// Unless nothing waits for the disk.
-    writeback: Option<Arc<Writeback>>,
+    rules: Rules,
+    writeback: Arc<Writeback>,
+    kept: Kept,
+}
+
+/// How an inbox stores.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// What to do when a name is taken.
+    pub on_conflict: OnConflict,
+    /// Whether to wait for the disk.
+    pub sync: bool,
+    /// Whether directories in names are kept.
+    pub subdirs: bool,
+    /// How long an interrupted body is kept for its sender; not at all if zero.
+    pub keep_partial: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            on_conflict: OnConflict::Rename,
+            sync: true,
+            subdirs: false,
+            keep_partial: limits::KEEP_PARTIAL,
+        }
+    }
 }
 
 impl Inbox {
     /// Opens the directory, makes sure that it can be written to and removes the parts that a
-    /// killed receiver left; also says how many. Without `sync` nothing waits for the disk.
+    /// killed receiver left; also says how many.
     ///
     /// # Errors
     /// The directory cannot be opened, listed or written to.
-    pub fn open(
-        path: &Path,
-        on_conflict: OnConflict,
-        sync: bool,
-    ) -> Result<(Self, usize), DiskError> {
+    pub fn open(path: &Path, rules: Rules) -> Result<(Self, usize), DiskError> {
         let inbox = Self {
             path: path.to_owned(),
             handle: File::open(path).map_err(DiskError::at("open", path))?,
             owner: Owner::current(),
             parts: AtomicU32::new(0),
-            on_conflict,
-            writeback: sync.then(Arc::default),
+            rules,
+            writeback: Arc::default(),
+            kept: Kept::new(rules.keep_partial),
         };
         let probe = inbox.part(&SafeName::map(&[]))?;
         let fresh = probe.file.metadata().map_err(DiskError::at("examine", probe.path()))?;
         drop(probe);
-        let swept = partial::sweep(path, inbox.owner, &fresh)?;
+        let swept = partial::sweep(path, inbox.owner, &fresh, rules.subdirs)?;
         Ok((inbox, swept))
     }
 
     /// What a thread of its own should do: while large bodies come, it has the disk write what is
-    /// there of them. Returns if nothing is to wait for the disk.
-    pub fn write_back(&self) {
-        if let Some(writeback) = &self.writeback {
-            writeback.run();
-        }
+    /// there of them, and it removes what was kept for too long.
+    pub fn tend(&self) -> ! {
+        self.writeback.run(|| self.kept.expire())
+    }
+
+    /// The name under which a file is stored that a peer calls so.
+    pub fn name(&self, units: &[u16]) -> SafeName {
+        if self.rules.subdirs { SafeName::map_path(units) } else { SafeName::map(units) }
+    }
+
+    /// Whether a file is there already: its name, its size, its time to the second.
+    pub fn has(&self, file: &Identity) -> bool {
+        let found = self.find(&file.name).or_else(|| self.find(&file.name.for_fat()));
+        let Some(there) = found else { return false };
+        let since = there.modified().ok().map(|time| match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            // What is before 1970 and no whole second belongs to the second before it.
+            Err(before) => {
+                let whole = i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX);
+                -whole - i64::from(before.duration().subsec_nanos() > 0)
+            }
+        });
+        let seconds = file.modified.div_euclid(1000);
+        there.is_file() && there.len() == file.size && since == Some(seconds)
+    }
+
+    /// What is there of a file that its sender may go on with.
+    ///
+    /// # Errors
+    /// As in [`Inbox::begin`], if the name has been taken since.
+    pub fn kept(&self, of: &Identity) -> Result<Option<Body>, StoreError> {
+        self.refuse_taken(&of.name)?;
+        Ok(self.kept.take(of))
+    }
+
+    /// Lets another connection go on with this body when ours is silent, if it is `shared`.
+    pub fn underway(&self, of: Identity, body: Body, shared: bool) -> Underway<'_> {
+        self.kept.begin(of, body, shared)
+    }
+
+    /// Keeps what came of an interrupted body for its sender.
+    pub fn keep(&self, body: Underway<'_>) {
+        body.keep();
+        self.writeback.stir();
+    }
+
+    /// Removes all that is kept: when a receiver ends, nobody can go on with it.
+    pub fn forget(&self) {
+        self.kept.forget();
     }
 
     /// Whether any user of the machine can rename and replace what is stored.
@@ -93,25 +161,40 @@ impl Inbox {
     /// # Errors
     /// The disk failed; or the policy is to refuse and the name is already taken, which is said
     /// before the body travels. Whether a free name stays free is decided by [`Inbox::place`].
-    pub fn begin(&self, name: SafeName) -> Result<Incoming, StoreError> {
-        if self.on_conflict == OnConflict::Refuse
-            && fs::symlink_metadata(self.path.join(&name)).is_ok()
-        {
-            return Err(StoreError::Exists(name));
-        }
-        self.part(&name)
+    pub fn begin(&self, name: &SafeName) -> Result<Incoming, StoreError> {
+        self.refuse_taken(name)?;
+        self.part(name)
             .or_else(|error| {
                 // FAT and others say in different ways that they do not like a name.
                 let fat = name.for_fat();
-                if fat == name { Err(error) } else { self.part(&fat).map_err(|_| error) }
+                if fat == *name { Err(error) } else { self.part(&fat).map_err(|_| error) }
             })
             .map_err(StoreError::Disk)
     }
 
+    fn refuse_taken(&self, name: &SafeName) -> Result<(), StoreError> {
+        let refuses = self.rules.on_conflict == OnConflict::Refuse;
+        if refuses && self.find(name).is_some() {
+            return Err(StoreError::Exists(name.clone()));
+        }
+        Ok(())
+    }
+
+    /// What is there under a name, unless it is found through a link.
+    fn find(&self, name: &SafeName) -> Option<Metadata> {
+        let path = self.path.join(name);
+        let parents = path.ancestors().skip(1).take(name.as_str().matches('/').count());
+        let mut kinds = parents.map(fs::symlink_metadata);
+        let inside = kinds.all(|parent| parent.is_ok_and(|parent| parent.is_dir()));
+        fs::symlink_metadata(&path).ok().filter(|_| inside)
+    }
+
     fn part(&self, name: &SafeName) -> Result<Incoming, DiskError> {
+        self.make_directories(name.directory())?;
+        let writeback = self.rules.sync.then_some(&self.writeback);
         loop {
             let number = self.parts.fetch_add(1, Ordering::Relaxed);
-            match Incoming::create(&self.path, self.owner, number, name, self.writeback.as_ref()) {
+            match Incoming::create(&self.path, self.owner, number, name, writeback) {
                 Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {}
                 result => return result,
             }
@@ -145,14 +228,19 @@ impl Inbox {
             result => result?,
         };
         let leftover = incoming.remove().err();
-        if self.writeback.is_some() {
-            self.sync_directory().map_err(DiskError::at("fsync", &self.path))?;
+        if self.rules.sync {
+            let directory = self.path.join(name.directory());
+            match name.directory() {
+                "" => sync_directory(&self.handle),
+                _ => File::open(&directory).and_then(|handle| sync_directory(&handle)),
+            }
+            .map_err(DiskError::at("fsync", &directory))?;
         }
         Ok((name, leftover))
     }
 
     fn settle(&self, incoming: &mut Incoming, name: &SafeName) -> Result<SafeName, StoreError> {
-        if self.on_conflict == OnConflict::Replace {
+        if self.rules.on_conflict == OnConflict::Replace {
             let path = self.path.join(name);
             match fs::rename(incoming.path(), &path) {
                 Ok(()) => {
@@ -172,23 +260,43 @@ impl Inbox {
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                     return Err(DiskError::at("link to", &path)(error).into());
                 }
-                Err(_) if self.on_conflict == OnConflict::Refuse => break,
+                Err(_) if self.rules.on_conflict == OnConflict::Refuse => break,
                 Err(_) => candidate = name.numbered(number),
             }
         }
         Err(StoreError::Exists(name.clone()))
     }
 
-    fn sync_directory(&self) -> io::Result<()> {
-        match self.handle.sync_all() {
-            // Some file systems have nothing to synchronise in a directory and say so.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) =>
-            {
-                Ok(())
-            }
-            result => result,
+    /// Makes the directories of a name, as far as they are not there. None is entered through a
+    /// link, which could lead out of the drop directory.
+    fn make_directories(&self, directories: &str) -> Result<(), DiskError> {
+        let mut path = self.path.clone();
+        for component in directories.split('/').filter(|component| !component.is_empty()) {
+            let parent = path.clone();
+            path.push(component);
+            let made = match fs::create_dir(&path) {
+                Ok(()) if self.rules.sync => File::open(&parent).and_then(|p| sync_directory(&p)),
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+                _ => Ok(()),
+            };
+            let is_directory = || {
+                let there = fs::symlink_metadata(&path)?;
+                there.is_dir().then_some(()).ok_or_else(|| ErrorKind::NotADirectory.into())
+            };
+            made.and_then(|()| is_directory())
+                .map_err(DiskError::at("make the directory", &path))?;
         }
+        Ok(())
+    }
+}
+
+fn sync_directory(handle: &File) -> io::Result<()> {
+    match handle.sync_all() {
+        // Some file systems have nothing to synchronise in a directory and say so.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        result => result,
     }
 }
 

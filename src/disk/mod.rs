@@ -1,9 +1,11 @@
 //! Values into files and back: names, the drop directory, the files of a sender.
 
 pub mod inbox;
+pub mod kept;
 pub mod name;
 pub mod partial;
 pub mod source;
+pub mod tree;
 mod writeback;
 
 use crate::text::Escaped;

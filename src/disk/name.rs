@@ -5,52 +5,79 @@ use crate::limits;
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
-/// The name of a file in the drop directory: the only key to the disk. It is not empty, has at
-/// most [`limits::FILE_NAME`] bytes, holds no `/`, `\`, NUL or other control character and does
-/// not start with a dot.
+/// The name of a file in the drop directory: the only key to the disk. Each component of it, and
+/// without [`SafeName::map_path`] there is one, is not empty, has at most [`limits::FILE_NAME`]
+/// bytes, holds no `/`, `\`, NUL or other control character and does not start with a dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SafeName(String);
 
 impl SafeName {
-    /// Maps what a peer sent. The steps are taken in this order; doing it twice changes nothing.
+    /// Maps what a peer sent to the last component of it. The steps are taken in this order; doing
+    /// it twice changes nothing.
     pub fn map(units: &[u16]) -> Self {
-        let text: String = char::decode_utf16(units.iter().copied())
-            .map(|c| c.ok().filter(|c| !c.is_control()).unwrap_or('_'))
-            .collect();
-        let mut name = text.rsplit(['/', '\\']).next().unwrap_or_default().to_owned();
-        if name.starts_with('.') {
-            name.replace_range(..1, "_");
+        Self(component(text(units).rsplit(['/', '\\']).next().unwrap_or_default()))
+    }
+
+    /// As [`SafeName::map`], but with the directories before the last component, each of which is
+    /// mapped for itself. A path that no system takes loses its first ones.
+    pub fn map_path(units: &[u16]) -> Self {
+        let text = text(units);
+        let named = text.split(['/', '\\']).filter(|part| !matches!(*part, "" | "." | ".."));
+        let mut path = String::new();
+        for part in named.rev().map(component) {
+            match path.len() {
+                0 => path = part,
+                length if length + part.len() < limits::PATH => path = format!("{part}/{path}"),
+                _ => break,
+            }
         }
-        if name.is_empty() {
-            name.push_str("unnamed");
+        if path.is_empty() { Self(component("")) } else { Self(path) }
+    }
+
+    /// The directories of it, below the drop directory; empty for a name of one component.
+    pub fn directory(&self) -> &str {
+        self.0.rsplit_once('/').map_or("", |(directory, _)| directory)
+    }
+
+    fn last(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&self.0, |(_, last)| last)
+    }
+
+    /// The same directories with another name in them.
+    fn with_last(&self, last: &str) -> Self {
+        match self.0.rsplit_once('/') {
+            Some((directory, _)) => Self(format!("{directory}/{last}")),
+            None => Self(last.to_owned()),
         }
-        let (stem, extension) = split(&name);
-        Self(fit(stem, extension, limits::FILE_NAME))
     }
 
     /// This name with what FAT and exFAT reject mapped to `_` as well: `: ? * " < > |`, dots and
     /// spaces at the end, and the names of DOS devices, which get a `_` in front.
     pub fn for_fat(&self) -> Self {
-        let mut name = self.0.replace([':', '?', '*', '"', '<', '>', '|'], "_");
-        let kept = name.trim_end_matches(['.', ' ']).len();
-        let trailing = name.len() - kept;
-        name.replace_range(kept.., &"_".repeat(trailing));
-        if is_device(&name) {
-            name.insert(0, '_');
-        }
-        let (stem, extension) = split(&name);
-        Self(fit(stem, extension, limits::FILE_NAME))
+        let component = |name: &str| {
+            let mut name = name.replace([':', '?', '*', '"', '<', '>', '|'], "_");
+            let kept = name.trim_end_matches(['.', ' ']).len();
+            let trailing = name.len() - kept;
+            name.replace_range(kept.., &"_".repeat(trailing));
+            if is_device(&name) {
+                name.insert(0, '_');
+            }
+            let (stem, extension) = split(&name);
+            fit(stem, extension, limits::FILE_NAME)
+        };
+        let components: Vec<String> = self.0.split('/').map(component).collect();
+        Self(components.join("/"))
     }
 
     /// The name to try when this one is taken for the `n`th time: `name (n).ext`.
     pub fn numbered(&self, n: u32) -> Self {
-        let (stem, extension) = split(&self.0);
-        Self(fit(stem, &format!(" ({n}){extension}"), limits::FILE_NAME))
+        let (stem, extension) = split(self.last());
+        self.with_last(&fit(stem, &format!(" ({n}){extension}"), limits::FILE_NAME))
     }
 
-    /// The beginning of this name, at most `limit` bytes of it.
+    /// The beginning of its last component, at most `limit` bytes of it.
     pub fn shortened(&self, limit: usize) -> &str {
-        cut(&self.0, limit)
+        cut(self.last(), limit)
     }
 
     /// The name as text.
@@ -69,6 +96,24 @@ impl Display for SafeName {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// A peer's text without what no name may hold.
+fn text(units: &[u16]) -> String {
+    char::decode_utf16(units.iter().copied())
+        .map(|c| c.ok().filter(|c| !c.is_control()).unwrap_or('_'))
+        .collect()
+}
+
+/// A safe component.
+fn component(name: &str) -> String {
+    let name = match name.strip_prefix('.') {
+        Some(rest) => &format!("_{rest}"),
+        None if name.is_empty() => "unnamed",
+        None => name,
+    };
+    let (stem, extension) = split(name);
+    fit(stem, extension, limits::FILE_NAME)
 }
 
 /// Whether a file may be lost over this name by a receiver that uses names as they come: it has

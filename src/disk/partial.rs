@@ -12,10 +12,11 @@ use crate::digest::xxh64;
 use crate::limits;
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 const PREFIX: &str = ".qdrop-";
 const SUFFIX: &str = ".part";
@@ -51,7 +52,8 @@ impl Incoming {
     ) -> Result<Self, DiskError> {
         let unique = format!("{PREFIX}{owner}-{number}.");
         let room = limits::FILE_NAME - unique.len() - SUFFIX.len();
-        let path = directory.join(format!("{unique}{}{SUFFIX}", name.shortened(room)));
+        let part = format!("{unique}{}{SUFFIX}", name.shortened(room));
+        let path = directory.join(name.directory()).join(part);
         // create_new follows no link and takes no file that is already there; the mode is the
         // umask's alone.
         let file = OpenOptions::new()
@@ -61,6 +63,21 @@ impl Incoming {
             .map_err(DiskError::at("create", &path))?;
         let early = writeback.map(|writeback| Early::new(writeback.clone()));
         Ok(Self { file, early, part: Part { path, gone: false }, name: name.clone() })
+    }
+
+    /// Sets the file's modification time, in milliseconds since 1970 UTC.
+    ///
+    /// # Errors
+    /// The disk failed, or holds no such time.
+    pub fn set_modified(&self, modified: i64) -> Result<(), DiskError> {
+        let since = Duration::from_millis(modified.unsigned_abs());
+        let time = match modified {
+            0.. => SystemTime::UNIX_EPOCH.checked_add(since),
+            _ => SystemTime::UNIX_EPOCH.checked_sub(since),
+        };
+        time.ok_or_else(|| ErrorKind::InvalidInput.into())
+            .and_then(|time| self.file.set_modified(time))
+            .map_err(DiskError::at("set the time of", self.path()))
     }
 
     /// The part's own path.
@@ -162,11 +179,22 @@ fn started(process: u32) -> Option<u64> {
 /// another user, whose processes may be hidden from us, or of another version, when nobody has
 /// written to them for [`limits::FOREIGN_PART`]. `fresh` is the metadata of a file that was just
 /// made here: the time of the file system's own clock, and our user.
-pub(super) fn sweep(directory: &Path, us: Owner, fresh: &Metadata) -> Result<usize, DiskError> {
+/// With `deep`, the directories in it are swept, too; none is entered through a link.
+pub(super) fn sweep(
+    directory: &Path,
+    us: Owner,
+    fresh: &Metadata,
+    deep: bool,
+) -> Result<usize, DiskError> {
     let mut swept = 0;
     let entries = fs::read_dir(directory).map_err(DiskError::at("list", directory))?;
     for entry in entries {
         let entry = entry.map_err(DiskError::at("list", directory))?;
+        if deep && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            // A directory that is not ours to read is no reason not to start.
+            swept += sweep(&entry.path(), us, fresh, deep).unwrap_or(0);
+            continue;
+        }
         let name = entry.file_name();
         let Some(unique) = name.to_str().and_then(unique) else { continue };
         // Not followed if it is a link, and gone if another receiver sweeps too.
@@ -262,7 +290,7 @@ mod tests {
                 if old {
                     part.set_modified(fresh.modified().unwrap() - week).unwrap();
                 }
-                let swept = sweep(&directory, us, &fresh).unwrap();
+                let swept = sweep(&directory, us, &fresh, false).unwrap();
                 assert_eq!((swept, path.exists()), (usize::from(!stands), stands), "{what}");
                 let _ = fs::remove_file(path);
             }

@@ -1,10 +1,11 @@
 //! The file of a sender.
 
 use super::DiskError;
-use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use crate::limits;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A file that is being sent.
 #[derive(Debug)]
@@ -12,6 +13,7 @@ pub struct Source {
     file: File,
     path: PathBuf,
     size: u64,
+    modified: i64,
 }
 
 impl Source {
@@ -23,18 +25,64 @@ impl Source {
         // First, since opening a pipe would wait for its other end.
         let kind = fs::metadata(path).map_err(DiskError::at("open", path))?;
         if !kind.is_file() {
-            let what = if kind.is_dir() { "it is a directory" } else { "it is no regular file" };
+            let what = if kind.is_dir() {
+                "it is a directory (--recursive sends those)"
+            } else {
+                "it is no regular file"
+            };
             let error = io::Error::new(ErrorKind::InvalidInput, what);
             return Err(DiskError::at("send", path)(error));
         }
         let file = File::open(path).map_err(DiskError::at("open", path))?;
-        let size = file.metadata().map_err(DiskError::at("examine", path))?.len();
-        Ok(Self { file, path: path.to_owned(), size })
+        Self::of(file, path)
     }
 
-    /// The last component of its path.
-    pub fn name(&self) -> &OsStr {
-        self.path.file_name().unwrap_or(self.path.as_os_str())
+    /// Takes everything that comes, to learn its size: into a file without a name in `directory`,
+    /// which nothing leaves behind.
+    ///
+    /// # Errors
+    /// `from` failed, or the disk, which is said with the directory.
+    pub fn spool(from: &mut dyn Read, called: &Path, directory: &Path) -> Result<Self, DiskError> {
+        let file = unnamed(directory).map_err(DiskError::at("make a file in", directory))?;
+        let mut spool = Self { file, path: called.to_owned(), size: 0, modified: 0 };
+        let mut buffer = vec![0; limits::BUFFER];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => io::Write::write_all(&mut spool.file, &buffer[..n])
+                    .map_err(DiskError::at("write a file in", directory))?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(DiskError::at("read", called)(error)),
+            }
+        }
+        let mut spool = Self::of(spool.file, called)?;
+        spool.rewind().map_err(DiskError::at("read", called))?;
+        Ok(spool)
+    }
+
+    fn of(file: File, path: &Path) -> Result<Self, DiskError> {
+        let metadata = file.metadata().map_err(DiskError::at("examine", path))?;
+        let modified = metadata.modified().map_or(0, milliseconds);
+        Ok(Self { file, path: path.to_owned(), size: metadata.len(), modified })
+    }
+
+    /// Another one of the same file. They share a position: one is read after the other.
+    ///
+    /// # Errors
+    /// The system has no descriptor left, or the disk failed.
+    pub fn again(&self) -> Result<Self, DiskError> {
+        let file = self.file.try_clone().map_err(DiskError::at("open", &self.path))?;
+        let mut again = Self::of(file, &self.path)?;
+        again.rewind().map_err(DiskError::at("read", &self.path))?;
+        Ok(again)
+    }
+
+    /// Goes back to the beginning.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn rewind(&mut self) -> io::Result<()> {
+        self.file.rewind()
     }
 
     /// Bytes it had when it was opened, which is what is sent of it.
@@ -42,10 +90,51 @@ impl Source {
         self.size
     }
 
+    /// When it was last changed, in milliseconds since 1970 UTC; 0 if the system does not tell.
+    pub fn modified(&self) -> i64 {
+        self.modified
+    }
+
     /// Its path, as it was given.
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Bytes of the file at `path`, as far as that can be told.
+pub fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// As `QDateTime::toMSecsSinceEpoch` counts.
+fn milliseconds(time: SystemTime) -> i64 {
+    let milliseconds = |duration: std::time::Duration| i64::try_from(duration.as_millis());
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => milliseconds(after).unwrap_or(i64::MAX),
+        Err(before) => {
+            let whole = milliseconds(before.duration()).unwrap_or(i64::MAX);
+            -whole - i64::from(before.duration().subsec_nanos() % 1_000_000 > 0)
+        }
+    }
+}
+
+fn unnamed(directory: &Path) -> io::Result<File> {
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    for number in 0_u32.. {
+        let name = format!("qdrop-{started}-{number}");
+        let path = directory.join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        match options.open(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+            // Whoever is killed from now on leaves nothing.
+            Ok(file) => return fs::remove_file(&path).map(|()| file),
+        }
+    }
+    Err(ErrorKind::AlreadyExists.into())
 }
 
 impl Read for Source {

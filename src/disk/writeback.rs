@@ -7,12 +7,20 @@ use std::io;
 use std::mem;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// The part whose turn is next. It is no queue: a part that finds it taken comes back later.
 #[derive(Debug, Default)]
 pub(super) struct Writeback {
-    next: Mutex<Option<Shared>>,
+    state: Mutex<State>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The part whose turn is next. It is no queue: a part that finds it taken comes back later.
+    next: Option<Shared>,
+    /// There may be something else to do.
+    stirred: bool,
 }
 
 /// A part, opened once more: closed before the part gets its name, since a file system over a
@@ -36,16 +44,36 @@ pub(super) struct Early {
 }
 
 impl Writeback {
-    /// Writes back whatever comes, for ever.
-    pub(super) fn run(&self) -> ! {
+    /// Writes back whatever comes, for ever. Does `chores` before, whenever it is stirred, and when
+    /// the time has come that these returned.
+    pub(super) fn run(&self, chores: impl Fn() -> Option<Duration>) -> ! {
         loop {
-            let next = self.changed.wait_while(lock(&self.next), |next| next.is_none());
-            let part = next.unwrap_or_else(PoisonError::into_inner).take();
+            let pause = chores();
+            let idle = |state: &mut State| state.next.is_none() && !state.stirred;
+            let state = lock(&self.state);
+            let mut state = match pause {
+                None => {
+                    self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner)
+                }
+                Some(pause) => {
+                    let waited = self.changed.wait_timeout_while(state, pause, idle);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+            state.stirred = false;
+            let part = state.next.take();
+            drop(state);
             let Some(mut part) = part.as_deref().map(lock) else { continue };
             if let Some(Err(error)) = part.file.as_ref().map(File::sync_data) {
                 part.error = Some(error);
             }
         }
+    }
+
+    /// Has the thread that runs do its chores.
+    pub(super) fn stir(&self) {
+        lock(&self.state).stirred = true;
+        self.changed.notify_one();
     }
 }
 
@@ -60,11 +88,11 @@ impl Early {
         if self.behind < limits::WRITEBACK {
             return;
         }
-        let mut next = lock(&self.writeback.next);
-        if next.is_none() {
+        let mut state = lock(&self.writeback.state);
+        if state.next.is_none() {
             let open = || Opened { file: File::open(path).ok(), error: None };
             let part = self.part.get_or_insert_with(|| Arc::new(Mutex::new(open())));
-            *next = Some(part.clone());
+            state.next = Some(part.clone());
             self.behind = 0;
             self.writeback.changed.notify_one();
         }

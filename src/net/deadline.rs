@@ -1,10 +1,12 @@
 //! A socket with time limits: the connection of a conversation.
 
 use super::listen::Slot;
+use super::pace::Pace;
 use crate::limits;
 use crate::transfer::{Awaited, Connection};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,8 @@ pub struct Timed {
     deadline: Option<Instant>,
     /// What it holds of a receiver that bounds its transfers.
     slot: Option<Slot>,
+    /// What it holds of a sender that bounds its rate.
+    pace: Option<Arc<Pace>>,
 }
 
 impl Timed {
@@ -36,7 +40,13 @@ impl Timed {
     pub fn new(stream: TcpStream, patience: Patience, slot: Option<Slot>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(patience.silence))?;
-        Ok(Self { stream, patience, deadline: None, slot })
+        Ok(Self { stream, patience, deadline: None, slot, pace: None })
+    }
+
+    /// The same, held back.
+    #[must_use]
+    pub fn paced(self, pace: Option<Arc<Pace>>) -> Self {
+        Self { pace, ..self }
     }
 }
 
@@ -51,13 +61,13 @@ impl Connection for Timed {
                 }
                 (true, limits::HEADER_TIME)
             }
-            Awaited::Body => (false, silence),
+            Awaited::Body | Awaited::Answer => (false, silence),
             Awaited::Rest => (true, limits::DRAIN_TIME),
             Awaited::Next { stays } => {
                 let idles = stays && self.slot.as_mut().is_none_or(Slot::idle);
                 (true, if idles { keep_open } else { limits::LINGER })
             }
-            Awaited::Receipt(body) => {
+            Awaited::Receipt(body) | Awaited::Start(body) => {
                 (false, silence + Duration::from_secs(body / limits::SLOW_DISK))
             }
             Awaited::Goodbye => {
@@ -109,6 +119,7 @@ impl Read for Timed {
 
 impl Write for Timed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bytes = self.pace.as_ref().map_or(bytes, |pace| pace.pass(bytes));
         self.stream.write(bytes).map_err(timed_out)
     }
 

@@ -5,3 +5,4 @@ pub mod deadline;
 pub mod dial;
 pub mod inherit;
 pub mod listen;
+pub mod pace;

@@ -2,6 +2,7 @@
 
 use crate::disk::DiskError;
 use crate::disk::inbox::StoreError;
+use crate::disk::name::SafeName;
 use crate::text::{Bytes, Escaped};
 use crate::wire::receipt::{Receipt, Status};
 use std::fmt::{self, Display, Formatter};
@@ -34,6 +35,13 @@ pub enum ReceiveError {
     },
     /// The connection ended or failed before the file was whole.
     Broken(String),
+    /// The sender wants nothing sent that is there, and it is.
+    AlreadyThere {
+        /// Its name there.
+        name: SafeName,
+        /// Bytes of it.
+        size: u64,
+    },
 }
 
 impl ReceiveError {
@@ -52,6 +60,7 @@ impl ReceiveError {
             Self::NotAllowed => Status::NotAllowed,
             Self::Busy => Status::Busy,
             Self::Silent | Self::TimedOut { .. } => Status::TimedOut,
+            Self::AlreadyThere { .. } => Status::AlreadyThere,
             Self::Broken(_) => return None,
         })
     }
@@ -74,6 +83,7 @@ impl ReceiveError {
             Self::Silent => "the sender connected and sent nothing".to_owned(),
             Self::TimedOut { part } => format!("the sender was silent for too long in the {part}"),
             Self::Broken(text) => text.clone(),
+            Self::AlreadyThere { .. } => "the receiver has this file already".to_owned(),
         }
     }
 }
@@ -97,12 +107,16 @@ pub enum SendError {
     Source(DiskError),
     /// The name or the size cannot be sent at all.
     Unsendable(io::Error),
+    /// There is no connection to the receiver.
+    Unreachable(String),
     /// The receiver said no.
     Refused(Receipt),
     /// The connection ended, failed or was silent for too long.
     Broken(String),
     /// The receiver ended the connection before its turn: it has nothing of it.
     Untaken,
+    /// A receiver that does not know what an extended transfer asks for.
+    Classic,
     /// The receiver stored other bytes than were sent.
     Damaged {
         /// Bytes and digest that were sent.
@@ -122,7 +136,11 @@ impl Display for SendError {
                 let code = receipt.status.code();
                 write!(f, "refused by the receiver: {} (status {code})", Escaped(&message))
             }
-            Self::Broken(text) => f.write_str(text),
+            Self::Unreachable(text) | Self::Broken(text) => f.write_str(text),
+            Self::Classic => f.write_str(
+                "the receiver does not know --resume, --preserve and --skip-existing, \
+                 which need qdropd: leave them out",
+            ),
             Self::Untaken => f.write_str("the receiver closed before it took the file"),
             Self::Damaged { sent, stored } => write!(
                 f,

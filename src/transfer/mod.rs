@@ -44,6 +44,10 @@ pub enum Awaited {
         /// Whether the sender's program keeps its connection open for files to come much later.
         stays: bool,
     },
+    /// Where a sender goes on, once it has looked at this many bytes of its file.
+    Start(u64),
+    /// A receiver's answer to what was asked before the body.
+    Answer,
     /// The bytes of a body, or that it takes ours: it must not be silent for too long.
     Body,
     /// The receipt for a body of this many bytes, which may be in a slow disk's `fsync`.

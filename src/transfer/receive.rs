@@ -3,13 +3,19 @@
 use super::error::{ReceiveError, is_timeout};
 use super::pump::{PumpError, pump};
 use super::{Awaited, Connection};
+use crate::digest::Xxh64;
 use crate::disk::DiskError;
 use crate::disk::inbox::Inbox;
+use crate::disk::kept::{Body, Identity};
 use crate::disk::name::SafeName;
 use crate::limits;
-use crate::wire::header::{Dialect, Header, HeaderError};
+use crate::wire::header::{Dialect, Header, HeaderError, Wishes};
+use crate::wire::qdatastream::{ReadError, Reader};
 use crate::wire::receipt::{Receipt, Status};
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use crate::wire::resume::Go;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::mem;
+use std::path::Path;
 
 /// A file that is on the disk under its final name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +26,8 @@ pub struct Stored {
     pub size: u64,
     /// XXH64 of the body.
     pub digest: u64,
+    /// Bytes of it that came before, on another connection.
+    pub had: u64,
 }
 
 /// What happens in a receiving conversation, for whoever watches it.
@@ -46,7 +54,7 @@ pub struct Storage {
 
 /// Receives file after file until the sender ends the stream, pauses for too long or has to be
 /// refused; then writes the receipts. Nothing is written before, since a sender that never reads
-/// could lose what it has still queued.
+/// could lose what it has still queued; but the sender of an extended transfer waits for an answer.
 ///
 /// # Errors
 /// The receipts could not be delivered. What was stored stays stored, and many senders do not
@@ -58,31 +66,42 @@ pub fn receive<C: Connection>(
 ) -> io::Result<()> {
     connection.expect(Awaited::Header)?;
     let stream = BufReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
-    let mut incoming = Conversation { stream, storage, watch, taken: 0 };
+    let mut incoming = Conversation { stream, storage, watch, taken: 0, due: 0 };
     let mut receipts = Vec::new();
     let mut refused = false;
     while !refused {
         let mut stays = false;
-        let (fate, size) = match Header::read(&mut incoming.stream) {
-            Ok(header) => {
-                stays = header.dialect == Dialect::HeaderSize;
-                (incoming.file(&header), header.body)
-            }
+        let mut listens = false;
+        let fate = match Header::read(&mut incoming.stream) {
+            Ok(header) => match header.dialect {
+                Dialect::Extended(wishes) => {
+                    listens = true;
+                    incoming.write(mem::take(&mut receipts).as_slice())?;
+                    incoming.extended(&header, wishes)
+                }
+                dialect => {
+                    stays = dialect == Dialect::HeaderSize;
+                    incoming.file(&header)
+                }
+            },
             Err(HeaderError::None) => break,
             Err(error) => {
-                incoming.taken = 0;
-                (Err(unheaded(error)), u64::MAX)
+                (incoming.taken, incoming.due) = (0, u64::MAX);
+                Err(unheaded(error))
             }
         };
         (incoming.watch)(&Event::Ended(&fate));
         if fate.as_ref().is_err_and(|why| why.status().is_some_and(|s| s != Status::TimedOut)) {
-            incoming.skip(size);
+            incoming.skip();
         }
         if receipts.len() < limits::RECEIPTS {
             receipts.extend(receipt(&fate, incoming.taken));
         }
         // A file that failed does not stand in the way of the next once all of its bytes have come.
-        refused = incoming.taken != size;
+        refused = incoming.taken != incoming.due;
+        if listens && !refused {
+            incoming.write(mem::take(&mut receipts).as_slice())?;
+        }
         if !refused && !incoming.another(stays) {
             break;
         }
@@ -106,34 +125,126 @@ struct Conversation<'a, C> {
     watch: &'a mut dyn FnMut(&Event<'_>),
     /// Bytes of the current body that have come.
     taken: u64,
+    /// Bytes that its sender has for us.
+    due: u64,
 }
 
 impl<C: Connection> Conversation<'_, C> {
     fn file(&mut self, header: &Header) -> Result<Stored, ReceiveError> {
-        let Self { stream, storage: Storage { inbox, max_size }, watch, taken } = self;
-        let size = header.body;
-        let name = header.name.as_deref().unwrap_or_default();
-        watch(&Event::Began(&String::from_utf16_lossy(name), size));
-        *taken = 0;
-        if let Some(limit) = max_size.filter(|&limit| size > limit) {
-            return Err(ReceiveError::TooLarge { size, limit });
+        self.due = header.body;
+        let name = self.begin(header)?;
+        let incoming = self.storage.inbox.begin(&name).map_err(ReceiveError::Store)?;
+        let path = incoming.path().to_owned();
+        let mut body = Body::new(incoming);
+        self.body(&mut body, &path, &mut || {})?;
+        self.place(body, 0)
+    }
+
+    /// A file whose sender asks before it sends.
+    fn extended(&mut self, header: &Header, wishes: Wishes) -> Result<Stored, ReceiveError> {
+        self.due = 0;
+        let name = self.begin(header)?;
+        let inbox = &self.storage.inbox;
+        let file = Identity { name, size: header.body, modified: wishes.modified };
+        if wishes.skip && inbox.has(&file) {
+            return Err(ReceiveError::AlreadyThere { name: file.name, size: file.size });
         }
-        let mut part = inbox.begin(SafeName::map(name)).map_err(ReceiveError::Store)?;
-        stream
-            .get_mut()
-            .expect(Awaited::Body)
-            .map_err(|error| ReceiveError::Broken(format!("the connection failed: {error}")))?;
-        let advance = |bytes| {
+        let begin = || inbox.begin(&file.name).map(Body::new).map_err(ReceiveError::Store);
+        let kept = if wishes.resume { inbox.kept(&file) } else { Ok(None) };
+        let mut body = kept.map_err(ReceiveError::Store)?.map_or_else(begin, Ok)?;
+        let mut start = self.start(&body.digest);
+        if let Ok(start) = start {
+            self.due = file.size - start;
+        }
+        if matches!(start, Ok(0)) && body.digest.length() > 0 {
+            // The sender has another file by now.
+            match begin() {
+                Ok(anew) => body = anew,
+                Err(error) => start = Err(error),
+            }
+        }
+        let path = body.incoming.path().to_owned();
+        let mut underway = inbox.underway(file.clone(), body, wishes.resume);
+        let come = start.and_then(|start| {
+            (self.watch)(&Event::Advanced(start));
+            let ear = underway.ear();
+            self.body(&mut underway, &path, &mut || ear.hear())
+        });
+        if let Err(error) = come {
+            let interrupted =
+                matches!(error, ReceiveError::Broken(_) | ReceiveError::TimedOut { .. });
+            if interrupted && wishes.resume && underway.length() > 0 {
+                inbox.keep(underway);
+            }
+            return Err(error);
+        }
+        let body = underway.finish().ok_or_else(elsewhere)?;
+        if wishes.preserve {
+            let time = body.incoming.set_modified(file.modified);
+            time.map_err(|error| ReceiveError::Store(error.into()))?;
+        }
+        self.place(body, file.size - self.due)
+    }
+
+    fn begin(&mut self, header: &Header) -> Result<SafeName, ReceiveError> {
+        let name = header.name.as_deref().unwrap_or_default();
+        let size = header.body;
+        (self.watch)(&Event::Began(&String::from_utf16_lossy(name), size));
+        self.taken = 0;
+        match self.storage.max_size {
+            Some(limit) if size > limit => Err(ReceiveError::TooLarge { size, limit }),
+            _ => Ok(self.storage.inbox.name(name)),
+        }
+    }
+
+    /// Tells what is there of a file, and hears where its sender starts.
+    fn start(&mut self, there: &Xxh64) -> Result<u64, ReceiveError> {
+        let have = there.length();
+        let mut answer = Vec::new();
+        let asked = Go { have, digest: there.finish() }
+            .write(&mut answer)
+            .and_then(|()| self.stream.get_mut().write_all(&answer))
+            .and_then(|()| self.stream.get_mut().expect(Awaited::Start(have)));
+        asked.map_err(|error| broken(&error))?;
+        // What else may come is a body that nobody can place.
+        self.due = u64::MAX;
+        match Reader::new(&mut self.stream).u64() {
+            Ok(start) if start == 0 || start == have => Ok(start),
+            Ok(start) => {
+                let text = format!("it starts at {start}, but the receiver has {have} bytes");
+                Err(ReceiveError::Malformed(text))
+            }
+            Err(ReadError::Io(error)) if is_timeout(&error) => {
+                Err(ReceiveError::TimedOut { part: "header" })
+            }
+            Err(ReadError::Io(error)) => Err(broken(&error)),
+            Err(error) => Err(ReceiveError::Broken(error.to_string())),
+        }
+    }
+
+    /// Takes what is due of a body, whose part is at `path`; `hear` is told of every sign of life.
+    fn body(
+        &mut self,
+        body: &mut dyn Write,
+        path: &Path,
+        hear: &mut dyn FnMut(),
+    ) -> Result<(), ReceiveError> {
+        let Self { stream, watch, taken, due, .. } = self;
+        let size = *due;
+        stream.get_mut().expect(Awaited::Body).map_err(|error| broken(&error))?;
+        let advance = &mut |bytes| {
             *taken += bytes;
+            hear();
             watch(&Event::Advanced(bytes));
         };
         let pumped = match size <= limits::SMALL_BODY {
-            true => pump::<{ limits::SMALL_BUFFER }>(stream, &mut part, size, advance),
-            false => pump::<{ limits::BUFFER }>(stream, &mut part, size, advance),
+            true => pump::<{ limits::SMALL_BUFFER }>(stream, body, size, advance),
+            false => pump::<{ limits::BUFFER }>(stream, body, size, advance),
         };
-        let digest = pumped.map_err(|error| match error {
+        pumped.map_err(|error| match error {
+            PumpError::Write(error) if error.kind() == ErrorKind::ConnectionAborted => elsewhere(),
             PumpError::Write(error) => {
-                ReceiveError::Store(DiskError::at("write", part.path())(error).into())
+                ReceiveError::Store(DiskError::at("write", path)(error).into())
             }
             PumpError::Read(error) if is_timeout(&error) => ReceiveError::TimedOut { part: "body" },
             PumpError::Read(error) => ReceiveError::Broken(format!(
@@ -142,28 +253,38 @@ impl<C: Connection> Conversation<'_, C> {
             PumpError::Ended => {
                 ReceiveError::Broken(format!("the peer closed after {taken} of {size} bytes"))
             }
-        })?;
-        let (name, leftover) = inbox.place(part).map_err(ReceiveError::Store)?;
+        })
+    }
+
+    fn place(&mut self, body: Body, had: u64) -> Result<Stored, ReceiveError> {
+        let (size, digest) = (body.digest.length(), body.digest.finish());
+        let (name, leftover) =
+            self.storage.inbox.place(body.incoming).map_err(ReceiveError::Store)?;
         if let Some(error) = leftover {
-            watch(&Event::Leftover(&error));
+            (self.watch)(&Event::Leftover(&error));
         }
-        Ok(Stored { name, size, digest })
+        Ok(Stored { name, size, digest, had })
+    }
+
+    fn write(&mut self, receipts: &[Receipt]) -> io::Result<()> {
+        self.stream.get_mut().write_all(&encode(receipts)?)
     }
 
     /// Lets the rest of a refused body pass, so that what follows it is judged on its own; gives up
     /// on one that is large or slow to come, whose sender should rather be told at once.
-    fn skip(&mut self, size: u64) {
-        if size - self.taken > limits::DRAIN || self.stream.get_mut().expect(Awaited::Rest).is_err()
+    fn skip(&mut self) {
+        if self.due - self.taken > limits::DRAIN
+            || self.stream.get_mut().expect(Awaited::Rest).is_err()
         {
             return;
         }
-        while self.taken < size {
+        while self.taken < self.due {
             let bytes = match self.stream.fill_buf() {
                 Ok(bytes) if !bytes.is_empty() => bytes.len(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 _ => return,
             };
-            let left = usize::try_from(size - self.taken).unwrap_or(usize::MAX);
+            let left = usize::try_from(self.due - self.taken).unwrap_or(usize::MAX);
             let bytes = bytes.min(left);
             self.stream.consume(bytes);
             self.taken += bytes as u64;
@@ -191,6 +312,14 @@ impl<C: Connection> Conversation<'_, C> {
     }
 }
 
+fn elsewhere() -> ReceiveError {
+    ReceiveError::Broken("the sender goes on with it on another connection".to_owned())
+}
+
+fn broken(error: &io::Error) -> ReceiveError {
+    ReceiveError::Broken(format!("the connection failed: {error}"))
+}
+
 fn unheaded(error: HeaderError) -> ReceiveError {
     match error {
         HeaderError::Malformed(text) => ReceiveError::Malformed(text),
@@ -209,14 +338,25 @@ fn receipt(fate: &Result<Stored, ReceiveError>, taken: u64) -> Option<Receipt> {
             name: Some(stored.name.as_str().encode_utf16().collect()),
             message: None,
         },
-        Err(error) => Receipt {
-            status: error.status()?,
-            body: taken,
-            digest: 0,
-            name: None,
-            message: Some(error.message().encode_utf16().collect()),
-        },
+        Err(error) => {
+            let (body, name) = match error {
+                ReceiveError::AlreadyThere { name, size } => {
+                    (*size, Some(name.as_str().encode_utf16().collect()))
+                }
+                _ => (taken, None),
+            };
+            let message = Some(error.message().encode_utf16().collect());
+            Receipt { status: error.status()?, body, digest: 0, name, message }
+        }
     })
+}
+
+fn encode(receipts: &[Receipt]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for receipt in receipts {
+        receipt.write(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// Writes the receipts and ends the conversation. A refused sender may still be writing: what it
@@ -226,11 +366,7 @@ fn answer<C: Connection>(
     receipts: &[Receipt],
     refused: bool,
 ) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    for receipt in receipts {
-        receipt.write(&mut bytes)?;
-    }
-    connection.write_all(&bytes)?;
+    connection.write_all(&encode(receipts)?)?;
     connection.half_close()?;
     if refused && !receipts.is_empty() {
         connection.expect(Awaited::Goodbye)?;

@@ -7,8 +7,9 @@ use crate::digest::Xxh64;
 use crate::disk::DiskError;
 use crate::disk::source::Source;
 use crate::limits;
-use crate::wire::header::{Dialect, Header};
+use crate::wire::header::{Dialect, Header, Wishes};
 use crate::wire::receipt::{Receipt, Status};
+use crate::wire::resume::{Answer, Go};
 use std::io::{self, BufReader, ErrorKind, Read};
 
 /// A file that has left.
@@ -21,6 +22,10 @@ pub struct Sent {
     /// The name it was stored under, from a receipt that matches what was sent. Without a
     /// receipt, all that is known is that the receiver took everything off the wire.
     pub stored_as: Option<String>,
+    /// Bytes of it that the receiver had: they were not sent.
+    pub had: u64,
+    /// It had all of it under its name: nobody knows the digest.
+    pub there: bool,
 }
 
 /// A connection on which files go out, one after another.
@@ -35,6 +40,10 @@ pub struct Outgoing<C> {
     files: Vec<(u64, Option<u64>)>,
     /// Why nothing can be written any more.
     failure: Option<io::Error>,
+    /// A question was answered on this connection.
+    answered: bool,
+    /// From which byte on the last file was sent.
+    start: u64,
 }
 
 impl<C: Connection> Outgoing<C> {
@@ -45,7 +54,16 @@ impl<C: Connection> Outgoing<C> {
     pub fn new(mut connection: C, dialect: Dialect) -> io::Result<Self> {
         connection.expect(Awaited::Body)?;
         let buffer = vec![0; limits::BUFFER];
-        Ok(Self { connection, dialect, buffer, pending: 0, files: Vec::new(), failure: None })
+        Ok(Self {
+            connection,
+            dialect,
+            buffer,
+            pending: 0,
+            files: Vec::new(),
+            failure: None,
+            answered: false,
+            start: 0,
+        })
     }
 
     /// Sends a file under `name`. Its fate, also if the connection breaks here, is among
@@ -61,28 +79,163 @@ impl<C: Connection> Outgoing<C> {
         &mut self,
         source: &mut Source,
         name: &[u16],
-        advance: impl FnMut(u64),
+        advance: &mut dyn FnMut(u64),
     ) -> Result<(), SendError> {
         let size = source.size();
         let header = Header { dialect: self.dialect, name: Some(name.to_vec()), body: size };
         let header = header.encode().map_err(SendError::Unsendable)?;
-        let digest = match self.header(&header).and_then(|()| self.body(source, advance)) {
-            Ok(digest) => Some(digest),
+        let mut digest = Xxh64::default();
+        let body = self.header(&header).and_then(|()| self.body(source, &mut digest, advance));
+        let digest = match body {
+            Ok(()) => Some(digest.finish()),
             Err(PumpError::Write(error)) => {
                 self.failure = Some(error);
                 None
             }
-            Err(PumpError::Read(error)) => {
-                return Err(SendError::Source(DiskError::at("read", source.path())(error)));
-            }
-            Err(PumpError::Ended) => {
-                let what = format!("it shrank below its {size} bytes while it was sent");
-                let error = io::Error::new(ErrorKind::UnexpectedEof, what);
-                return Err(SendError::Source(DiskError::at("read", source.path())(error)));
-            }
+            Err(error) => return Err(unread(source, error)),
         };
         self.files.push((size, digest));
         Ok(())
+    }
+
+    /// Asks for an extended transfer of a file and, if the receiver wants it, sends it.
+    /// `answers`: whether this receiver is known to be one that answers.
+    ///
+    /// `advance` hears of the bytes that the receiver has and of those of each read of the file.
+    ///
+    /// # Errors
+    /// See [`SendError`]. But for a name that cannot be sent and a refusal that came in place of
+    /// an answer, no further file can follow: see [`Outgoing::is_broken`].
+    pub fn ask(
+        &mut self,
+        source: &mut Source,
+        name: &[u16],
+        wishes: Wishes,
+        answers: bool,
+        advance: &mut dyn FnMut(u64),
+    ) -> Result<Sent, SendError> {
+        let size = source.size();
+        self.start = 0;
+        let dialect = Dialect::Extended(Wishes { modified: source.modified(), ..wishes });
+        let header = Header { dialect, name: Some(name.to_vec()), body: size };
+        let header = header.encode().map_err(SendError::Unsendable)?;
+        let go = match self.question(&header, answers)? {
+            Answer::Go(go) => go,
+            Answer::Receipt(receipt) if receipt.status == Status::AlreadyThere => {
+                advance(size);
+                let name = receipt.name.unwrap_or_default();
+                let stored_as = Some(String::from_utf16_lossy(&name));
+                return Ok(Sent { size, digest: 0, stored_as, had: size, there: true });
+            }
+            Answer::Receipt(receipt) => return Err(SendError::Refused(receipt)),
+        };
+        let fate = self.answer(source, go, advance);
+        if !matches!(fate, Ok(_) | Err(SendError::Damaged { .. } | SendError::Refused(_))) {
+            self.failure.get_or_insert_with(|| ErrorKind::BrokenPipe.into());
+        }
+        fate
+    }
+
+    fn question(&mut self, header: &[u8], answers: bool) -> Result<Answer, SendError> {
+        let asked = self
+            .connection
+            .write_all(header)
+            .and_then(|()| self.connection.expect(Awaited::Answer))
+            .and_then(|()| Answer::read(BufReader::new(&mut self.connection)));
+        match asked {
+            Ok(Some(answer)) => {
+                self.answered = true;
+                return Ok(answer);
+            }
+            Err(error) => self.failure = Some(error),
+            Ok(None) => {}
+        }
+        let timed_out = self.failure.as_ref().is_some_and(is_timeout);
+        let error = self.failure.get_or_insert_with(|| ErrorKind::UnexpectedEof.into());
+        Err(match (self.answered, answers, timed_out) {
+            // It does not wait for ever for a next file.
+            (true, _, false) => SendError::Untaken,
+            (false, false, true) => SendError::Classic,
+            (_, true, _) => SendError::Broken(broken("answer", error)),
+            _ => SendError::Broken(format!(
+                "{}; if it is no qdropd, it does not know --resume, --preserve and --skip-existing",
+                broken("answer", error)
+            )),
+        })
+    }
+
+    /// Sends what the receiver does not have, and reads its receipt.
+    fn answer(
+        &mut self,
+        source: &mut Source,
+        go: Go,
+        advance: &mut dyn FnMut(u64),
+    ) -> Result<Sent, SendError> {
+        let size = source.size();
+        let mut digest = Xxh64::default();
+        let mut left = go.have;
+        while left > 0 && go.have <= size {
+            let (piece, end) = fill(source, &mut self.buffer, left, &mut |_| {});
+            end.map_err(|error| unread(source, error))?;
+            digest.update(piece);
+            left -= piece.len() as u64;
+        }
+        let mut start = go.have;
+        if left > 0 || digest.finish() != go.digest {
+            // What the receiver has is of another file.
+            start = 0;
+            digest = Xxh64::default();
+            source.rewind().map_err(|error| unread(source, PumpError::Read(error)))?;
+        }
+        self.start = start;
+        advance(start);
+        let body = self
+            .connection
+            .expect(Awaited::Body)
+            .map_err(PumpError::Write)
+            .and_then(|()| self.header(&start.to_be_bytes()))
+            .and_then(|()| self.body(source, &mut digest, advance))
+            .and_then(|()| self.flush());
+        match body {
+            Err(PumpError::Write(error)) => {
+                let _ = self.connection.half_close();
+                let word = self.connection.expect(Awaited::Goodbye);
+                let word = word.and_then(|()| Receipt::read(BufReader::new(&mut self.connection)));
+                return Err(match word {
+                    Ok(Some(receipt)) if receipt.status != Status::Stored => {
+                        self.failure = Some(error);
+                        SendError::Refused(receipt)
+                    }
+                    _ if is_timeout(&error) => {
+                        SendError::Broken("the receiver took nothing for too long".to_owned())
+                    }
+                    _ => SendError::Broken(broken("take the file", &error)),
+                });
+            }
+            Err(error) => return Err(unread(source, error)),
+            Ok(()) => {}
+        }
+        let receipt = self
+            .connection
+            .expect(Awaited::Receipt(size))
+            .and_then(|()| Receipt::read(BufReader::new(&mut self.connection)));
+        match receipt.map(|receipt| receipt.filter(Receipt::is_whole)) {
+            Ok(Some(receipt)) if receipt.status != Status::Stored => {
+                Err(SendError::Refused(receipt))
+            }
+            Ok(Some(receipt)) => {
+                judge(receipt, size, digest.finish()).map(|sent| Sent { had: start, ..sent })
+            }
+            Ok(None) => Err(SendError::Broken(
+                "the receiver closed without the receipt that it gives".to_owned(),
+            )),
+            Err(error) => Err(SendError::Broken(broken("give a receipt", &error))),
+        }
+    }
+
+    /// From which byte on the last file was sent that was asked for.
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// Whether the connection has broken, so that no further file can follow.
@@ -104,15 +257,18 @@ impl<C: Connection> Outgoing<C> {
         Ok(())
     }
 
+    /// Sends what `digest` has not seen of a file.
     fn body(
         &mut self,
         source: &mut Source,
-        mut advance: impl FnMut(u64),
-    ) -> Result<u64, PumpError> {
-        let mut digest = Xxh64::default();
-        let mut left = source.size();
+        digest: &mut Xxh64,
+        advance: &mut dyn FnMut(u64),
+    ) -> Result<(), PumpError> {
+        let mut left = source.size() - digest.length();
         while left > 0 {
-            let piece = fill(source, &mut self.buffer[self.pending..], left, &mut advance)?;
+            let room = &mut self.buffer[self.pending..];
+            let (piece, end) = fill(source, room, left, advance);
+            end?;
             digest.update(piece);
             left -= piece.len() as u64;
             self.pending += piece.len();
@@ -120,7 +276,7 @@ impl<C: Connection> Outgoing<C> {
                 self.flush()?;
             }
         }
-        Ok(digest.finish())
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), PumpError> {
@@ -177,7 +333,9 @@ impl<C: Connection> Outgoing<C> {
             }
             (Some(receipt), Some(digest), _) => judge(receipt, size, digest),
             (None, _, _) if answered => Err(SendError::Untaken),
-            (None, Some(digest), None) if !answers => Ok(Sent { size, digest, stored_as: None }),
+            (None, Some(digest), None) if !answers => {
+                Ok(Sent { size, digest, stored_as: None, had: 0, there: false })
+            }
             (_, _, Some(why)) => Err(SendError::Broken(why.clone())),
             (_, _, None) => Err(SendError::Broken(
                 "the receiver closed without the receipt that it gives".to_owned(),
@@ -193,7 +351,18 @@ fn judge(receipt: Receipt, size: u64, digest: u64) -> Result<Sent, SendError> {
         return Err(SendError::Damaged { sent: (size, digest), stored });
     }
     let name = String::from_utf16_lossy(&receipt.name.unwrap_or_default());
-    Ok(Sent { size, digest, stored_as: Some(name) })
+    Ok(Sent { size, digest, stored_as: Some(name), had: 0, there: false })
+}
+
+fn unread(source: &Source, error: PumpError) -> SendError {
+    let error = match error {
+        PumpError::Read(error) | PumpError::Write(error) => error,
+        PumpError::Ended => {
+            let what = format!("it shrank below its {} bytes while it was sent", source.size());
+            io::Error::new(ErrorKind::UnexpectedEof, what)
+        }
+    };
+    SendError::Source(DiskError::at("read", source.path())(error))
 }
 
 /// Reads the receipts of so many files, or, if there are fewer, the stream to its end.

@@ -8,6 +8,9 @@ use std::io::{self, BufRead, ErrorKind};
 /// Bytes of the two numbers that a header starts with.
 const NUMBERS: u64 = 16;
 
+/// What an extended transfer starts with: FF "QDROP" 00 01, which no total can be.
+const EXTENSION: i64 = i64::from_be_bytes(*b"\xFFQDROP\0\x01");
+
 /// Bytes of a string's own length.
 const LENGTH: u64 = 4;
 
@@ -21,8 +24,32 @@ pub struct Header {
     pub dialect: Dialect,
     /// The file's name as the sender wrote it.
     pub name: QString,
-    /// Bytes of the body.
+    /// Bytes of the file, all of which are the body but for [`Dialect::Extended`].
     pub body: u64,
+}
+
+/// What the sender of an extended transfer asks for (docs/PROTOCOL.md, 3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Go on where an interrupted transfer of the same file stopped.
+    pub resume: bool,
+    /// Give the file its modification time.
+    pub preserve: bool,
+    /// Take nothing if the file is there already.
+    pub skip: bool,
+    /// The file's modification time, in milliseconds since 1970 UTC.
+    pub modified: i64,
+}
+
+impl Wishes {
+    /// Whether there is anything to ask for.
+    pub fn any(self) -> bool {
+        self.resume || self.preserve || self.skip
+    }
+
+    fn flags(self) -> u32 {
+        u32::from(self.resume) | u32::from(self.preserve) << 1 | u32::from(self.skip) << 2
+    }
 }
 
 /// What the second number of a header counts, and how its programs use a connection.
@@ -33,6 +60,8 @@ pub enum Dialect {
     /// The bytes of the whole header, which may have further strings after the name. The
     /// connection stays open for further files.
     HeaderSize,
+    /// None: an extension of qdrop's own, which asks and is answered before the body.
+    Extended(Wishes),
 }
 
 /// Why there is no header.
@@ -90,6 +119,9 @@ impl Header {
 
     fn fields(reader: &mut Reader<impl BufRead>) -> Result<Self, Cause> {
         let total = reader.i64()?;
+        if total == EXTENSION {
+            return Self::extension(reader);
+        }
         let Some(total) = u64::try_from(total).ok().filter(|&total| total >= NUMBERS + LENGTH)
         else {
             return Err(Cause::Sum(format!(
@@ -132,6 +164,24 @@ impl Header {
         Ok(Self { dialect, name, body })
     }
 
+    fn extension(reader: &mut Reader<impl BufRead>) -> Result<Self, Cause> {
+        let flags = reader.u32()?;
+        if flags > 7 {
+            return Err(Cause::Sum(format!(
+                "it asks for what this receiver does not know (flags {flags:#x})"
+            )));
+        }
+        let body = reader.u64()?;
+        let modified = reader.i64()?;
+        let (resume, preserve, skip) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+        let dialect = Dialect::Extended(Wishes { resume, preserve, skip, modified });
+        let name = reader.string(limits::NAME)?;
+        if i64::try_from(body).is_err() {
+            return Err(Cause::Sum(format!("its size is {body} bytes, more than any file has")));
+        }
+        Ok(Self { dialect, name, body })
+    }
+
     /// The bytes of this header.
     ///
     /// # Errors
@@ -153,11 +203,22 @@ impl Header {
             ));
         };
         let mut header = Writer(Vec::new());
-        header.i64(total)?;
-        header.u64(match self.dialect {
-            Dialect::NameSize => encoded,
-            Dialect::HeaderSize => NUMBERS + encoded,
-        })?;
+        match self.dialect {
+            Dialect::NameSize => {
+                header.i64(total)?;
+                header.u64(encoded)?;
+            }
+            Dialect::HeaderSize => {
+                header.i64(total)?;
+                header.u64(NUMBERS + encoded)?;
+            }
+            Dialect::Extended(wishes) => {
+                header.i64(EXTENSION)?;
+                header.u32(wishes.flags())?;
+                header.u64(self.body)?;
+                header.i64(wishes.modified)?;
+            }
+        }
         header.0.extend(name);
         Ok(header.0)
     }

@@ -3,3 +3,4 @@
 pub mod header;
 pub mod qdatastream;
 pub mod receipt;
+pub mod resume;

@@ -28,6 +28,8 @@ pub enum Status {
     Busy,
     /// The sender was silent for too long.
     TimedOut,
+    /// Nothing was sent: the file is there already. A success.
+    AlreadyThere,
     /// A status of a later version: a refusal that its message explains.
     Other(u8),
 }
@@ -45,6 +47,7 @@ impl Status {
             Self::NotAllowed => 6,
             Self::Busy => 7,
             Self::TimedOut => 8,
+            Self::AlreadyThere => 9,
             Self::Other(code) => code,
         }
     }
@@ -60,6 +63,7 @@ impl Status {
             6 => Self::NotAllowed,
             7 => Self::Busy,
             8 => Self::TimedOut,
+            9 => Self::AlreadyThere,
             code => Self::Other(code),
         }
     }
@@ -86,15 +90,20 @@ impl Receipt {
     /// # Errors
     /// The stream failed before a receipt was whole.
     pub fn read(stream: impl Read) -> io::Result<Option<Self>> {
-        match Self::fields(&mut Reader::new(stream)) {
+        let mut reader = Reader::new(stream);
+        match reader.u32().and_then(|magic| Self::after(magic, &mut reader)) {
             Ok(receipt) => Ok(receipt),
             Err(ReadError::Io(error)) => Err(error),
             Err(_) => Ok(None),
         }
     }
 
-    fn fields(reader: &mut Reader<impl Read>) -> Result<Option<Self>, ReadError> {
-        if reader.u32()? != MAGIC {
+    /// The rest of a receipt after its first number; `None` if that is not a receipt's.
+    pub(super) fn after(
+        magic: u32,
+        reader: &mut Reader<impl Read>,
+    ) -> Result<Option<Self>, ReadError> {
+        if magic != MAGIC {
             return Ok(None);
         }
         Ok(Some(Self {
@@ -108,7 +117,8 @@ impl Receipt {
 
     /// Whether it says what it has to: a file that is stored has a name.
     pub fn is_whole(&self) -> bool {
-        self.status != Status::Stored || self.name.as_ref().is_some_and(|name| !name.is_empty())
+        let named = matches!(self.status, Status::Stored | Status::AlreadyThere);
+        !named || self.name.as_ref().is_some_and(|name| !name.is_empty())
     }
 
     /// Writes this receipt; `stream` should be a buffer.

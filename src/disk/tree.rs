@@ -1,0 +1,56 @@
+//! A directory of a sender, with everything below it.
+
+use super::DiskError;
+use std::collections::BinaryHeap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What is found in a tree.
+#[derive(Debug)]
+pub enum Found {
+    /// A regular file, with its name relative to where the tree stands, `/` between the components.
+    File(PathBuf, String),
+    /// What is not sent, and why.
+    Left(PathBuf, &'static str),
+    /// What could not be looked into.
+    Failed(DiskError),
+}
+
+/// Everything in the directory `top`, in the order of the names. No link is followed. Names start
+/// with that of `top`, if it has one.
+pub fn walk(top: &Path) -> Vec<Found> {
+    let name = top.file_name().map(|name| name.to_string_lossy().into_owned());
+    let mut found = Vec::new();
+    look(top, &name.unwrap_or_default(), &mut found);
+    found
+}
+
+fn look(directory: &Path, name: &str, found: &mut Vec<Found>) {
+    let names = |listed: fs::ReadDir| listed.map(|entry| Ok(entry?.file_name())).collect();
+    let listed: io::Result<BinaryHeap<OsString>> = fs::read_dir(directory).and_then(names);
+    // A heap sorts with a tenth of the code of `sort`.
+    let names = match listed {
+        Ok(names) => names.into_sorted_vec(),
+        Err(error) => {
+            found.push(Found::Failed(DiskError::at("list", directory)(error)));
+            return;
+        }
+    };
+    if names.is_empty() {
+        found.push(Found::Left(directory.to_owned(), "an empty directory"));
+    }
+    for own in names {
+        let path = directory.join(&own);
+        let own = own.to_string_lossy();
+        let name = if name.is_empty() { own.into_owned() } else { format!("{name}/{own}") };
+        match fs::symlink_metadata(&path) {
+            Ok(kind) if kind.is_dir() => look(&path, &name, found),
+            Ok(kind) if kind.is_file() => found.push(Found::File(path, name)),
+            Ok(kind) if kind.is_symlink() => found.push(Found::Left(path, "a link")),
+            Ok(_) => found.push(Found::Left(path, "no regular file")),
+            Err(error) => found.push(Found::Failed(DiskError::at("examine", &path)(error))),
+        }
+    }
+}
