@@ -13,7 +13,7 @@
 //! | [`disk`] | values into files and back | the file system |
 //! | [`transfer`] | one conversation: wire and disk joined over `Read` and `Write` | none of its own |
 //! | [`net`] | sockets: listening, dialling, deadlines, who may connect | the network, threads |
-//! | [`cli`] | people: command lines, progress, log, exit statuses | the terminal, the process |
+//! | [`cli`] | people: command lines, progress, log, exit statuses | the terminal, the process, the commands it is told to run |
 //!
 //! A file that is received passes, by value, through: `TcpStream` → [`wire::header::Header`] →
 //! [`disk::name::SafeName`] → [`disk::partial::Incoming`] → [`transfer::pump`] →
@@ -24,6 +24,8 @@
 //! * **peer**: the program at the other end of a connection.
 //! * **header**: what a sender says about a file before its bytes; **body**: those bytes.
 //! * **receipt**: the receiver's word on what became of a file; **digest**: XXH64 of a body.
+//! * **extended transfer**: one whose sender asks before it sends; **kept**: of a body that was
+//!   interrupted, what its sender may go on with.
 //! * **drop directory**: where a receiver stores; **part**: a file there that is not whole yet.
 //! * **placement**: the one step that gives a whole part its final name.
 //!
