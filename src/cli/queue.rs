@@ -140,6 +140,7 @@ impl Run<'_> {
             }
         }
         if queue.len() > 1 {
+            // For the bar.
             let bytes = queue.iter().map(|item| source::size(&item.path));
             self.printer.plan(queue.len(), bytes.fold(0, u64::saturating_add));
         }
@@ -212,7 +213,6 @@ impl<'a> Sender<'a> {
         let mut written: Vec<Written> = Vec::new();
         let mut bytes = 0;
         let mut shown = None;
-        let began = Instant::now();
         loop {
             let Some(item) = self.run.shared().queue.pop_front() else { break };
             let opened = match &self.run.spool {
@@ -272,6 +272,7 @@ impl<'a> Sender<'a> {
                     }
                 }
             }
+            let began = written.first().map_or(file_began, |first| first.began);
             if outgoing.is_broken()
                 || written.len() >= most
                 || began.elapsed() >= limits::BATCH_WRITING
