@@ -17,7 +17,7 @@ version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo test check interop torture torture-peers fuzz bench bench-instructions \
+.PHONY: all rustc demo test check audit interop torture torture-peers fuzz bench bench-instructions \
 	install clean
 
 all:
@@ -43,6 +43,10 @@ $(target)/rustc/qdropd: src/bin/server.rs $(target)/rustc/libqdrop.rlib
 # Moves FILE from qdrop to qdropd on this machine, shows the receipt and compares.
 demo: all
 	@contrib/demo.sh $(binaries) "$(FILE)"
+
+# What of the outside world the source touches, and in which files (docs/AUDIT.md).
+audit:
+	@contrib/audit.sh
 
 test: all
 	$(CARGO) test --quiet --locked --lib

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 struct Floor {
     name: &'static str,
@@ -201,6 +202,16 @@ fn the_crate_builds_from_nothing() {
         let lines = code(&root().join(format!("src/bin/{name}.rs")));
         assert_eq!(lines.lines().filter(|line| !line.is_empty()).count(), 3, "{name}.rs is a door");
     }
+}
+
+#[test]
+fn the_audit_page_has_what_the_source_touches() {
+    let audit = Command::new(root().join("contrib/audit.sh")).output().unwrap();
+    assert!(audit.status.success(), "{audit:?}");
+    let page = fs::read_to_string(root().join("docs/AUDIT.md")).unwrap();
+    let (_, listed) = page.split_once("```\n").unwrap();
+    let told = String::from_utf8(audit.stdout).unwrap();
+    assert_eq!(listed, told + "```\n", "make audit prints what docs/AUDIT.md should say");
 }
 
 /// docs/SECURITY.md names the test of each defence: a function, or a file.
