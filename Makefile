@@ -17,7 +17,7 @@ version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo test check audit interop torture torture-peers fuzz bench bench-instructions \
+.PHONY: all rustc demo test check audit interop torture torture-peers fuzz bench bench-instructions dist distcheck \
 	install clean
 
 all:
@@ -133,6 +133,19 @@ bench: all $(target)/bench/floor $(target)/bench/hole.so
 # Debian: apt-get install python3 valgrind
 bench-instructions: all
 	@QDROP_BIN=$(binaries) bench/instructions.py
+
+# A source archive of the last commit, the same bytes wherever it is made; and what it has to be able to
+# do on its own.
+dist:
+	@mkdir -p $(target)
+	git archive --format=tar --prefix=qdrop-$(version)/ HEAD | gzip -n9 >$(target)/qdrop-$(version).tar.gz
+	@sha256sum $(target)/qdrop-$(version).tar.gz
+
+distcheck: dist
+	rm -rf $(target)/distcheck
+	mkdir $(target)/distcheck
+	tar -xzf $(target)/qdrop-$(version).tar.gz -C $(target)/distcheck
+	cd $(target)/distcheck/qdrop-$(version) && env -u CARGO_TARGET_DIR $(MAKE) all rustc test
 
 install: all
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man8)
