@@ -146,12 +146,20 @@ distcheck: dist
 	mkdir $(target)/distcheck
 	tar -xzf $(target)/qdrop-$(version).tar.gz -C $(target)/distcheck
 	cd $(target)/distcheck/qdrop-$(version) && env -u CARGO_TARGET_DIR $(MAKE) all rustc test
+completions := share/bash-completion/completions share/zsh/site-functions \
+	share/fish/vendor_completions.d
 
 install: all
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man8)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man8 $(completions))
 	install $(binaries)/qdrop $(binaries)/qdropd $(DESTDIR)$(PREFIX)/bin
 	install -m 644 man/qdrop.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 man/qdropd.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 644 contrib/completions/qdrop.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/qdrop
+	ln -sf qdrop $(DESTDIR)$(PREFIX)/share/bash-completion/completions/qdropd
+	install -m 644 contrib/completions/_qdrop $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	install -m 644 contrib/completions/qdrop.fish contrib/completions/qdropd.fish \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
 clean:
 	rm -rf $(target) tests/target fuzz/target bench/__pycache__

@@ -1,10 +1,10 @@
-//! What is in contrib/ for those who package the two programs: units for systemd.
+//! What is in contrib/ for those who package the two programs: units for systemd, completions for
+//! shells.
 
 use harness::*;
 use std::collections::BTreeSet;
-use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -204,4 +204,169 @@ fn the_units_allow_what_qdropd_does() {
         let forbidden: Vec<_> = made.difference(&allowed).collect();
         assert!(forbidden.is_empty(), "{name} forbids {forbidden:?}");
     }
+}
+
+/// Bash, with the line typed and all completions of its last word put in its place. What the command
+/// then gets is what was offered.
+const BASHRC: &str = r#"
+. "$COMPLETIONS/qdrop.bash"
+qdrop() { printf '%s\n' "$@" >"$OFFERED"; exit; }
+qdropd() { qdrop "$@"; }
+PROMPT_COMMAND=': >"$READY"'
+"#;
+
+/// Zsh, which lists the completions of the line and ends. What is listed passes through `compadd`.
+const ZSHRC: &str = r#"
+fpath=($COMPLETIONS $fpath)
+autoload -Uz compinit
+compinit -u -D
+compadd() {
+    # Some calls only look for matches.
+    if [[ ${@[1,(i)(-|--)]} == *-[OAD]\ * ]]; then builtin compadd "$@"; return; fi
+    local -a offered
+    builtin compadd -A offered "$@"
+    print -rl -- $offered >>$OFFERED
+    builtin compadd "$@"
+}
+zle-line-init() {
+    BUFFER=$LINE CURSOR=$#LINE
+    zle list-choices
+    print -r >>$OFFERED
+    exit
+}
+zle -N zle-line-init
+"#;
+
+const FISH: &str = r#"
+source $COMPLETIONS/qdrop.fish; source $COMPLETIONS/qdropd.fish
+complete -C $LINE >$OFFERED
+"#;
+
+/// Where a shell is asked for completions.
+struct Shell {
+    name: &'static str,
+    home: TempDir,
+}
+
+impl Shell {
+    /// In its working directory there are a file and a directory.
+    fn new(name: &'static str) -> Option<Self> {
+        if !Command::new(name).args(["-c", "exit"]).status().is_ok_and(|status| status.success()) {
+            left_out(
+                &format!("completions for {name}"),
+                &format!("there is none (Debian: {name})"),
+            );
+            return None;
+        }
+        let home = TempDir::new().unwrap();
+        file(home.path(), ".bashrc", BASHRC.as_bytes());
+        file(home.path(), ".zshrc", ZSHRC.as_bytes());
+        fs::create_dir_all(home.path().join("here/directory")).unwrap();
+        file(&home.path().join("here"), "a file", b"");
+        Some(Self { name, home })
+    }
+
+    /// What it offers for the last word of the line, which may be empty.
+    fn offered(&self, line: &str) -> BTreeSet<String> {
+        let path = |name: &str| self.home.path().join(name);
+        let (offered, ready) = (path("offered"), path("ready"));
+        let mut shell = Command::new(if self.name == "fish" { "fish" } else { "script" });
+        match self.name {
+            "bash" => {
+                shell.args(["-qec", "exec bash --noprofile --rcfile ~/.bashrc -i", "/dev/null"])
+            }
+            "zsh" => shell.args(["-qec", "exec zsh -d -i", "/dev/null"]),
+            _ => shell.args(["--no-config", "-c", FISH]),
+        };
+        shell.env("HOME", self.home.path()).env("ZDOTDIR", self.home.path()).env("LINE", line);
+        shell.env("COMPLETIONS", contrib("completions")).env("INPUTRC", "/dev/null");
+        shell.env("OFFERED", &offered).env("READY", &ready);
+        // Of `script`.
+        shell.env("SHELL", "/bin/sh").env("TERM", "xterm");
+        shell.current_dir(path("here")).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut shell = Service(shell.spawn().unwrap());
+        if self.name == "bash" {
+            eventually("bash waits for a line", || ready.exists().then_some(()));
+            let mut keys = shell.0.stdin.as_ref().unwrap();
+            keys.write_all(format!("{line}\x1b*\n").as_bytes()).unwrap();
+        }
+        eventually("the shell ends", || shell.0.try_wait().unwrap());
+        let told = fs::read_to_string(&offered).unwrap();
+        fs::remove_file(offered).unwrap();
+        let _ = fs::remove_file(ready);
+
+        let (whole, last) = line.rsplit_once(' ').unwrap();
+        let skipped = if self.name == "bash" { whole.split(' ').count() - 1 } else { 0 };
+        let words = told.lines().skip(skipped).map(|word| word.split('\t').next().unwrap());
+        // Some name the option of --option=value again, some say that the value follows, some quote.
+        let option = if last.contains('=') { last } else { "" };
+        words
+            .map(|word| word.strip_prefix(option).unwrap_or(word).replace('\\', ""))
+            .map(|word| word.trim().trim_end_matches(['/', '=']).to_owned())
+            .filter(|word| !word.is_empty())
+            .collect()
+    }
+
+    /// Compares what it offers with what there is.
+    fn completes(&self) {
+        for name in ["qdrop", "qdropd"] {
+            let help = run(assert_cmd::Command::new(program(name)).arg("--help")).stdout;
+            let mut options = BTreeSet::new();
+            for line in help.lines().map(str::trim_start).filter(|line| line.starts_with('-')) {
+                let usage = line.split("  ").next().unwrap();
+                let (forms, value) = match usage.rsplit_once(' ') {
+                    Some((forms, value)) if !value.starts_with('-') => (forms, Some(value)),
+                    _ => (usage, None),
+                };
+                options.extend(forms.split(", ").map(str::to_owned));
+                let Some(value) = value else { continue };
+                // Hosts and commands are this machine's.
+                if ["--from", "--exec", "--exec-failed"].contains(&forms) {
+                    continue;
+                }
+                let values = value.split('|').filter(|value| value.to_lowercase() == **value);
+                let values: BTreeSet<String> = values.map(str::to_owned).collect();
+                for option in forms.split(", ") {
+                    // Where there is nothing to choose from, one of both will do.
+                    let is_joined = option.starts_with("--") && !values.is_empty();
+                    let equals = is_joined.then(|| format!("{name} {option}="));
+                    for line in [Some(format!("{name} {option} ")), equals].into_iter().flatten() {
+                        assert_eq!(self.offered(&line), values, "{line}");
+                    }
+                }
+            }
+            assert!(options.len() > 20, "{options:?}");
+            assert_eq!(self.offered(&format!("{name} -")), options);
+        }
+        let files = ["a file", "directory"].map(str::to_owned);
+        let lines =
+            ["box ", "192.168.1.7 ", "--listen 0.0.0.0 ", "--timeout 1 box ", "-n x box a "];
+        for line in lines.map(|line| format!("qdrop {line}")) {
+            assert_eq!(self.offered(&line), BTreeSet::from(files.clone()), "{line}");
+        }
+        for line in ["qdrop ", "qdrop --json ", "qdrop --timeout 1 ", "qdrop --name=x "] {
+            assert!(self.offered(line).is_disjoint(&BTreeSet::from(files.clone())), "{line}");
+        }
+        for line in ["qdropd ", "qdropd --once --timeout 1 ", "qdropd -l 0.0.0.0 "] {
+            assert_eq!(self.offered(line), BTreeSet::from([files[1].clone()]), "{line}");
+        }
+        for line in ["qdropd --exec tru", "qdropd --exec-failed tru"] {
+            assert!(self.offered(line).contains("true"), "{line}");
+        }
+    }
+}
+
+#[test]
+fn bash_completes_options_values_and_operands() {
+    Shell::new("bash").iter().for_each(Shell::completes);
+}
+
+#[test]
+fn zsh_completes_options_values_and_operands() {
+    Shell::new("zsh").iter().for_each(Shell::completes);
+}
+
+#[test]
+fn fish_completes_options_values_and_operands() {
+    Shell::new("fish").iter().for_each(Shell::completes);
 }

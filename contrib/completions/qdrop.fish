@@ -1,0 +1,42 @@
+# Completion of qdrop for fish.
+
+# Whether the receiver is still to be named.
+function __qdrop_needs_host
+    set -l is_value no
+    for word in (commandline -opc)[2..-1]
+        if test $is_value = yes
+            set is_value no
+            continue
+        end
+        switch $word
+            case --listen '--listen=*'
+                return 1
+            case -n --name --dialect --retry --jobs --limit-rate --connect-timeout --timeout --progress
+                set is_value yes
+            case '-?*'
+            case '*'
+                return 1
+        end
+    end
+end
+
+complete -c qdrop -n __qdrop_needs_host -f -a '(__fish_print_hostnames)' -d Receiver
+complete -c qdrop -s n -l name -x -d 'Send under this name'
+complete -c qdrop -l dialect -x -a 'name-size header-size' -d 'Which Qt receivers to speak to'
+complete -c qdrop -l listen -x -d 'Send each file to the next receiver that connects'
+complete -c qdrop -s r -l recursive -d 'Send directories'
+complete -c qdrop -l resume -d 'Go on where a transfer broke off'
+complete -c qdrop -l preserve -d 'Keep the modification time'
+complete -c qdrop -l skip-existing -d 'Skip what is there already'
+complete -c qdrop -l retry -x -d 'Try again what may pass'
+complete -c qdrop -l jobs -x -d 'Send so many files at once'
+complete -c qdrop -l limit-rate -x -d 'Bytes per second (K, M, G, T)'
+complete -c qdrop -l connect-timeout -x -d 'Give up on an address that does not answer'
+complete -c qdrop -l timeout -x -d 'Give up on a receiver that is silent'
+complete -c qdrop -l require-receipt -d 'To have none is a failure'
+complete -c qdrop -l progress -x -a 'auto always never' -d 'Show a bar'
+complete -c qdrop -l json -d 'A line of JSON for each file'
+complete -c qdrop -s q -l quiet -d 'Print errors alone'
+complete -c qdrop -s v -l verbose -d 'Say what is being done'
+complete -c qdrop -s h -l help -d 'Print a summary of the options'
+complete -c qdrop -s V -l version -d 'Print the version'
