@@ -9,16 +9,19 @@ FILE ?= README.md
 FUZZ_SECONDS ?= 60
 ROUNDS ?= 5
 WORKLOADS ?=
+MSRV_RUSTC ?=
+MSRV_CARGO ?=
 
 target := $(or $(CARGO_TARGET_DIR),target)
 # Absolute, since the tests run in directories of their own.
 binaries := $(abspath $(target))/release
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+msrv := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo test check audit interop torture torture-peers fuzz bench bench-instructions dist distcheck \
-	install clean
+.PHONY: all rustc demo test check audit msrv interop torture torture-peers fuzz bench \
+	bench-instructions dist distcheck install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -59,6 +62,31 @@ check: test
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --manifest-path tests/Cargo.toml -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --lib
+
+# Builds with the oldest Rust that Cargo.toml promises, and no other, with cargo and with rustc alone,
+# and runs the unit tests. It is looked for in /usr/bin and among the toolchains of rustup;
+# MSRV_RUSTC and MSRV_CARGO name one elsewhere.
+# Debian 12: apt-get install rustc-web=1.85\* libstd-rust-web-dev=1.85\* cargo-web=1.85\*
+# Debian 13: apt-get install cargo
+msrv:
+	@set -e; rustc='$(MSRV_RUSTC)'; \
+	is_it() { case $$("$$1" --version 2>/dev/null) in 'rustc $(msrv).'*) ;; *) false ;; esac; }; \
+	if [ -z "$$rustc" ]; then \
+		installed=$$(rustup toolchain list 2>/dev/null | sed -n 's/^\($(msrv)[-.][^ ]*\).*/\1/p'); \
+		for rustc in $(RUSTC) /usr/bin/rustc \
+			$$(for each in $$installed; do rustup which --toolchain "$$each" rustc; done); do \
+			if is_it "$$rustc"; then break; fi; \
+		done; \
+	fi; \
+	is_it "$$rustc" || { \
+		echo 'msrv needs rustc $(msrv); MSRV_RUSTC=… says where it is' >&2; exit 1; }; \
+	rustc=$$(command -v "$$rustc"); cargo='$(MSRV_CARGO)'; cargo=$${cargo:-$${rustc%/*}/cargo}; \
+	echo "msrv: $$rustc, $$($$rustc --version); $$($$cargo --version)"; \
+	export RUSTC="$$rustc" CARGO_TARGET_DIR=$(abspath $(target))/msrv; \
+	"$$cargo" build --release --frozen; \
+	"$$cargo" test --quiet --frozen --lib; \
+	$(MAKE) --silent rustc RUSTC="$$rustc" CARGO_TARGET_DIR="$$CARGO_TARGET_DIR"; \
+	for program in qdrop qdropd; do "$$CARGO_TARGET_DIR/rustc/$$program" --version; done
 
 # Builds the programs of interop/qt with the shell's $qmake, in the directory $peers.
 qt_peers = peers=$(abspath $(target))/interop/$$(basename $$qmake); mkdir -p $$peers; \

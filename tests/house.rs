@@ -214,6 +214,20 @@ fn the_audit_page_has_what_the_source_touches() {
     assert_eq!(listed, told + "```\n", "make audit prints what docs/AUDIT.md should say");
 }
 
+/// `make msrv` builds the crate with it.
+#[test]
+fn the_oldest_rust_is_the_same_everywhere() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let manifest = read("Cargo.toml");
+    let line = manifest.lines().find(|line| line.starts_with("rust-version = ")).unwrap();
+    let version = line.split('"').nth(1).unwrap();
+    for manifest in ["tests/Cargo.toml", "fuzz/Cargo.toml"] {
+        assert!(read(manifest).lines().any(|other| other == line), "{manifest}");
+    }
+    assert!(read("README.md").contains(&format!("Rust {version} or newer")));
+    assert!(read("docs/DESIGN.md").contains(&format!("**Rust {version}, ")));
+}
+
 /// docs/SECURITY.md names the test of each defence: a function, or a file.
 #[test]
 fn every_test_that_the_security_page_names_exists() {
