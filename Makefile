@@ -92,6 +92,11 @@ msrv:
 qt_peers = peers=$(abspath $(target))/interop/$$(basename $$qmake); mkdir -p $$peers; \
 	(cd $$peers && $$qmake $(CURDIR)/interop/qt/interop.pro && $(MAKE) --silent)
 
+# The window of contrib/qt, beside them.
+qt_window = mkdir -p $$peers/example; \
+	(cd $$peers/example && $$qmake $(CURDIR)/contrib/qt/example DESTDIR=$$peers/bin && \
+	$(MAKE) --silent)
+
 # Real Qt programs at either end, built with every Qt there is.
 # Debian: apt-get install qtbase5-dev qt6-base-dev xxhash
 interop: all
@@ -102,6 +107,7 @@ interop: all
 	@set -e; for qmake in $(QMAKE); do \
 		echo "interop: $$($$qmake -query QT_VERSION)"; \
 		$(qt_peers); \
+		$(qt_window); \
 		QDROP_BIN=$(binaries) QDROP_QT=$$peers/bin $(tests) --test interop; \
 	done
 

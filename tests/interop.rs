@@ -1,13 +1,17 @@
 //! Real Qt programs at either end (interop/qt), and Debian's xxhsum: `make interop`.
 
-use harness::{Qdropd, Sent, eventually, files, noise, program, qdrop, send};
+use harness::{Qdropd, Receiver, Sent, eventually, files, noise, program, qdrop, send};
 use qdrop::wire::header::{Dialect, Header};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 const SIZES: [u64; 7] = [0, 1, 65_535, 65_536, 65_537, 50_000_000, 2_200_000_000];
@@ -402,4 +406,221 @@ fn every_digest_is_what_xxhsum_says() {
         let log = qdropd.logged(&format!("stored {name} as"));
         assert!(log.contains(&format!(", xxh64 {digest}, ")), "{log}: xxhsum says {digest}");
     }
+}
+
+// --- The class of contrib/qt and its window.
+
+/// Sends a file with the class: exit status and what it says.
+fn class(options: &[&str], to: SocketAddr, file: &Path) -> (i32, String) {
+    let mut command = qt("qt-class");
+    command.args(options).args([to.ip().to_string(), to.port().to_string()]).arg(file);
+    let output = command.output().unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+/// What the class says of a file that is stored.
+fn stored_by_class(path: &Path, as_name: &str) -> (i32, String) {
+    let size = path.metadata().unwrap().len();
+    (0, format!("stored as {as_name} (xxh64 {}, progress {size})\n", xxhsum(path)))
+}
+
+/// A relay that breaks its first connection after so many bytes, and counts those that it carries
+/// towards the receiver.
+fn relay(to: SocketAddr, cut: u64) -> (SocketAddr, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, crossed) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
+    let counter = crossed.clone();
+    thread::spawn(move || {
+        for (number, sender) in listener.incoming().enumerate() {
+            let (sender, receiver) = (sender.unwrap(), TcpStream::connect(to).unwrap());
+            let most = if number == 0 { cut } else { u64::MAX };
+            let back = (receiver.try_clone().unwrap(), sender.try_clone().unwrap());
+            thread::spawn(move || {
+                let (mut from, mut to) = back;
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Write);
+            });
+            let mut buffer = [0; 16 * 1024];
+            let mut left = most;
+            while left > 0 {
+                let room = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                let Ok(n @ 1..) = (&sender).read(&mut buffer[..room]) else { break };
+                if (&receiver).write_all(&buffer[..n]).is_err() {
+                    break;
+                }
+                left -= n as u64;
+                counter.fetch_add(n as u64, Ordering::SeqCst);
+            }
+            let how = if left == 0 { Shutdown::Both } else { Shutdown::Write };
+            let _ = receiver.shutdown(how);
+            if left == 0 {
+                let _ = sender.shutdown(how);
+            }
+        }
+    });
+    (address, crossed)
+}
+
+#[test]
+fn the_class_learns_that_a_file_is_stored() {
+    let source = TempDir::new().unwrap();
+    let qdropd = Qdropd::start(&[]);
+    let sizes = [0, 1, 3, 4, 7, 8, 31, 32, 33, 63, 64, 1000, 65_535, 65_536, 65_537, 5_000_000];
+    for size in sizes {
+        let name = format!("测试 {size}.bin");
+        let path = file(source.path(), &name, size);
+        assert_eq!(class(&[], qdropd.address, &path), stored_by_class(&path, &name));
+    }
+    assert_arrived(&qdropd, &source);
+    let again = source.path().join("测试 1000.bin");
+    let (options, name) = (["--resume", "--preserve"], "测试 1000 (1).bin");
+    assert_eq!(class(&options, qdropd.address, &again), stored_by_class(&again, name));
+    let empty = source.path().join("测试 0.bin");
+    let name = "测试 0 (1).bin";
+    assert_eq!(class(&options, qdropd.address, &empty), stored_by_class(&empty, name));
+    let large = file(source.path(), "large.bin", 2_200_000_000);
+    assert_eq!(class(&[], qdropd.address, &large), stored_by_class(&large, "large.bin"));
+    assert_same(&large, &qdropd.directory.join("large.bin"));
+}
+
+#[test]
+fn the_class_learns_why_a_file_is_refused() {
+    let source = TempDir::new().unwrap();
+    let qdropd = Qdropd::start(&["--max-size", "1000"]);
+    // The large one is refused early, in the middle of its body.
+    for size in [1001, 100_000_000] {
+        let path = file(source.path(), "large.bin", size);
+        for options in [&[][..], &["--resume"]] {
+            let (exit, says) = class(options, qdropd.address, &path);
+            assert_eq!(exit, 5, "{says}");
+            assert!(says.starts_with("refused (status 2): "), "{says}");
+        }
+    }
+    assert!(qdropd.settled().is_empty());
+}
+
+/// A file of 30 MB, and how often it crosses a line that breaks after 6 MB of it.
+#[test]
+fn the_class_goes_on_where_a_connection_broke() {
+    const CUT: u64 = 6_000_000;
+    const SIZE: u64 = 30_000_000;
+    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_600_000_000_500);
+    let set_time = |file: &File| file.set_modified(time).unwrap();
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a.bin", SIZE);
+    set_time(&File::options().write(true).open(&path).unwrap());
+    let broken = format!(" of {SIZE} bytes\n");
+
+    for (options, most) in [(&["--resume"][..], SIZE), (&[], SIZE + CUT)] {
+        let qdropd = Qdropd::start(&[]);
+        let (address, crossed) = relay(qdropd.address, CUT);
+        let options = [options, &["--preserve", "--retry", "3"]].concat();
+        let (exit, says) = class(&options, address, &path);
+        assert!(says.starts_with("failed: the connection broke after "), "{says}");
+        let (ended, stored) = stored_by_class(&path, "a.bin");
+        assert!(exit == ended && says.ends_with(&(broken.clone() + &stored)), "{says}");
+        assert_arrived(&qdropd, &source);
+        let kept = qdropd.directory.join("a.bin").metadata().unwrap().modified().unwrap();
+        assert_eq!(kept, time);
+        let crossed = crossed.load(Ordering::SeqCst);
+        assert!((most..most + 1000).contains(&crossed), "{crossed}");
+    }
+
+    // Another content that looks like the same file is sent from its beginning.
+    let qdropd = Qdropd::start(&[]);
+    let (address, crossed) = relay(qdropd.address, CUT);
+    let (exit, says) = class(&["--resume"], address, &path);
+    assert!(exit == 4 && says.ends_with(&broken), "{says}");
+    qdropd.logged("failed a.bin");
+    let mut changed = File::options().write(true).open(&path).unwrap();
+    changed.write_all(b"changed").unwrap();
+    set_time(&changed);
+    assert_eq!(class(&["--resume"], address, &path), stored_by_class(&path, "a.bin"));
+    assert_arrived(&qdropd, &source);
+    assert!(crossed.load(Ordering::SeqCst) > SIZE + CUT);
+}
+
+#[test]
+fn the_class_knows_a_receiver_without_receipts() {
+    let source = TempDir::new().unwrap();
+    let mut receiver = QtReceiver::start("qt-receive");
+    let address = receiver.program.address.parse().unwrap();
+    for size in [0, 1000, 20_000_000] {
+        let path = file(source.path(), "a.bin", size);
+        let says = (0, "sent: the receiver gave no receipt\n".to_owned());
+        assert_eq!(class(&[], address, &path), says);
+        assert_eq!(receiver.program.line(), format!("received a.bin {size}"));
+    }
+    assert!(files(receiver.directory.path()) == files(source.path()));
+    let (exit, says) =
+        class(&["--resume", "--timeout", "1"], address, &source.path().join("a.bin"));
+    assert_eq!(exit, 4, "{says}");
+    assert!(says.starts_with("failed: the receiver is silent: it does not know"), "{says}");
+}
+
+#[test]
+fn the_class_takes_nothing_else_for_a_receipt() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a.bin", 1000);
+    let receipt = |digest: u64| {
+        let mut bytes = b"QDR1\0".to_vec();
+        bytes.extend(1000_u64.to_be_bytes());
+        bytes.extend(digest.to_be_bytes());
+        bytes.extend(b"\0\0\0\x02\0a\xFF\xFF\xFF\xFF");
+        bytes
+    };
+    let digest = u64::from_str_radix(&xxhsum(&path), 16).unwrap();
+    let whole = receipt(digest);
+    let cases = [
+        (whole.clone(), true, 0, "stored as a "),
+        (whole[..whole.len() - 1].to_vec(), true, 0, "sent: "),
+        (b"QDR1\0".to_vec(), true, 0, "sent: "),
+        (b"ok".to_vec(), true, 0, "sent: "),
+        (receipt(digest ^ 1), true, 4, "failed: damaged on the way: "),
+        (vec![b'x'; 1_000_000], true, 4, "failed: the receiver answers without end"),
+        (Vec::new(), true, 0, "sent: "),
+        // It resets the connection: it has not read everything.
+        (Vec::new(), false, 4, "failed: the connection broke "),
+    ];
+    for (answer, reads, exit, begins) in cases {
+        let receiver = Receiver::start(move |mut stream| {
+            if reads {
+                std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+            } else {
+                stream.read_exact(&mut [0; 10]).unwrap();
+                // More has come by now.
+                thread::sleep(Duration::from_millis(200));
+            }
+            let _ = stream.write_all(&answer);
+        });
+        let (ended, says) = class(&[], receiver.address, &path);
+        assert!(ended == exit && says.starts_with(begins), "{says} is not {begins}");
+        receiver.join();
+    }
+    // Nobody listens there.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (exit, says) = class(&[], nobody, &path);
+    assert!(exit == 4 && says.starts_with("failed: cannot connect: "), "{says}");
+    let (exit, says) = class(&[], nobody, &source.path().join("none"));
+    assert!(exit == 4 && says.starts_with("failed: ") && says.contains("none: "), "{says}");
+}
+
+#[test]
+fn the_window_shows_the_receipt() {
+    let source = TempDir::new().unwrap();
+    let qdropd = Qdropd::start(&["--on-conflict", "refuse"]);
+    let path = file(source.path(), "holiday film.mkv", 30_000_000);
+    let press_send = |picture: &Path| {
+        let mut window = qt("qdrop-window");
+        window.env("QT_QPA_PLATFORM", "offscreen").arg("--send").arg(&path);
+        window.args(host_and_port(&qdropd)).arg("--screenshot").arg(picture);
+        let output = window.output().unwrap();
+        assert!(std::fs::read(picture).unwrap().starts_with(b"\x89PNG"), "{output:?}");
+        output.status.code()
+    };
+    assert_eq!(press_send(&source.path().join("stored.png")), Some(0));
+    assert_same(&path, &qdropd.directory.join("holiday film.mkv"));
+    // It is there already.
+    assert_eq!(press_send(&source.path().join("refused.png")), Some(1));
 }

@@ -1,0 +1,576 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// Copyright (c) 2026 The qdrop authors
+
+#include "qdropsender.h"
+
+#include <QCoreApplication>
+#include <QDataStream>
+#include <QDateTime>
+#include <QFile>
+#include <QFileInfo>
+#include <QSocketNotifier>
+#include <QTcpSocket>
+#include <QTimer>
+#include <QtEndian>
+
+#include <cstring>
+#include <functional>
+
+#ifdef Q_OS_WIN
+#include <winsock2.h>
+#else
+#include <cerrno>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+// Bytes that are read at once, and that the socket may hold: what it holds is in memory.
+const qint64 Block = 64 * 1024;
+const qint64 Held = 256 * 1024;
+// Bytes that are compared between two looks at the events.
+const qint64 Compared = 1024 * 1024;
+// Bytes of the longest answer: a receipt with a name and a message of 64 KiB each.
+const int Answer = 25 + 2 * (64 * 1024);
+// Bytes in a millisecond of the slowest disk that is waited for.
+const qint64 SlowDisk = 8 * 1024 * 1024 / 1000;
+// Milliseconds between two looks whether the system has sent everything.
+const int Look = 10;
+
+const quint32 GoMagic = 0x51444F31;         // "QDO1"
+const quint32 ReceiptMagic = 0x51445231;    // "QDR1"
+
+// XXH64 with seed 0, from the specification ("xxHash fast digest algorithm", version 0.1.1).
+class Xxh64
+{
+public:
+    void update(const char *bytes, qint64 count)
+    {
+        const int had = held();
+        length += quint64(count);
+        if (had > 0) {
+            const qint64 wanted = qMin<qint64>(Stripe - had, count);
+            std::memcpy(tail + had, bytes, size_t(wanted));
+            if (had + wanted < Stripe)
+                return;
+            consume(tail);
+            bytes += wanted;
+            count -= wanted;
+        }
+        for (; count >= Stripe; bytes += Stripe, count -= Stripe)
+            consume(bytes);
+        std::memcpy(tail, bytes, size_t(count));
+    }
+
+    quint64 digest() const
+    {
+        quint64 hash = P5;
+        if (length >= quint64(Stripe)) {
+            hash = rotated(lanes[0], 1) + rotated(lanes[1], 7) + rotated(lanes[2], 12)
+                 + rotated(lanes[3], 18);
+            for (quint64 lane : lanes)
+                hash = (hash ^ round(0, lane)) * P1 + P4;
+        }
+        hash += length;
+
+        const char *bytes = tail;
+        int count = held();
+        for (; count >= 8; bytes += 8, count -= 8)
+            hash = rotated(hash ^ round(0, qFromLittleEndian<quint64>(bytes)), 27) * P1 + P4;
+        if (count >= 4) {
+            hash = rotated(hash ^ (qFromLittleEndian<quint32>(bytes) * P1), 23) * P2 + P3;
+            bytes += 4;
+            count -= 4;
+        }
+        for (; count > 0; ++bytes, --count)
+            hash = rotated(hash ^ (uchar(*bytes) * P5), 11) * P1;
+
+        hash = (hash ^ (hash >> 33)) * P2;
+        hash = (hash ^ (hash >> 29)) * P3;
+        return hash ^ (hash >> 32);
+    }
+
+private:
+    enum : int { Stripe = 32 };
+    enum : quint64 {
+        P1 = 0x9E3779B185EBCA87,
+        P2 = 0xC2B2AE3D27D4EB4F,
+        P3 = 0x165667B19E3779F9,
+        P4 = 0x85EBCA77C2B2AE63,
+        P5 = 0x27D4EB2F165667C5,
+    };
+
+    static quint64 rotated(quint64 word, int bits) { return word << bits | word >> (64 - bits); }
+
+    static quint64 round(quint64 lane, quint64 word) { return rotated(lane + word * P2, 31) * P1; }
+
+    int held() const { return int(length % Stripe); }
+
+    void consume(const char *stripe)
+    {
+        for (int lane = 0; lane < 4; ++lane)
+            lanes[lane] = round(lanes[lane], qFromLittleEndian<quint64>(stripe + 8 * lane));
+    }
+
+    quint64 lanes[4] = {quint64(P1) + quint64(P2), P2, 0, 0 - quint64(P1)};
+    char tail[Stripe];          // the first held() bytes of a stripe that is not full yet
+    quint64 length = 0;
+};
+
+struct Receipt
+{
+    quint8 status = 0;
+    quint64 size = 0;
+    quint64 digest = 0;
+    QString name;
+    QString message;
+};
+
+// False: no receipt, or not a whole one yet.
+bool readReceipt(const QByteArray &answer, Receipt *receipt)
+{
+    QDataStream in(answer);
+    in.setVersion(QDataStream::Qt_4_6);
+    quint32 magic = 0;
+    in >> magic >> receipt->status >> receipt->size >> receipt->digest >> receipt->name
+       >> receipt->message;
+    // A file that is stored has a name.
+    return magic == ReceiptMagic && in.status() == QDataStream::Ok
+        && (receipt->status != 0 || !receipt->name.isNull());
+}
+
+} // namespace
+
+// One file on its way.
+class QDropSender::Transfer : public QObject
+{
+    Q_DECLARE_TR_FUNCTIONS(QDropSender)
+
+public:
+    Transfer(QDropSender *sender, const QString &path, const QString &host, quint16 port,
+             const QString &sentName)
+        : QObject(sender), owner(sender), file(path),
+          name(sentName.isEmpty() ? QFileInfo(path).fileName() : sentName),
+          options(sender->options()), silence(sender->timeout())
+    {
+        patience.setSingleShot(true);
+        connect(&patience, &QTimer::timeout, this, [this] { tooLong(); });
+        connect(&look, &QTimer::timeout, this, [this] { lookWhetherSent(); });
+        connect(&socket, &QTcpSocket::connected, this, [this] { connected(); });
+        connect(&socket, &QTcpSocket::bytesWritten, this, [this] { written(); });
+        // At once, not at the end: a write error empties the socket's read buffer, and a refusal
+        // may have come before it.
+        connect(&socket, &QTcpSocket::readyRead, this, [this] { take(socket.readAll()); });
+        connect(&socket, &QTcpSocket::disconnected, this, [this] { ended(); });
+        connect(&socket, &QTcpSocket::errorOccurred, this,
+                [this](QAbstractSocket::SocketError error) {
+            if (error != QAbstractSocket::RemoteHostClosedError)
+                broken = socket.errorString();
+            // Once connected, every error ends in disconnected().
+            if (step == Connecting)
+                ended();
+        });
+        // Later, so that no signal comes before send() has returned.
+        later([this, host, port] { start(host, port); });
+    }
+
+    ~Transfer() override { stop(); }
+
+    void stop()
+    {
+        step = Over;
+        // abort() says that it disconnected, which is no news here.
+        socket.disconnect(this);
+        socket.abort();
+        patience.stop();
+        look.stop();
+        file.close();
+#ifndef Q_OS_WIN
+        if (readable)
+            readable->setEnabled(false);
+        if (copy != -1)
+            ::close(copy);
+        copy = -1;
+#endif
+    }
+
+private:
+    enum Step {
+        Connecting,
+        Asking,         // what there is of the file
+        Comparing,      // that with our own
+        Sending,
+        Waiting,        // for the receipt; everything is written
+        Draining,       // the receiver has closed; the system may still have to send
+        Over
+    };
+
+    void later(const std::function<void()> &what)
+    {
+        QTimer::singleShot(0, this, [this, what] {
+            if (step != Over)
+                what();
+        });
+    }
+
+    // Ends it. The outcome is told by the event loop, so that a slot may do what it likes.
+    void end(const std::function<void(QDropSender *)> &outcome)
+    {
+        stop();
+        QTimer::singleShot(0, this, [this, outcome] {
+            QDropSender *const sender = owner;
+            if (sender->transfer != this)
+                return;         // cancelled
+            sender->transfer = nullptr;
+            deleteLater();
+            outcome(sender);
+        });
+    }
+
+    void fail(const QString &why)
+    {
+        end([why](QDropSender *sender) { Q_EMIT sender->failed(why); });
+    }
+
+    void start(const QString &host, quint16 port)
+    {
+        // Not buffered: the blocks are large, and the socket has a buffer.
+        if (!file.open(QIODevice::ReadOnly | QIODevice::Unbuffered))
+            return fail(tr("%1: %2").arg(file.fileName(), file.errorString()));
+        if (file.isSequential())
+            return fail(tr("%1 is not a regular file").arg(file.fileName()));
+        size = left = file.size();
+        patience.start(silence);
+        socket.connectToHost(host, port);
+    }
+
+    void connected()
+    {
+        QByteArray header;
+        QDataStream out(&header, QIODevice::WriteOnly);
+        out.setVersion(QDataStream::Qt_4_6);
+        if (options) {
+            const QDateTime modified = file.fileTime(QFileDevice::FileModificationTime);
+            out.writeRawData("\xFFQDROP\0\1", 8);
+            out << quint32(options) << quint64(size) << modified.toMSecsSinceEpoch() << name;
+            step = Asking;
+        } else {
+            out << qint64(0) << qint64(0) << name;
+            out.device()->seek(0);
+            out << qint64(header.size() + size) << qint64(header.size() - 2 * sizeof(qint64));
+            step = Sending;
+        }
+        patience.start(silence);
+        socket.write(header);
+        if (step == Sending)
+            writeMore();
+    }
+
+    // --- The question about what there is.
+
+    void answered(quint64 receiverHas, quint64 receiversDigest)
+    {
+        have = receiverHas;
+        haveDigest = receiversDigest;
+        step = Comparing;
+        patience.stop();
+        left = have <= quint64(size) ? qint64(have) : 0;
+        later([this] { compare(); });
+    }
+
+    void compare()
+    {
+        if (left > 0) {
+            const qint64 count = readBlock(qMin(left, Compared));
+            if (count > 0)
+                later([this] { compare(); });
+            return;
+        }
+        qint64 from = 0;
+        if (have <= quint64(size) && digest.digest() == haveDigest) {
+            from = qint64(have);
+        } else {
+            // What the receiver has is of another file.
+            digest = Xxh64();
+            if (!file.seek(0))
+                return fail(tr("%1: %2").arg(file.fileName(), file.errorString()));
+        }
+        left = size - from;
+        begun = sent = from;
+        step = Sending;
+        patience.start(silence);
+        uchar start[8];
+        qToBigEndian(quint64(from), start);
+        socket.write(reinterpret_cast<const char *>(start), sizeof start);
+        writeMore();
+    }
+
+    // --- The body.
+
+    // Reads and digests so much of the file; 0: it has failed.
+    qint64 readBlock(qint64 most)
+    {
+        block.resize(int(most));
+        const qint64 count = file.read(block.data(), most);
+        if (count <= 0) {
+            fail(tr("%1 became shorter or unreadable").arg(file.fileName()));
+            return 0;
+        }
+        digest.update(block.constData(), count);
+        left -= count;
+        return count;
+    }
+
+    void writeMore()
+    {
+        while (left > 0 && socket.bytesToWrite() < Held) {
+            const qint64 count = readBlock(qMin(left, Block));
+            // A socket that takes nothing has broken, and says so itself.
+            if (count == 0 || socket.write(block.constData(), count) != count)
+                return;
+        }
+    }
+
+    void written()
+    {
+        if (step != Sending)
+            return;
+        patience.start(silence);
+        writeMore();
+        if (step != Sending)
+            return;
+        const bool all = left == 0 && socket.bytesToWrite() == 0;
+        if (all) {
+            step = Waiting;
+            patience.start(int(qMin<qint64>(silence + size / SlowDisk, 0x7FFFFFFF)));
+            if (!options)
+                finishSending();
+        }
+        // The header may be in the buffer as well.
+        sent = qMax(begun, size - left - socket.bytesToWrite());
+        Q_EMIT owner->progress(sent, size);
+        // The receipt may have come already, if only that of a receiver that does not count well.
+        if (all && step == Waiting)
+            judge();
+    }
+
+    // The receiver answers when it has seen the end of our stream, but close() would give up
+    // reading as well, and QTcpSocket has no call that ends only the writing. Everything is
+    // written here: this goes past QTcpSocket, and what it still held could not be sent any more.
+    void finishSending()
+    {
+        // Where there is no descriptor, as with a proxy, qdropd closes by itself after 0.3 s.
+        if (socket.socketDescriptor() == -1)
+            return;
+#ifdef Q_OS_WIN
+        ::shutdown(SOCKET(socket.socketDescriptor()), SD_SEND);
+#else
+        // QTcpSocket takes a reset for a close, and what was reset must not count as sent. So the
+        // rest is read without it, from a second descriptor; without one, it must do.
+        const int descriptor = int(socket.socketDescriptor());
+        copy = ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+        ::shutdown(descriptor, SHUT_WR);
+        if (copy == -1)
+            return;
+        answer += socket.readAll();
+        socket.disconnect(this);
+        socket.abort();
+        readable = new QSocketNotifier(copy, QSocketNotifier::Read, this);
+        connect(readable, &QSocketNotifier::activated, this, [this] {
+            if (step == Waiting)
+                readCopy();
+        });
+#endif
+    }
+
+#ifndef Q_OS_WIN
+    void readCopy()
+    {
+        char bytes[4096];
+        const ssize_t count = ::recv(copy, bytes, sizeof bytes, 0);
+        if (count > 0)
+            return take(QByteArray(bytes, int(count)));
+        if (count < 0 && (errno == EINTR || errno == EAGAIN))
+            return;
+        if (count < 0)
+            broken = qt_error_string(errno);
+        readable->setEnabled(false);
+        ended();
+    }
+#endif
+
+    // --- The answer and the receipt.
+
+    void take(const QByteArray &bytes)
+    {
+        if (step == Over)
+            return;
+        answer += bytes;
+        if (answer.size() > 2 * Answer)
+            return fail(tr("the receiver answers without end"));
+        if (step == Asking)
+            readAnswer();
+        if (step != Over)
+            judge();
+    }
+
+    void readAnswer()
+    {
+        QDataStream in(answer);
+        quint32 magic = 0;
+        quint64 receiverHas = 0, receiversDigest = 0;
+        in >> magic;
+        if (in.status() != QDataStream::Ok || magic == ReceiptMagic)
+            return;
+        if (magic != GoMagic)
+            return fail(tr("the receiver does not know how to resume or to set the time"));
+        in >> receiverHas >> receiversDigest;
+        if (in.status() != QDataStream::Ok)
+            return;
+        answer.remove(0, 20);
+        answered(receiverHas, receiversDigest);
+    }
+
+    // Looks at what has come, if it is a receipt.
+    void judge()
+    {
+        Receipt receipt;
+        if (!readReceipt(answer, &receipt))
+            return;
+        if (receipt.status != 0)
+            return end([receipt](QDropSender *sender) {
+                Q_EMIT sender->refused(receipt.status, receipt.message);
+            });
+        if (step != Waiting)
+            return;             // it cannot know yet
+        const quint64 ours = digest.digest();
+        if (receipt.size != quint64(size) || receipt.digest != ours)
+            return fail(tr("damaged on the way: the receiver has stored %1 bytes, xxh64 %2, "
+                           "as %3, but %4 bytes, xxh64 %5, were sent")
+                            .arg(QString::number(receipt.size), hex(receipt.digest), receipt.name,
+                                 QString::number(size), hex(ours)));
+        end([receipt](QDropSender *sender) {
+            Q_EMIT sender->stored(receipt.name, receipt.digest);
+        });
+    }
+
+    static QString hex(quint64 digest)
+    {
+        return QString::number(digest, 16).rightJustified(16, QLatin1Char('0'));
+    }
+
+    // --- The end of the connection.
+
+    void ended()
+    {
+        if (step == Over || step == Draining)
+            return;
+        if (socket.isOpen())
+            take(socket.readAll());
+        switch (step) {
+        case Connecting:
+            return fail(tr("cannot connect: %1").arg(socket.errorString()));
+        case Asking:
+            return fail(tr("the receiver closed without an answer: it may not know how to resume "
+                           "or to set the time"));
+        case Comparing:
+        case Sending:
+            return fail(tr("the connection broke after %1 of %2 bytes").arg(sent).arg(size));
+        case Waiting:
+            if (!broken.isEmpty())
+                return fail(tr("the connection broke before a receipt came: %1").arg(broken));
+            if (options)
+                return fail(tr("the receiver closed without a receipt"));
+            step = Draining;
+            patience.start(silence);
+            look.start(Look);
+            return lookWhetherSent();
+        case Draining:
+        case Over:
+            return;
+        }
+    }
+
+    // The end of the receiver's stream may overtake what our own system still has to send, and
+    // hide the reset that this meets. But a socket has a peer until all it sent was acknowledged,
+    // or was answered with a reset, which is then its error.
+    void lookWhetherSent()
+    {
+#ifndef Q_OS_WIN
+        if (copy != -1) {
+            sockaddr_storage peer;
+            socklen_t length = sizeof peer;
+            if (::getpeername(copy, reinterpret_cast<sockaddr *>(&peer), &length) == 0)
+                return;
+            int error = 0;
+            length = sizeof error;
+            ::getsockopt(copy, SOL_SOCKET, SO_ERROR, &error, &length);
+            if (error != 0)
+                return fail(tr("the connection broke before a receipt came: %1")
+                                .arg(qt_error_string(error)));
+        }
+#endif
+        end([](QDropSender *sender) { Q_EMIT sender->sentUnconfirmed(); });
+    }
+
+    void tooLong()
+    {
+        switch (step) {
+        case Connecting:
+            return fail(tr("the receiver does not answer"));
+        case Asking:
+            return fail(tr("the receiver is silent: it does not know how to resume or to set the "
+                           "time"));
+        case Waiting:
+            return fail(tr("the receiver gave no receipt in time, nor did it close"));
+        default:
+            return fail(tr("the receiver took nothing for too long"));
+        }
+    }
+
+    QDropSender *const owner;
+    QTcpSocket socket;
+    QTimer patience;
+    QTimer look;
+    QFile file;
+    const QString name;
+    const Options options;
+    const int silence;
+    Step step = Connecting;
+    qint64 size = 0;            // of the file when it was opened: what is added later is not sent
+    qint64 left = 0;            // not yet read
+    qint64 begun = 0;           // from where it was sent
+    qint64 sent = 0;            // gone from the socket's buffer, or there before
+    quint64 have = 0;           // what the receiver says that it has
+    quint64 haveDigest = 0;
+    Xxh64 digest;
+    QByteArray block;
+    QByteArray answer;
+    QString broken;             // an error of the connection
+    int copy = -1;              // of the socket's descriptor
+    QSocketNotifier *readable = nullptr;
+};
+
+QDropSender::QDropSender(QObject *parent) : QObject(parent) {}
+
+QDropSender::~QDropSender() = default;
+
+bool QDropSender::send(const QString &path, const QString &host, quint16 port, const QString &name)
+{
+    if (transfer)
+        return false;
+    transfer = new Transfer(this, path, host, port, name);
+    return true;
+}
+
+void QDropSender::cancel()
+{
+    if (!transfer)
+        return;
+    transfer->stop();
+    // Later: this may be a slot of progress().
+    transfer->deleteLater();
+    transfer = nullptr;
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// Copyright (c) 2026 The qdrop authors
+
+// Sends a file to qdropd, or to any receiver of the classic Qt transfer, and tells what became
+// of it. For Qt 5.15 and Qt 6: copy this file and qdropsender.cpp into a program with QtNetwork
+// (on Windows it also needs LIBS += -lws2_32).
+#pragma once
+
+#include <QFlags>
+#include <QObject>
+#include <QString>
+
+class QDropSender : public QObject
+{
+    Q_OBJECT
+
+public:
+    // Both are understood by qdropd alone: a classic receiver stays silent, and the transfer fails.
+    enum Option {
+        Resume = 1,         // go on where the last try of this file broke off
+        PreserveTime = 2,   // the stored file gets this one's modification time
+    };
+    Q_DECLARE_FLAGS(Options, Option)
+
+    explicit QDropSender(QObject *parent = nullptr);
+    ~QDropSender() override;
+
+    Options options() const { return wishes; }
+    void setOptions(Options options) { wishes = options; }
+
+    // How long the receiver may be silent, in milliseconds. While the receipt is awaited, what a
+    // slow disk takes is added.
+    int timeout() const { return silence; }
+    void setTimeout(int milliseconds) { silence = milliseconds; }
+
+    bool isSending() const { return transfer != nullptr; }
+
+public Q_SLOTS:
+    // Returns at once; one of the last four signals tells the outcome. False, and no signal, while
+    // another file is being sent. Without a name the file keeps its own.
+    bool send(const QString &path, const QString &host, quint16 port,
+              const QString &name = QString());
+
+    // Ends it without a signal. With Resume, the receiver keeps what it has.
+    void cancel();
+
+Q_SIGNALS:
+    // Bytes of the file. With Resume, those that the receiver has already count as sent. A slot may
+    // call cancel(), but not delete the sender.
+    void progress(qint64 sent, qint64 total);
+
+    // The receiver has a file of this name with exactly the bytes that were sent: their XXH64 is
+    // in its receipt. In the slots of these four, send() may be called again, and the sender may be
+    // deleted.
+    void stored(const QString &name, quint64 digest);
+
+    // Everything was taken off the wire, by a receiver that gives no receipt.
+    void sentUnconfirmed();
+
+    // The receiver does not want the file, and says why. 4, 5, 7 and 8 may pass (docs/PROTOCOL.md).
+    void refused(int status, const QString &message);
+
+    // The file cannot be read, the receiver cannot be reached, or the connection broke.
+    void failed(const QString &why);
+
+private:
+    class Transfer;
+    friend class Transfer;
+
+    Transfer *transfer = nullptr;
+    Options wishes;
+    int silence = 60000;
+};
+
+Q_DECLARE_OPERATORS_FOR_FLAGS(QDropSender::Options)
