@@ -1,0 +1,716 @@
+-- A dissector for Wireshark and tshark: the QDataStream file transfer of qdrop and of Qt programs,
+-- as docs/PROTOCOL.md describes it. Tested with 4.0, and written for 3.6 and newer.
+--
+-- To install it, copy this file into the directory of your Lua plugins, which Wireshark shows under
+-- Help, About, Folders, and start Wireshark anew. On Linux and macOS that is
+--
+--     mkdir -p ~/.local/lib/wireshark/plugins && cp qdrop.lua ~/.local/lib/wireshark/plugins/
+--
+-- To try it without that:
+--
+--     tshark -X lua_script:qdrop.lua -r capture.pcap
+--     wireshark -X lua_script:qdrop.lua capture.pcap
+--
+-- The port is 9999. Other ports, or several (9999,8000-8010), are set under Preferences, Protocols,
+-- QDROP (tshark -o qdrop.ports:8000), or for once with Decode As (tshark -d tcp.port==8000,qdrop).
+--
+-- Useful filters: qdrop.name contains "report", qdrop.refused, qdrop.malformed, qdrop.body_size > 1000000.
+--
+-- Nothing is told of a body but where it is: bodies are counted and never put together. So it does
+-- not matter if the capture cut its packets. If it lost some, or if ports were used again, TCP's own
+-- numbers tell. A Lua script sees those only while the file is read with a display filter in force
+-- (qdrop, then View, Reload), or in tshark without -2.
+
+local qdrop = Proto("qdrop", "qdrop file transfer")
+
+-- The magic numbers and the bounds of docs/PROTOCOL.md.
+local EXTENDED = "ff5144524f500001"
+local GO = 0x51444F31
+local RECEIPT = 0x51445231
+local NULL = 0xFFFFFFFF
+local LONGEST_STRING = 65536
+local LONGEST_HEADER = 20 + 2 * LONGEST_STRING
+-- A float, since products of integers wrap in Lua 5.4.
+local WORD = 4294967296.0
+
+local STATUS = {
+    [0] = "stored",
+    "malformed",
+    "too large",
+    "exists",
+    "no space",
+    "storage failed",
+    "not allowed",
+    "busy",
+    "timed out",
+    "already there",
+}
+
+local f = {
+    transfer = ProtoField.none("qdrop.header", "Header"),
+    dialect = ProtoField.string("qdrop.dialect", "Dialect"),
+    total = ProtoField.int64("qdrop.total", "Total"),
+    name_size = ProtoField.uint64("qdrop.name_size", "Name size"),
+    header_size = ProtoField.uint64("qdrop.header_size", "Header size"),
+    name_length = ProtoField.uint32("qdrop.name.length", "Length in bytes"),
+    name = ProtoField.string("qdrop.name", "Name"),
+    further = ProtoField.string("qdrop.string", "Further string"),
+    body_size = ProtoField.uint64("qdrop.body_size", "Body size"),
+    magic = ProtoField.bytes("qdrop.magic", "Magic"),
+    flags = ProtoField.uint32("qdrop.flags", "Flags", base.HEX),
+    resume = ProtoField.bool("qdrop.flags.resume", "Resume", 32, nil, 1),
+    preserve = ProtoField.bool("qdrop.flags.preserve", "Set the modification time", 32, nil, 2),
+    skip = ProtoField.bool("qdrop.flags.skip", "Skip if there", 32, nil, 4),
+    size = ProtoField.uint64("qdrop.size", "Size"),
+    modified = ProtoField.absolute_time("qdrop.modified", "Modified", base.UTC),
+    answer = ProtoField.none("qdrop.answer", "Answer"),
+    have = ProtoField.uint64("qdrop.have", "Have"),
+    have_digest = ProtoField.uint64("qdrop.have_digest", "Digest (XXH64)", base.HEX),
+    start = ProtoField.uint64("qdrop.start", "Start"),
+    body = ProtoField.none("qdrop.body", "Body"),
+    body_offset = ProtoField.uint64("qdrop.body.offset", "Offset in the file"),
+    body_length = ProtoField.uint64("qdrop.body.length", "Bytes here"),
+    body_name = ProtoField.string("qdrop.body.name", "Of the file"),
+    receipt = ProtoField.none("qdrop.receipt", "Receipt"),
+    status = ProtoField.uint8("qdrop.status", "Status", base.DEC, STATUS),
+    stored_size = ProtoField.uint64("qdrop.receipt.body_size", "Body size"),
+    digest = ProtoField.uint64("qdrop.digest", "Digest (XXH64)", base.HEX),
+    stored_as = ProtoField.string("qdrop.stored_as", "Stored as"),
+    message = ProtoField.string("qdrop.message", "Message"),
+    asked_in = ProtoField.framenum("qdrop.header_in", "The header is in"),
+    other = ProtoField.none("qdrop.unknown", "Not understood"),
+}
+qdrop.fields = f
+
+local e = {
+    malformed = ProtoExpert.new(
+        "qdrop.malformed", "This is no qdrop message",
+        expert.group.MALFORMED, expert.severity.ERROR),
+    gap = ProtoExpert.new(
+        "qdrop.gap", "The capture lacks bytes before this",
+        expert.group.SEQUENCE, expert.severity.WARN),
+    cut = ProtoExpert.new(
+        "qdrop.cut", "The rest is not in the capture, or TCP streams are not reassembled",
+        expert.group.UNDECODED, expert.severity.WARN),
+    refused = ProtoExpert.new(
+        "qdrop.refused", "The receiver refused the file",
+        expert.group.RESPONSE_CODE, expert.severity.NOTE),
+    differs = ProtoExpert.new(
+        "qdrop.size_differs", "The receipt is for another size than was announced",
+        expert.group.PROTOCOL, expert.severity.WARN),
+    failed = ProtoExpert.new(
+        "qdrop.dissector_failed", "The dissector failed",
+        expert.group.UNDECODED, expert.severity.ERROR),
+}
+qdrop.experts = { e.malformed, e.gap, e.cut, e.refused, e.differs, e.failed }
+
+local tcp_stream = Field.new("tcp.stream")
+local tcp_sequence = Field.new("tcp.seq_raw")
+local tcp_header = Field.new("tcp.hdr_len")
+
+-- The innermost one, if there is TCP in TCP.
+local function last(field)
+    local all = { field() }
+    return all[#all]
+end
+
+-- What is known of each connection, by its ends. It is learnt as the packets are first seen, in
+-- their order, and looked up when one of them is shown again.
+local connections = {}
+-- What was dissected: the connection, which side it is from, and where in its direction it begins.
+local calls = {}
+-- Where the last call was: a packet may bring several, and each adds to the Info column.
+local shown = { frame = 0, offset = 0 }
+
+function qdrop.init()
+    connections = {}
+    calls = {}
+    shown = { frame = 0, offset = 0 }
+end
+
+-- Of each direction:
+--   items     what it consists of, in order: kind, from, to, and what the kind needs
+--   next      where the next item begins
+--   fed       how far TCP has brought it
+--   pending   the position of what TCP was asked to put together
+--   lost      no longer in step: bytes are missing, or what came is no message
+local function direction()
+    return { items = {}, next = 0, fed = 0 }
+end
+
+-- The connection of a packet. If TCP's numbers can be had, they tell ports that are used again.
+local function connection(pinfo)
+    local one = tostring(pinfo.src) .. " " .. pinfo.src_port
+    local other = tostring(pinfo.dst) .. " " .. pinfo.dst_port
+    local key = one < other and one .. " " .. other or other .. " " .. one
+    local stream = last(tcp_stream)
+    stream = stream and stream.value
+    local c = connections[key]
+    if not c or (stream and c.stream and stream ~= c.stream) then
+        -- transfers: what the sender announced; answers: what the receiver said to each.
+        c = { transfers = {}, answers = {}, told = 0, [true] = direction(), [false] = direction() }
+        connections[key] = c
+    end
+    c.stream = stream or c.stream
+    return c
+end
+
+-- Where something begins that a packet has at this offset. Positions do not wrap, as sequence
+-- numbers do after 4 GiB.
+local function position(d, offset)
+    local sequence, header = last(tcp_sequence), last(tcp_header)
+    if not sequence or not header then return d.fed end
+    local ahead = offset - (sequence.offset - 4 + header.value)
+    if not d.sequence then d.sequence, d.at = sequence.value, d.fed - ahead end
+    local further = (sequence.value - d.sequence) % WORD
+    if further >= WORD / 2 then further = further - WORD end
+    local start = d.at + further
+    if further > 0 then d.sequence, d.at = sequence.value, start end
+    return start + ahead
+end
+
+-- The item that has this position.
+local function find(d, at)
+    local low, high = 1, #d.items
+    while low <= high do
+        local middle = math.floor((low + high) / 2)
+        local item = d.items[middle]
+        if at < item.from then
+            high = middle - 1
+        elseif at >= item.to then
+            low = middle + 1
+        else
+            return item
+        end
+    end
+end
+
+local function append(d, item)
+    d.items[#d.items + 1] = item
+    d.next = item.to
+    return item
+end
+
+-- Numbers of 64 bits: as Lua counts, exact up to 9 PB; and as Wireshark does.
+local function u32(tvb, at) return tvb(at, 4):uint() end
+local function u64(tvb, at) return u32(tvb, at) * WORD + u32(tvb, at + 4) end
+local function i64(tvb, at)
+    local high = u32(tvb, at)
+    if high >= WORD / 2 then high = high - WORD end
+    return high * WORD + u32(tvb, at + 4)
+end
+local function exact(number) return UInt64.new(number % WORD, math.floor(number / WORD)) end
+
+local function bytes(number)
+    return string.format("%.0f byte%s", number, number == 1 and "" or "s")
+end
+
+-- A name as it may stand in a line.
+local function quoted(text)
+    if not text then return "no name" end
+    text = text:gsub("%c", "?")
+    return '"' .. text .. '"'
+end
+
+-- The bytes of a string whose length is at `at`; or nil and what is wrong with it.
+local function string_length(tvb, at)
+    local length = u32(tvb, at)
+    if length == NULL then return 0, nil, true end
+    if length > LONGEST_STRING then
+        return nil, string.format("it has a string of %.0f bytes", length)
+    end
+    if length % 2 == 1 then
+        return nil, string.format("it has a string of an odd length, %.0f bytes", length)
+    end
+    return length
+end
+
+-- The text of a string at `at`, as far as it was captured, or nil if it is null.
+local function text_at(tvb, at)
+    local length, _, null = string_length(tvb, at)
+    if null or not length then return nil end
+    length = math.min(length, math.max(0, tvb:len() - at - 4))
+    length = length - length % 2
+    if length == 0 then return "" end
+    return tvb(at + 4, length):ustring()
+end
+
+-- --- Reading. Each reader is given where a message begins and how many bytes are there. It returns
+-- the message; or nil and how many bytes it needs before it can say more, and whether that is all;
+-- or nil, nil and what is wrong. A header can be read as it is, without the end of its strings.
+
+local function ask(wanted, all) return nil, wanted, all end
+local function wrong(why) return nil, nil, why end
+
+-- What the beginning of a stream looks like that is no header, as qdropd says it.
+local function looks_like(tvb, at, left)
+    local start = tvb(at, math.min(left, 32)):bytes():raw()
+    for _, word in ipairs({ "GET ", "POST ", "PUT ", "HEAD ", "OPTIONS ", "PRI * HTTP" }) do
+        if start:sub(1, #word) == word then return "HTTP" end
+    end
+    if start:sub(1, 2) == "\22\3" then return "TLS" end
+    if start:sub(1, 4) == "SSH-" then return "SSH" end
+    if #start >= 4 and not start:find("[^ -~\t\r\n]") then return "text" end
+    local function name_at(size, name)
+        return left >= name + 4 and u64(tvb, at + size) == u32(tvb, at + name) + 4
+    end
+    if name_at(8, 24) then return "a header with a command word after the sizes" end
+    if name_at(16, 24) then
+        if i64(tvb, at) > i64(tvb, at + 8) then
+            return "a header with a command word between the sizes"
+        end
+        return "a header with a number of 64 bits in front"
+    end
+    if name_at(12, 20) then return "a header with a number of 32 bits in front" end
+end
+
+local function read_extended(tvb, at, left, as_is)
+    if left < 32 then return ask(32) end
+    local flags = u32(tvb, at + 8)
+    local length, why = string_length(tvb, at + 28)
+    if flags > 7 then return wrong(string.format("it has unknown flags (%#x)", flags)) end
+    if not length then return wrong(why) end
+    if u32(tvb, at + 12) >= WORD / 2 then return wrong("its size is more than any file has") end
+    local size = 32 + length
+    if left < size and not as_is then return ask(size, true) end
+    local file = { name = text_at(tvb, at + 28), size = u64(tvb, at + 12), extended = true }
+    return { kind = "header", size = size, file = file, dialect = "extended" }
+end
+
+local function read_header(tvb, at, left, as_is)
+    local first = tvb(at, math.min(left, 8)):bytes():tohex(true)
+    if first == EXTENDED:sub(1, #first) then
+        if left < 8 then return ask(8) end
+        return read_extended(tvb, at, left, as_is)
+    end
+    if tvb(at, 1):uint() >= 0x80 then return wrong("its total is negative") end
+    if left < 8 then return ask(20) end
+    local total = i64(tvb, at)
+    if total < 20 then
+        return wrong(string.format("its total is %.0f bytes, less than any header has", total))
+    end
+    if left < 16 then return ask(20) end
+    -- In halves, since Lua's numbers do not hold all of 64 bits.
+    local high, low = u32(tvb, at + 8), u32(tvb, at + 12)
+    local second = u64(tvb, at + 8)
+    local senseless = string.format(
+        "its second number is %.0f, which is no size of a header or name", second)
+    local narrow = low == 0
+    local size = narrow and high or low
+    if (high ~= 0 and not narrow) or size < 4 or size > LONGEST_HEADER then
+        return wrong(senseless)
+    end
+    if left < 20 then return ask(20) end
+    local length, why = string_length(tvb, at + 16)
+    if not length then return wrong(why) end
+    local dialect, header
+    if size == 4 + length then
+        dialect, header = narrow and "name-size in 32 bits" or "name-size", 20 + length
+    elseif not narrow and size >= 20 + length then
+        dialect, header = "header-size", size
+        if size > 20 + length then dialect = "header-size with further strings" end
+    else
+        return wrong(senseless)
+    end
+    if total < header then
+        return wrong(string.format(
+            "its total is %.0f bytes, but the header has %.0f", total, header))
+    end
+    if left < header and not as_is then return ask(header, true) end
+    local strings = {}
+    local next = 20 + length
+    while next < header and at + header <= tvb:len() do
+        local further = header - next >= 4 and string_length(tvb, at + next)
+        if not further or next + 4 + further > header then return wrong(senseless) end
+        strings[#strings + 1] = next
+        next = next + 4 + further
+    end
+    local file = { name = text_at(tvb, at + 16), size = total - header }
+    return {
+        kind = "header",
+        size = header,
+        file = file,
+        dialect = dialect,
+        narrow = narrow,
+        strings = strings,
+    }
+end
+
+local function read_start(tvb, at, left, item, file)
+    if left < 8 then return ask(8, true) end
+    local start = u64(tvb, at)
+    if file.have and start ~= 0 and start ~= file.have then
+        return wrong(string.format(
+            "it starts at %.0f, neither at 0 nor at the %.0f that the receiver has",
+            start, file.have))
+    end
+    if start > file.size then return wrong("it starts behind the end of the file") end
+    return { kind = "start", size = 8, start = start, file = file }
+end
+
+local function read_reply(tvb, at, left)
+    if left < 4 then return ask(4) end
+    local magic = u32(tvb, at)
+    if magic == GO then
+        if left < 20 then return ask(20, true) end
+        return { kind = "answer", size = 20, have = u64(tvb, at + 4) }
+    end
+    if magic ~= RECEIPT then return wrong("it is neither a receipt nor an answer") end
+    if left < 25 then return ask(25) end
+    local length, why = string_length(tvb, at + 21)
+    if not length then return wrong(why) end
+    local message = 25 + length
+    if left < message + 4 then return ask(message + 4) end
+    length, why = string_length(tvb, at + message)
+    if not length then return wrong(why) end
+    local size = message + 4 + length
+    if left < size then return ask(size, true) end
+    return { kind = "receipt", size = size, message = message, status = tvb(at + 4, 1):uint() }
+end
+
+-- --- Learning: what a message that is seen for the first time means for what follows it.
+
+-- What the sender's next bytes are. After a question that depends on the receiver's answer.
+local function expected(c, tvb, at)
+    local file = c.transfers[#c.transfers]
+    if not (file and file.extended and not file.begun) then return "header" end
+    local answer = c.answers[#c.transfers]
+    if answer then return answer == "go" and "start" or "header", file end
+    -- The answer is not in the capture: another question can be told by its first byte.
+    return tvb(at, 1):uint() == 0xFF and "header" or "start", file
+end
+
+local function learn(c, d, message, from, frame)
+    local item = append(d, { kind = message.kind, from = from, to = from + message.size })
+    local file = message.file
+    local body
+    if message.kind == "header" then
+        file.frame = frame
+        c.transfers[#c.transfers + 1] = file
+        if not file.extended then body = file.size end
+    elseif message.kind == "start" then
+        file.begun = true
+        body = file.size - message.start
+    else
+        -- A receipt is for the first file that has none yet, and an answer as well.
+        file = c.transfers[c.told + 1]
+        c.answers[c.told + 1] = message.kind == "answer" and "go" or "receipt"
+        if message.kind == "receipt" then c.told = c.told + 1 end
+        if message.kind == "answer" and file then file.have = message.have end
+    end
+    item.file = file
+    if body and body > 0 then
+        append(d, {
+            kind = "body",
+            from = d.next,
+            to = d.next + body,
+            first = message.start or 0,
+            file = file,
+        })
+    end
+    return item
+end
+
+-- --- Showing.
+
+local function add_string(tree, field, tvb, at, left)
+    if left < 4 then return end
+    local length, _, null = string_length(tvb, at)
+    local text = text_at(tvb, at)
+    local item = tree:add(field, tvb(at, math.min(4 + (length or 0), left)), text or "")
+    if null then item:append_text(" (null)") end
+    item:add(f.name_length, tvb(at, 4))
+    return text
+end
+
+local function add_time(tree, tvb, at)
+    local milliseconds = i64(tvb, at)
+    local seconds = math.floor(milliseconds / 1000)
+    local range = tvb(at, 8)
+    -- What a calendar has; Lua in older versions of Wireshark makes no time after 2038 of numbers.
+    if milliseconds >= 0 and seconds < 253402300800 then
+        tree:add_packet_field(f.modified, range, ENC_TIME_MSECS + ENC_BIG_ENDIAN)
+    elseif seconds >= -2147483648 and seconds < 0 then
+        tree:add(f.modified, range, NSTime.new(seconds, (milliseconds - seconds * 1000) * 1000000))
+    else
+        tree:add(range, string.format("Modified: %.0f ms since 1970", milliseconds))
+    end
+end
+
+local function show_header(tree, tvb, at, left, message)
+    local file = message.file
+    local branch = tree:add(f.transfer, tvb(at, math.min(left, message.size)))
+    branch:add(f.dialect, message.dialect):set_generated()
+    local about = quoted(file.name) .. " " .. bytes(file.size)
+    if file.extended then
+        branch:add(f.magic, tvb(at, 8))
+        local flags = branch:add(f.flags, tvb(at + 8, 4))
+        local wishes = {}
+        for _, wish in ipairs({
+            { f.resume, 1, "resume" },
+            { f.preserve, 2, "set the time" },
+            { f.skip, 4, "skip if there" },
+        }) do
+            flags:add(wish[1], tvb(at + 8, 4))
+            if math.floor(u32(tvb, at + 8) / wish[2]) % 2 == 1 then
+                wishes[#wishes + 1] = wish[3]
+            end
+        end
+        branch:add(f.size, tvb(at + 12, 8))
+        add_time(branch, tvb, at + 20)
+        add_string(branch, f.name, tvb, at + 28, left - 28)
+        if #wishes > 0 then about = about .. " (" .. table.concat(wishes, ", ") .. ")" end
+    else
+        branch:add(f.total, tvb(at, 8))
+        if message.narrow then
+            branch:add(f.name_size, tvb(at + 8, 4), exact(u32(tvb, at + 8)))
+        else
+            local field = message.dialect == "name-size" and f.name_size or f.header_size
+            branch:add(field, tvb(at + 8, 8))
+        end
+        add_string(branch, f.name, tvb, at + 16, left - 16)
+        for _, further in ipairs(message.strings) do
+            add_string(branch, f.further, tvb, at + further, left - further)
+        end
+        branch:add(f.body_size, exact(file.size)):set_generated()
+    end
+    branch:append_text(": " .. about)
+    return message.dialect .. " " .. about
+end
+
+local function show_receipt(tree, tvb, at, left, message, file)
+    local branch = tree:add(f.receipt, tvb(at, math.min(left, message.size)))
+    branch:add(f.magic, tvb(at, 4))
+    local status = branch:add(f.status, tvb(at + 4, 1))
+    local size = branch:add(f.stored_size, tvb(at + 5, 8))
+    branch:add(f.digest, tvb(at + 13, 8))
+    local name = add_string(branch, f.stored_as, tvb, at + 21, left - 21)
+    local words = add_string(branch, f.message, tvb, at + message.message, left - message.message)
+    if file and file.frame then branch:add(f.asked_in, file.frame):set_generated() end
+    local about = STATUS[message.status] or string.format("status %d", message.status)
+    if message.status == 0 then
+        about = "stored as " .. quoted(name)
+        if file and u64(tvb, at + 5) ~= file.size then size:add_proto_expert_info(e.differs) end
+    elseif message.status == 9 then
+        about = about .. " as " .. quoted(name)
+    else
+        about = "refused, " .. about
+        status:add_proto_expert_info(e.refused)
+    end
+    if words and words ~= "" then about = about .. ": " .. quoted(words):sub(2, -2) end
+    branch:append_text(": " .. about)
+    return "receipt " .. about
+end
+
+local function show(tree, tvb, at, left, message, file)
+    if message.kind == "header" then return show_header(tree, tvb, at, left, message) end
+    if message.kind == "receipt" then return show_receipt(tree, tvb, at, left, message, file) end
+    if message.kind == "start" then
+        tree:add(f.start, tvb(at, 8))
+        return string.format("start at %.0f of %s", message.start, quoted(file.name))
+    end
+    local branch = tree:add(f.answer, tvb(at, 20))
+    branch:append_text(": the body may come")
+    branch:add(f.magic, tvb(at, 4))
+    branch:add(f.have, tvb(at + 4, 8))
+    branch:add(f.have_digest, tvb(at + 12, 8))
+    if file and file.frame then branch:add(f.asked_in, file.frame):set_generated() end
+    return string.format("go, the receiver has %s", bytes(message.have))
+end
+
+local function show_body(tree, range, item, from, length, begins)
+    local offset = item.first + from - item.from
+    local branch = range and tree:add(f.body, range) or tree:add(f.body)
+    branch:append_text(string.format(
+        " of %s: %s at %.0f of %.0f", quoted(item.file.name), bytes(length), offset, item.file.size))
+    branch:add(f.body_offset, exact(offset)):set_generated()
+    branch:add(f.body_length, exact(length)):set_generated()
+    branch:add(f.body_name, item.file.name or ""):set_generated()
+    local done = from + length == item.to
+    -- The header in the same packet has said whose body it is.
+    if begins and from == item.from then return nil end
+    return string.format("body of %s, %s at %.0f%s",
+        quoted(item.file.name), bytes(length), offset, done and ", the last" or "")
+end
+
+-- What cannot be told, and why where it begins.
+local function show_other(tree, range, item, from)
+    local branch = tree:add(f.other, range)
+    if from ~= item.from then return "not understood" end
+    branch:append_text(": " .. item.text)
+    branch:add_proto_expert_info(item.expert)
+    return item.text
+end
+
+-- --- One call of TCP: some bytes of one direction, of one packet or put together.
+
+local function walk(tvb, pinfo, tree, call, again)
+    local c, sends, start = call.c, call.sends, call.start
+    local d = c[sends]
+    local words = {}
+    local consumed
+    -- What there was, and what of it the capture has.
+    local whole, captured = tvb:reported_len(), tvb:len()
+    local can_wait = pinfo.can_desegment > 0 and whole == captured
+    local at = 0
+    while at < whole do
+        local from = start + at
+        local left = captured - at
+        local item = find(d, from)
+        local there = math.min(whole, (item and item.to or math.huge) - start) - at
+        local range = left > 0 and tvb(at, math.min(left, there)) or nil
+        if item and item.kind == "body" then
+            words[#words + 1] = show_body(tree, range, item, from, there, again or at > 0)
+            at = at + there
+        elseif item and item.kind == "other" and pinfo.number < item.frame and can_wait then
+            -- What was not known yet when this packet came; TCP put it together.
+            pinfo.desegment_offset = at
+            pinfo.desegment_len = DESEGMENT_ONE_MORE_SEGMENT
+            break
+        elseif item and (item.kind == "other" or from > item.from) then
+            -- The rest of what was seen, sent again; or what cannot be told.
+            if range and item.kind == "other" then
+                words[#words + 1] = show_other(tree, range, item, from)
+            end
+            at = at + there
+        elseif not range then
+            -- Somewhere in what the capture cut off there is a message.
+            tree:add_proto_expert_info(e.cut)
+            if not item then
+                append(d, {
+                    kind = "other",
+                    from = from,
+                    to = start + whole,
+                    frame = pinfo.number,
+                    expert = e.cut,
+                    text = "cut off",
+                })
+                d.lost = true
+            end
+            break
+        else
+            local kind = item and item.kind
+            local file = item and item.file
+            if not item then
+                if from < d.next then break end
+                if from > d.next and #d.items > 0 then d.lost = true end
+                kind = sends and "header" or "reply"
+                if sends then kind, file = expected(c, tvb, at) end
+            end
+            local message, wanted, more
+            if kind == "start" then
+                message, wanted, more = read_start(tvb, at, left, item, file)
+            elseif sends then
+                message, wanted, more = read_header(tvb, at, left, not can_wait)
+            else
+                message, wanted, more = read_reply(tvb, at, left)
+            end
+            if message then
+                if not item then
+                    d.lost = false
+                    item = learn(c, d, message, from, pinfo.number)
+                end
+                words[#words + 1] = show(tree, tvb, at, left, message, item.file)
+                if left < message.size then tree:add_proto_expert_info(e.cut) end
+                at = at + message.size
+            elseif wanted and can_wait then
+                -- Exactly what is missing, once that is known. What may turn out to be no message
+                -- is looked at again as soon as there is more of it.
+                pinfo.desegment_offset = at
+                pinfo.desegment_len = more and wanted - left or DESEGMENT_ONE_MORE_SEGMENT
+                if not pinfo.visited then d.pending = from end
+                consumed = at
+                break
+            else
+                local what =
+                    { kind = "other", from = from, to = start + whole, frame = pinfo.number }
+                if d.lost then
+                    what.expert, what.text = e.gap, "no message where one should begin"
+                elseif wanted then
+                    what.expert, what.text = e.cut, "the beginning of a message"
+                    d.lost = true
+                else
+                    -- What begins with nonsense stays nonsense. Where bytes are missing, the next
+                    -- packet may begin with a message again.
+                    what.to = math.huge
+                    local like = sends and looks_like(tvb, at, left)
+                    what.expert = e.malformed
+                    what.text = "malformed: " .. (like and "it looks like " .. like or more)
+                end
+                if not item then append(d, what) end
+                words[#words + 1] = show_other(tree, range, what, from)
+                at = whole
+            end
+        end
+    end
+    if not pinfo.visited then d.fed = math.max(d.fed, start + (consumed or whole)) end
+    return words
+end
+
+-- What a call is about, when it is seen for the first time.
+local function meet(tvb, pinfo)
+    local c = connection(pinfo)
+    -- Who connected: the side whose port is not the known one.
+    local connector = pinfo.src_port ~= pinfo.match_uint
+    if pinfo.src_port == pinfo.dst_port then
+        -- Both are: then who speaks first.
+        c.first = c.first or tostring(pinfo.src)
+        connector = c.first == tostring(pinfo.src)
+    end
+    if c.sender == nil then
+        -- That side sends. In a program with reversed roles it is the other, which then speaks first,
+        -- and not with a receipt: no total begins with its first byte.
+        c.sender = connector or tvb(0, 1):uint() == 0x51
+    end
+    local sends = connector == c.sender
+    local d = c[sends]
+    -- What TCP has put together begins at 0; what is in a packet has headers before it.
+    local start
+    if tvb:offset() == 0 then start = d.pending else start = position(d, tvb:offset()) end
+    return { c = c, sends = sends, start = start }
+end
+
+local function dissect(tvb, pinfo, root)
+    local offset = tvb:offset()
+    -- Not by its length too: what TCP puts together is shorter when it is shown again, without the
+    -- beginning of the next message.
+    local key = pinfo.number .. ":" .. offset
+    if not pinfo.visited then calls[key] = meet(tvb, pinfo) end
+    local call = calls[key]
+    if not call or not call.start then return 0 end
+
+    local again = pinfo.number == shown.frame and offset > shown.offset
+    shown.frame, shown.offset = pinfo.number, offset
+    local tree = root:add(qdrop, tvb())
+    tree:append_text(call.sends and ", from the sender" or ", from the receiver")
+    local fine, words = pcall(walk, tvb, pinfo, tree, call, again)
+    if not fine then
+        -- A fault of this script, which should not hide the packet.
+        tree:add_proto_expert_info(e.failed, "The dissector failed: " .. tostring(words))
+        words = { "?" }
+    end
+    pinfo.cols.protocol = "qdrop"
+    if #words > 0 then
+        pinfo.cols.info:set((again and "; " or "qdrop ") .. table.concat(words, "; "))
+        pinfo.cols.info:fence()
+    end
+    return tvb:len()
+end
+
+function qdrop.dissector(tvb, pinfo, root)
+    if tvb:len() == 0 then return 0 end
+    return dissect(tvb, pinfo, root)
+end
+
+-- --- The port.
+
+qdrop.prefs.ports = Pref.range("TCP ports", "9999", "Ports of those that listen", 65535)
+local ports = tostring(qdrop.prefs.ports)
+local table_of_ports = DissectorTable.get("tcp.port")
+table_of_ports:add(ports, qdrop)
+
+function qdrop.prefs_changed()
+    if ports ~= "" then table_of_ports:remove(ports, qdrop) end
+    ports = tostring(qdrop.prefs.ports)
+    if ports ~= "" then table_of_ports:add(ports, qdrop) end
+end

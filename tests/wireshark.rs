@@ -1,0 +1,789 @@
+//! The dissector of contrib/wireshark against real conversations. Nothing is captured, which would
+//! take privileges: a relay writes down what crosses it, and that is made into packets, cut in odd
+//! places.
+
+use harness::*;
+use qdrop::digest::xxh64;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+use tempfile::TempDir;
+
+/// What qdrop listens on, and the dissector expects.
+const PORT: u16 = 9999;
+
+/// Sizes of packets, taken in turn.
+const WHOLE: &[usize] = &[1448];
+const ODD: &[usize] = &[1, 7, 3, 30, 2, 501, 1, 1448];
+const TINY: &[usize] = &[1];
+
+// --- The line and its capture.
+
+/// Some bytes that crossed the relay; none: the end of that direction.
+#[derive(Clone)]
+struct Piece {
+    connection: usize,
+    /// From the one that connected.
+    up: bool,
+    at: Duration,
+    bytes: Vec<u8>,
+}
+
+/// A relay in front of a listener that writes down what crosses it.
+struct Tap {
+    address: SocketAddr,
+    pieces: Arc<Mutex<Vec<Piece>>>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Tap {
+    fn start(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let pieces = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (shared, accepted, began) = (pieces.clone(), connections.clone(), Instant::now());
+        thread::spawn(move || {
+            for (connection, one) in listener.incoming().enumerate() {
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let (one, other) = (one.unwrap(), TcpStream::connect(to).unwrap());
+                for up in [true, false] {
+                    let (near, far) = (one.try_clone().unwrap(), other.try_clone().unwrap());
+                    let (from, to) = if up { (near, far) } else { (far, near) };
+                    let pieces = shared.clone();
+                    let note = move |bytes: &[u8]| {
+                        let (at, bytes) = (began.elapsed(), bytes.to_vec());
+                        pieces.lock().unwrap().push(Piece { connection, up, at, bytes });
+                    };
+                    thread::spawn(move || carry(from, to, note));
+                }
+            }
+        });
+        Self { address, pieces, connections }
+    }
+
+    /// What crossed it, once every connection has ended both ways.
+    fn end(&self) -> Vec<Piece> {
+        eventually("the connections have ended", || {
+            let pieces = self.pieces.lock().unwrap();
+            let ends = pieces.iter().filter(|piece| piece.bytes.is_empty()).count();
+            (ends == 2 * self.connections.load(Ordering::SeqCst)).then(|| pieces.clone())
+        })
+    }
+}
+
+/// A piece is written down before it goes on, so that no answer comes before its question.
+fn carry(mut from: TcpStream, mut to: TcpStream, note: impl Fn(&[u8])) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        note(&buffer[..n]);
+        if to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    note(&[]);
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const PSH: u8 = 8;
+const ACK: u8 = 16;
+
+/// A capture in the making.
+struct Capture {
+    port: u16,
+    /// Bytes of each packet that the capture keeps.
+    snap: usize,
+    time: Duration,
+    packets: Vec<Vec<u8>>,
+}
+
+impl Capture {
+    /// A packet of a connection, whose sequence numbers these are: of the one that connected and
+    /// of the other.
+    fn packet(&mut self, connection: usize, up: bool, numbers: [u32; 2], flags: u8, data: &[u8]) {
+        let client = 50_000 + u16::try_from(connection).unwrap();
+        let ends = [([192, 0, 2, 1], client), ([192, 0, 2, 2], self.port)];
+        let (from, to) = (usize::from(!up), usize::from(up));
+        let acknowledged = if flags & ACK == 0 { 0 } else { numbers[to] };
+        let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+        // IPv4; checksums are 0, which tshark does not look at.
+        let length = u16::try_from(40 + data.len()).unwrap();
+        bytes.extend([0x45, 0]);
+        bytes.extend(length.to_be_bytes());
+        bytes.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
+        bytes.extend(ends[from].0);
+        bytes.extend(ends[to].0);
+        bytes.extend(ends[from].1.to_be_bytes());
+        bytes.extend(ends[to].1.to_be_bytes());
+        bytes.extend(numbers[from].to_be_bytes());
+        bytes.extend(acknowledged.to_be_bytes());
+        bytes.extend([0x50, flags, 0xFF, 0xFF, 0, 0, 0, 0]);
+        bytes.extend(data);
+        self.time += Duration::from_micros(1);
+        let seconds = u32::try_from(self.time.as_secs()).unwrap();
+        let kept = bytes.len().min(self.snap);
+        let mut record = seconds.to_le_bytes().to_vec();
+        record.extend(self.time.subsec_micros().to_le_bytes());
+        record.extend(u32::try_from(kept).unwrap().to_le_bytes());
+        record.extend(u32::try_from(bytes.len()).unwrap().to_le_bytes());
+        record.extend(&bytes[..kept]);
+        self.packets.push(record);
+    }
+
+    /// The packets of a conversation, with handshakes and ends, cut into these sizes.
+    fn of(pieces: &[Piece], sizes: &[usize], port: u16, snap: usize) -> Self {
+        let (time, packets) = (Duration::ZERO, Vec::new());
+        let mut capture = Self { port, snap, time, packets };
+        // What follows in the same direction is one piece, so that packets hold the end of one
+        // message and the beginning of the next.
+        let mut joined: Vec<Piece> = Vec::new();
+        for piece in pieces {
+            let open = joined.iter_mut().rev().find(|last| last.connection == piece.connection);
+            match open {
+                Some(last)
+                    if last.up == piece.up && !last.bytes.is_empty() && !piece.bytes.is_empty() =>
+                {
+                    last.bytes.extend(&piece.bytes);
+                }
+                _ => joined.push(piece.clone()),
+            }
+        }
+        // The sequence numbers of one direction wrap early.
+        let mut numbers: Vec<[u32; 2]> = Vec::new();
+        let mut sizes = sizes.iter().copied().cycle();
+        for Piece { connection, up, at, bytes } in joined {
+            capture.time = capture.time.max(at);
+            while numbers.len() <= connection {
+                let (new, start) = (numbers.len(), [0xFFFF_FFC0, 7]);
+                capture.packet(new, true, start, SYN, &[]);
+                capture.packet(new, false, [start[0].wrapping_add(1), 7], SYN | ACK, &[]);
+                numbers.push(start.map(|number| number.wrapping_add(1)));
+                capture.packet(new, true, numbers[new], ACK, &[]);
+            }
+            let mut rest = bytes.as_slice();
+            let side = usize::from(!up);
+            if rest.is_empty() {
+                capture.packet(connection, up, numbers[connection], FIN | ACK, &[]);
+                numbers[connection][side] = numbers[connection][side].wrapping_add(1);
+                capture.packet(connection, !up, numbers[connection], ACK, &[]);
+            }
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(sizes.next().unwrap().min(rest.len()));
+                capture.packet(connection, up, numbers[connection], PSH | ACK, now);
+                let sent = u32::try_from(now.len()).unwrap();
+                numbers[connection][side] = numbers[connection][side].wrapping_add(sent);
+                rest = later;
+            }
+        }
+        capture
+    }
+
+    fn write(&self, path: &Path) {
+        let mut bytes = 0xA1B2_C3D4_u32.to_le_bytes().to_vec();
+        bytes.extend([2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0]);
+        self.packets.iter().for_each(|packet| bytes.extend(packet));
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+// --- What tshark says of it.
+
+/// Whether there is a tshark that runs scripts.
+fn can_dissect(what: &str) -> bool {
+    let output = Command::new("tshark").arg("--version").output();
+    let version = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    match version {
+        Ok(version) if version.contains("with Lua") || version.contains("+Lua") => return true,
+        Ok(_) => left_out(what, "this tshark was built without Lua"),
+        Err(_) => left_out(what, "there is no tshark (Debian: tshark)"),
+    }
+    false
+}
+
+const FIELDS: &[&str] = &[
+    "tcp.stream",
+    "_ws.col.Protocol",
+    "_ws.col.Info",
+    "qdrop.dialect",
+    "qdrop.total",
+    "qdrop.name_size",
+    "qdrop.header_size",
+    "qdrop.name",
+    "qdrop.string",
+    "qdrop.body_size",
+    "qdrop.flags",
+    "qdrop.size",
+    "qdrop.modified",
+    "qdrop.have",
+    "qdrop.have_digest",
+    "qdrop.start",
+    "qdrop.body.offset",
+    "qdrop.body.length",
+    "qdrop.body.name",
+    "qdrop.status",
+    "qdrop.receipt.body_size",
+    "qdrop.digest",
+    "qdrop.stored_as",
+    "qdrop.message",
+    "qdrop.malformed",
+    "qdrop.gap",
+    "qdrop.cut",
+    "qdrop.refused",
+    "qdrop.size_differs",
+    "qdrop.dissector_failed",
+    "_ws.lua.error",
+    "_ws.malformed",
+];
+
+/// What it says of each packet, field by field.
+#[derive(PartialEq, Debug)]
+struct Said(Vec<Vec<String>>);
+
+impl Said {
+    /// Every value of a field, in the order of the packets.
+    fn all(&self, field: &str) -> Vec<&str> {
+        let column = FIELDS.iter().position(|&name| name == field).expect(field);
+        let values = self.0.iter().flat_map(|packet| packet[column].split('\x1f'));
+        values.filter(|value| !value.is_empty()).collect()
+    }
+
+    /// Of one connection alone.
+    fn connection(&self, number: usize) -> Self {
+        let is_it = |packet: &&Vec<String>| packet[0] == number.to_string();
+        Self(self.0.iter().filter(is_it).cloned().collect())
+    }
+
+    fn numbers(&self, field: &str) -> Vec<u64> {
+        self.all(field).into_iter().map(number).collect()
+    }
+
+    /// What the Info column says of the packets that are ours, without the bodies.
+    fn info(&self) -> Vec<&str> {
+        let mut all = self.all("_ws.col.Info");
+        all.retain(|info| info.starts_with("qdrop ") && !info.starts_with("qdrop body of "));
+        all
+    }
+
+    /// That nothing is wrong, as far as it can see.
+    fn assert_clean(&self) {
+        for field in ["qdrop.malformed", "qdrop.gap", "qdrop.cut", "qdrop.size_differs"] {
+            assert_eq!(self.all(field), [""; 0], "{field} of {self:?}");
+        }
+    }
+}
+
+fn number(text: &str) -> u64 {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    }
+    .unwrap_or_else(|_| panic!("{text} is no number"))
+}
+
+/// Runs it with our dissector, whatever the user has set up for himself.
+fn tshark(path: &Path, options: &[&str]) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/wireshark/qdrop.lua");
+    let script = script.canonicalize().unwrap();
+    let mut command = assert_cmd::Command::new("tshark");
+    let home = path.parent().unwrap();
+    command.env("HOME", home).env("XDG_CONFIG_HOME", home).env("LC_ALL", "C.UTF-8");
+    command.env_remove("WIRESHARK_CONFIG_DIR");
+    command.args(["-n", "-X", &format!("lua_script:{}", script.display()), "-r"]).arg(path);
+    let said = run(command.args(options));
+    let wrong = said.stderr.lines().find(|line| line.to_lowercase().contains("lua"));
+    assert_eq!((said.exit, wrong), (0, None), "{}", said.stderr);
+    said.stdout
+}
+
+fn dissect(path: &Path, options: &[&str]) -> Said {
+    let mut all = vec!["-T", "fields", "-E", "separator=/t", "-E", "aggregator=\x1f"];
+    all.extend(FIELDS.iter().flat_map(|field| ["-e", field]));
+    all.extend(options);
+    let lines = tshark(path, &all);
+    let split = |line: &str| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
+    let said = Said(lines.lines().map(split).collect());
+    for packet in &said.0 {
+        assert_eq!(packet.len(), FIELDS.len(), "{packet:?}");
+    }
+    for field in ["_ws.lua.error", "qdrop.dissector_failed"] {
+        assert_eq!(said.all(field), [""; 0], "{said:?}");
+    }
+    // Of tshark's own opinion: what we call malformed, and nothing else.
+    assert_eq!(said.all("_ws.malformed").len(), said.all("qdrop.malformed").len(), "{said:?}");
+    said
+}
+
+/// What it says of a conversation in packets of these sizes. A second pass, as in Wireshark when
+/// somebody looks at packets, says the same as the first.
+fn said_of(pieces: &[Piece], sizes: &[usize]) -> Said {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("capture.pcap");
+    Capture::of(pieces, sizes, PORT, usize::MAX).write(&path);
+    let said = dissect(&path, &[]);
+    let again = dissect(&path, &["-2"]);
+    assert_eq!(said.0.len(), again.0.len());
+    for (n, (first, second)) in said.0.iter().zip(&again.0).enumerate() {
+        // Not the columns, which TCP writes as well: only then it knows where a packet is put together.
+        assert_eq!(first[3..], second[3..], "packet {}, seen again", n + 1);
+    }
+    said
+}
+
+/// A conversation in which qdrop sends `files` to a qdropd with these options.
+fn conversation(options: &[&str], more: &[&str], files: &[PathBuf]) -> (Sent, Vec<Piece>) {
+    let qdropd = Qdropd::start(options);
+    let tap = Tap::start(qdropd.address);
+    let address = tap.address.to_string();
+    let mut args: Vec<&OsStr> = more.iter().map(OsStr::new).collect();
+    args.push(OsStr::new(&address));
+    args.extend(files.iter().map(|file| file.as_os_str()));
+    let sent = qdrop(args);
+    (sent, tap.end())
+}
+
+/// A conversation in which a test writes `bytes` itself, and half-closes.
+fn raw(bytes: &[u8]) -> Vec<Piece> {
+    let qdropd = Qdropd::start(&[]);
+    let tap = Tap::start(qdropd.address);
+    let mut stream = patient(TcpStream::connect(tap.address).unwrap());
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.read_to_end(&mut Vec::new());
+    drop(stream);
+    tap.end()
+}
+
+/// One direction of one connection, as it would be if `bytes` were all.
+fn made(up: bool, bytes: &[u8]) -> Piece {
+    Piece { connection: 0, up, at: Duration::ZERO, bytes: bytes.to_vec() }
+}
+
+fn sum(numbers: &[u64]) -> u64 {
+    numbers.iter().sum()
+}
+
+#[test]
+fn a_transfer_and_its_receipt_in_packets_of_any_size() {
+    if !can_dissect("the dissector of a transfer") {
+        return;
+    }
+    let source = TempDir::new().unwrap();
+    let content = noise(1000);
+    let path = file(source.path(), "测试 “1”.txt", &content);
+    let (sent, pieces) = conversation(&[], &[], &[path]);
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    for sizes in [WHOLE, ODD, TINY, &[36]] {
+        let said = said_of(&pieces, sizes);
+        said.assert_clean();
+        assert_eq!(said.all("qdrop.dialect"), ["name-size"]);
+        assert_eq!(said.numbers("qdrop.total"), [20 + 20 + 1000]);
+        assert_eq!(said.numbers("qdrop.name_size"), [4 + 20]);
+        assert_eq!(said.all("qdrop.name"), ["测试 “1”.txt"]);
+        assert_eq!(said.numbers("qdrop.body_size"), [1000]);
+        assert_eq!(sum(&said.numbers("qdrop.body.length")), 1000);
+        assert_eq!(said.numbers("qdrop.status"), [0]);
+        assert_eq!(said.numbers("qdrop.receipt.body_size"), [1000]);
+        assert_eq!(said.numbers("qdrop.digest"), [xxh64(&content)]);
+        assert_eq!(said.all("qdrop.stored_as"), ["测试 “1”.txt"]);
+        assert_eq!(
+            said.info(),
+            [
+                "qdrop name-size \"测试 “1”.txt\" 1000 bytes",
+                "qdrop receipt stored as \"测试 “1”.txt\""
+            ]
+        );
+    }
+}
+
+#[test]
+fn files_that_share_connections() {
+    if !can_dissect("the dissector of several files on a connection") {
+        return;
+    }
+    let source = TempDir::new().unwrap();
+    let names: Vec<String> = (0..40).map(|n| format!("{n:02}.bin")).collect();
+    let content = |n: usize| noise(n * 7 % 300);
+    let files: Vec<PathBuf> =
+        names.iter().enumerate().map(|(n, name)| file(source.path(), name, &content(n))).collect();
+    let (sent, pieces) = conversation(&["--max-size", "270"], &[], &files);
+    assert_eq!(sent.exit, 5, "{sent:?}");
+    let digests = (0..40).filter(|&n| content(n).len() <= 270).map(|n| xxh64(&content(n)));
+    let digests: Vec<u64> = digests.collect();
+    let refused = 40 - digests.len();
+    assert!(refused > 0, "{sent:?}");
+    for sizes in [WHOLE, ODD, TINY] {
+        let said = said_of(&pieces, sizes);
+        said.assert_clean();
+        // A connection that ends at a refusal is gone on with in another.
+        let mut told = said.all("qdrop.name");
+        told.dedup();
+        told.sort_unstable();
+        told.dedup();
+        assert_eq!(told, names);
+        assert_eq!(said.all("qdrop.refused").len(), refused);
+        let mut found = said.numbers("qdrop.digest");
+        found.retain(|&digest| digest != 0);
+        assert_eq!(found, digests);
+        assert!(said.info().iter().any(|info| info.contains("receipt refused, too large")));
+    }
+}
+
+#[test]
+fn the_other_dialect_and_a_large_body() {
+    if !can_dissect("the dissector of header-size and large bodies") {
+        return;
+    }
+    let source = TempDir::new().unwrap();
+    let content = noise(3_000_000);
+    let path = file(source.path(), "large, \"quoted\"", &content);
+    let (sent, pieces) = conversation(&[], &["--dialect", "header-size"], &[path]);
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    let said = said_of(&pieces, WHOLE);
+    said.assert_clean();
+    let header = said.numbers("qdrop.header_size");
+    assert_eq!(said.all("qdrop.dialect"), ["header-size"]);
+    assert_eq!(said.numbers("qdrop.total"), [header[0] + 3_000_000]);
+    assert_eq!(said.numbers("qdrop.body_size"), [3_000_000]);
+    let (offsets, lengths) = (said.numbers("qdrop.body.offset"), said.numbers("qdrop.body.length"));
+    assert!(lengths.len() > 2000 && lengths.iter().all(|&length| length <= 1448));
+    let mut at = 0;
+    for (offset, length) in offsets.into_iter().zip(lengths) {
+        assert_eq!(offset, at);
+        at += length;
+    }
+    assert_eq!(at, 3_000_000);
+    assert_eq!(said.numbers("qdrop.digest"), [xxh64(&content)]);
+}
+
+#[test]
+fn what_a_capture_lost_or_cut_does_not_matter_within_a_body() {
+    if !can_dissect("the dissector of captures with gaps") {
+        return;
+    }
+    let source = TempDir::new().unwrap();
+    let files: Vec<PathBuf> =
+        ["1", "2", "3"].iter().map(|name| file(source.path(), name, &noise(20_000))).collect();
+    let (sent, pieces) = conversation(&[], &[], &files);
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    let path = source.path().join("capture.pcap");
+
+    // Each packet is cut behind what a header here takes.
+    Capture::of(&pieces, WHOLE, PORT, 54 + 60).write(&path);
+    for options in [&[][..], &["-2"]] {
+        let said = dissect(&path, options);
+        assert_eq!(said.all("qdrop.malformed"), [""; 0], "{said:?}");
+        // The third begins in what was cut off.
+        assert_eq!(said.all("qdrop.name"), ["1", "2"], "{said:?}");
+        assert_eq!(said.all("qdrop.status")[0], "0");
+        assert_eq!(sum(&said.numbers("qdrop.body.length")), 40_000);
+    }
+
+    // Nothing is put together, and headers are cut: not much is left to say.
+    Capture::of(&pieces, ODD, PORT, usize::MAX).write(&path);
+    for options in [&["-o", "tcp.desegment_tcp_streams:FALSE"][..], &["-Y", "qdrop", "-V"]] {
+        assert!(!tshark(&path, options).contains("Lua Error"));
+    }
+    assert!(dissect(&path, &["-o", "tcp.desegment_tcp_streams:FALSE"]).all("qdrop.cut").len() > 1);
+
+    // Every packet comes twice, and later some of them are missing.
+    let mut capture = Capture::of(&pieces, WHOLE, PORT, usize::MAX);
+    let all = capture.packets.clone();
+    capture.packets = all.iter().flat_map(|packet| [packet.clone(), packet.clone()]).collect();
+    capture.write(&path);
+    for options in [&[][..], &["-2"]] {
+        let said = dissect(&path, options);
+        said.assert_clean();
+        assert_eq!(said.all("qdrop.name"), ["1", "2", "3"]);
+        assert_eq!(said.all("qdrop.stored_as"), ["1", "2", "3"]);
+        assert_eq!(sum(&said.numbers("qdrop.body.length")), 60_000);
+    }
+    // Those in the middle of a body: 1448 bytes of it and the headers of a packet.
+    let mut large = 0;
+    capture.packets = all;
+    capture.packets.retain(|packet| {
+        large += usize::from(packet.len() > 1400);
+        packet.len() < 1400 || large % 5 != 3
+    });
+    capture.write(&path);
+    let said = dissect(&path, &[]);
+    assert_eq!(said.all("qdrop.malformed"), [""; 0], "{said:?}");
+    assert_eq!(said.all("qdrop.name"), ["1", "2", "3"], "{said:?}");
+    assert_eq!(said.all("qdrop.stored_as"), ["1", "2", "3"]);
+    // Without sequence numbers that does not come out, but nothing breaks.
+    dissect(&path, &["-2"]);
+}
+
+/// Every line of dialects.txt, as a real qdropd took it or refused it.
+#[test]
+fn every_dialect_that_is_deployed() {
+    if !can_dissect("the dissector of every dialect") {
+        return;
+    }
+    let lines = include_str!("dialects.txt").lines().filter(|line| !line.starts_with('#'));
+    let lines: Vec<Vec<&str>> = lines.map(|line| line.split('\t').collect()).collect();
+    let conversations = lines.iter().map(|line| {
+        let pair = |at| u8::from_str_radix(&line[0][at..at + 2], 16).unwrap();
+        let mut bytes: Vec<u8> = (0..line[0].len()).step_by(2).map(pair).collect();
+        bytes.extend([0; 1000]);
+        raw(&bytes)
+    });
+    let mut pieces = Vec::new();
+    for (connection, one) in conversations.enumerate() {
+        pieces.extend(one.into_iter().map(|piece| Piece { connection, ..piece }));
+    }
+    for sizes in [WHOLE, ODD] {
+        let all = said_of(&pieces, sizes);
+        for (n, line) in lines.iter().enumerate() {
+            let (said, verdict, dialect) = (all.connection(n), line[1], line[2]);
+            if said.all("qdrop.status") != ["0"] {
+                assert_eq!(said.all("qdrop.status"), ["1"], "{line:?}");
+                assert_eq!(said.all("qdrop.malformed").len(), 1, "{line:?}");
+                assert_eq!(said.all("qdrop.name"), [""; 0], "{line:?}");
+                // It gives the reason that the receiver gave, unless it is sure before it has seen
+                // what that takes.
+                assert!(said.all("qdrop.message")[0].contains(verdict), "{said:?}");
+                assert!(sizes == ODD || said.info()[0].contains(verdict), "{said:?}");
+                continue;
+            }
+            said.assert_clean();
+            assert_eq!(said.all("qdrop.stored_as"), [verdict]);
+            assert!(said.all("qdrop.name")[0].ends_with(verdict), "{line:?}");
+            assert_eq!(sum(&said.numbers("qdrop.body.length")), 1000, "{line:?}");
+            let (expected, further) = match dialect {
+                "name-size written as 32 bits" => ("name-size in 32 bits", vec![]),
+                "header-size with further strings" => (dialect, vec!["Kim", "10001"]),
+                _ => (dialect.split(',').next().unwrap(), vec![]),
+            };
+            assert_eq!(said.all("qdrop.dialect"), [expected]);
+            assert_eq!(said.all("qdrop.string"), further);
+        }
+    }
+}
+
+#[test]
+fn a_refusal_that_comes_before_the_body_has_ended() {
+    if !can_dissect("the dissector of refusals") {
+        return;
+    }
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "film", &noise(400_000));
+    let (sent, pieces) = conversation(&["--max-size", "1K"], &[], &[path]);
+    assert_eq!(sent.exit, 5, "{sent:?}");
+    let said = said_of(&pieces, WHOLE);
+    said.assert_clean();
+    assert_eq!(said.all("qdrop.name"), ["film"]);
+    assert_eq!(said.numbers("qdrop.status"), [2]);
+    assert_eq!(said.all("qdrop.refused").len(), 1);
+    let message = said.all("qdrop.message")[0];
+    assert_eq!(said.info()[1], format!("qdrop receipt refused, too large: {message}"));
+}
+
+#[test]
+fn the_extended_transfer() {
+    if !can_dissect("the dissector of the extended transfer") {
+        return;
+    }
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--verbose"]));
+    let (content, had) = (noise(100_000), 40_001);
+    let path = file(source.path(), "一.bin", &content);
+    let modified = 1_790_000_000_500_u64;
+    let time = UNIX_EPOCH + Duration::from_millis(modified);
+    File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+
+    // A first try breaks off.
+    let mut question = b"\xFFQDROP\0\x01\0\0\0\x01".to_vec();
+    question.extend((content.len() as u64).to_be_bytes());
+    question.extend(modified.to_be_bytes());
+    let name = units("一.bin");
+    question.extend(u32::try_from(2 * name.len()).unwrap().to_be_bytes());
+    question.extend(name.iter().flat_map(|unit| unit.to_be_bytes()));
+    let mut first = qdropd.connect();
+    first.write_all(&question).unwrap();
+    first.read_exact(&mut [0; 20]).unwrap();
+    first.write_all(&[&0_u64.to_be_bytes()[..], &content[..had]].concat()).unwrap();
+    drop(first);
+    qdropd.logged("failed 一.bin");
+
+    let tap = Tap::start(qdropd.address);
+    let sent = send(tap.address, &["--resume", "--preserve"], &path);
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    let again = send(tap.address, &["--skip-existing"], &path);
+    assert_eq!(again.exit, 0, "{again:?}");
+    let pieces = tap.end();
+    for sizes in [WHOLE, ODD] {
+        let said = said_of(&pieces, sizes);
+        said.assert_clean();
+        assert_eq!(said.all("qdrop.dialect"), ["extended"; 2]);
+        assert_eq!(said.numbers("qdrop.flags"), [3, 4]);
+        assert_eq!(said.numbers("qdrop.size"), [100_000; 2]);
+        assert_eq!(said.all("qdrop.modified"), ["Sep 21, 2026 14:13:20.500000000 UTC"; 2]);
+        assert_eq!(said.all("qdrop.name"), ["一.bin"; 2]);
+        assert_eq!(said.numbers("qdrop.have"), [had as u64]);
+        assert_eq!(said.numbers("qdrop.have_digest"), [xxh64(&content[..had])]);
+        assert_eq!(said.numbers("qdrop.start"), [had as u64]);
+        assert_eq!(said.numbers("qdrop.body.offset")[0], had as u64);
+        assert_eq!(sum(&said.numbers("qdrop.body.length")), (content.len() - had) as u64);
+        assert_eq!(said.numbers("qdrop.status"), [0, 9]);
+        assert_eq!(said.numbers("qdrop.digest"), [xxh64(&content), 0]);
+        assert_eq!(
+            said.info(),
+            [
+                "qdrop extended \"一.bin\" 100000 bytes (resume, set the time)",
+                "qdrop go, the receiver has 40001 bytes",
+                "qdrop start at 40001 of \"一.bin\"",
+                "qdrop receipt stored as \"一.bin\"",
+                "qdrop extended \"一.bin\" 100000 bytes (skip if there)",
+                "qdrop receipt already there as \"一.bin\": the receiver has this file already",
+            ]
+        );
+    }
+}
+
+#[test]
+fn times_before_1970_and_after_2038() {
+    if !can_dissect("the dissector of times") {
+        return;
+    }
+    let times = [
+        (-1500_i64, "Dec 31, 1969 23:59:58.500000000 UTC"),
+        (0, "Jan  1, 1970 00:00:00.000000000 UTC"),
+        (4_102_444_800_001, "Jan  1, 2100 00:00:00.001000000 UTC"),
+    ];
+    let mut pieces = Vec::new();
+    for (connection, (modified, _)) in times.into_iter().enumerate() {
+        let flags_and_size = [0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0];
+        let name = [0, 0, 0, 2, 0, b'a'];
+        let parts = [b"\xFFQDROP\0\x01", &flags_and_size[..], &modified.to_be_bytes(), &name];
+        pieces.push(Piece { connection, ..made(true, &parts.concat()) });
+    }
+    let said = said_of(&pieces, WHOLE);
+    assert_eq!(said.all("qdrop.modified"), times.map(|(_, text)| text));
+}
+
+/// Questions one after another on a connection: what follows one depends on the answer to it.
+#[test]
+fn several_questions_on_a_connection() {
+    if !can_dissect("the dissector of several questions") {
+        return;
+    }
+    let source = TempDir::new().unwrap();
+    let files: Vec<PathBuf> = (0..9)
+        .map(|n| file(source.path(), &n.to_string(), &noise(if n % 3 == 1 { 2000 } else { n })))
+        .collect();
+    let (sent, pieces) = conversation(&["--max-size", "1K"], &["--preserve"], &files);
+    assert_eq!(sent.exit, 5, "{sent:?}");
+    for sizes in [WHOLE, ODD] {
+        let said = said_of(&pieces, sizes);
+        said.assert_clean();
+        assert_eq!(said.all("qdrop.name"), ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
+        assert_eq!(said.numbers("qdrop.status"), [0, 2, 0, 0, 2, 0, 0, 2, 0]);
+        assert_eq!(sum(&said.numbers("qdrop.body.length")), 2 + 3 + 5 + 6 + 8);
+    }
+}
+
+#[test]
+fn programs_that_listen_and_send() {
+    if !can_dissect("the dissector of reversed roles") {
+        return;
+    }
+    let (source, drop) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let path = file(source.path(), "backwards", &noise(5000));
+    let mut sender = Command::new(program("qdrop"));
+    sender.args(["--listen", "127.0.0.1:0"]).arg(path).stdout(Stdio::piped());
+    let mut sender = sender.spawn().unwrap();
+    let mut line = String::new();
+    let mut printed = BufReader::new(sender.stdout.take().unwrap());
+    printed.read_line(&mut line).unwrap();
+    let address = line.trim_end().strip_prefix("listening on ").expect(&line).parse().unwrap();
+    let tap = Tap::start(address);
+    let mut receiver = assert_cmd::Command::new(program("qdropd"));
+    let received = run(receiver.args(["--from", &tap.address.to_string()]).arg(drop.path()));
+    assert_eq!(received.exit, 0, "{received:?}");
+    assert!(sender.wait().unwrap().success());
+    let said = said_of(&tap.end(), ODD);
+    said.assert_clean();
+    assert_eq!(said.all("qdrop.name"), ["backwards"]);
+    assert_eq!(sum(&said.numbers("qdrop.body.length")), 5000);
+    assert_eq!(said.all("qdrop.stored_as"), ["backwards"]);
+}
+
+#[test]
+fn other_ports_by_preference_and_decode_as() {
+    if !can_dissect("the dissector's ports") {
+        return;
+    }
+    let pieces = raw(&transfer("a", b"body"));
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("capture.pcap");
+    Capture::of(&pieces, WHOLE, 8000, usize::MAX).write(&path);
+    assert_eq!(dissect(&path, &[]).all("qdrop.name"), [""; 0]);
+    for options in [["-o", "qdrop.ports:9999,7999-8001"], ["-d", "tcp.port==8000,qdrop"]] {
+        let said = dissect(&path, &options);
+        said.assert_clean();
+        assert_eq!((said.all("qdrop.name"), said.all("qdrop.stored_as")), (vec!["a"], vec!["a"]));
+    }
+    // JSON has the same fields.
+    let json = tshark(&path, &["-o", "qdrop.ports:8000", "-T", "json"]);
+    assert!(json.contains(r#""qdrop.name": "a""#) && json.contains(r#""qdrop.status": "0""#));
+}
+
+#[test]
+fn garbage_is_called_so_and_breaks_nothing() {
+    if !can_dissect("the dissector of garbage") {
+        return;
+    }
+    let http = raw(b"GET / HTTP/1.1\r\nHost: box.local:9999\r\n\r\n");
+    for sizes in [WHOLE, &[9]] {
+        let said = said_of(&http, sizes);
+        assert_eq!(said.all("qdrop.malformed").len(), 1, "{said:?}");
+        assert_eq!(said.numbers("qdrop.status"), [1]);
+    }
+    assert_eq!(said_of(&http, WHOLE).info()[0], "qdrop malformed: it looks like HTTP");
+
+    // Every message there is, each of its bytes damaged in turn, in both directions; and noise.
+    let mut question = b"\xFFQDROP\0\x01\0\0\0\x07\0\0\0\0\0\0\0\x08".to_vec();
+    question.extend(b"\0\0\x01\xA0\xC4\x50\x6D\xF4\0\0\0\x02\0a");
+    let mut go = b"QDO1".to_vec();
+    go.extend([0; 16]);
+    let mut receipt = b"QDR1\0\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0\0\0\0\0\x02\0a".to_vec();
+    receipt.extend([0xFF; 4]);
+    let start = [&[0; 8][..], b"12345678"].concat();
+    let whole = [(true, transfer("a", b"12345678")), (true, question), (false, go)];
+    let whole = [&whole[..], &[(true, start), (false, receipt)]].concat();
+    let length = whole.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    let mut pieces = Vec::new();
+    let mut connection = 0;
+    for place in 0..length {
+        for damage in &[0xFF, 0x01, 0x80][..times(1, 3)] {
+            let mut at = 0;
+            for (up, bytes) in &whole {
+                let mut bytes = bytes.clone();
+                if let Some(byte) = place.checked_sub(at).and_then(|at| bytes.get_mut(at)) {
+                    *byte ^= damage;
+                }
+                at += bytes.len();
+                pieces.push(Piece { connection, ..made(*up, &bytes) });
+            }
+            connection += 1;
+        }
+    }
+    for n in 0..200 {
+        let bytes = noise(1 + n);
+        pieces.push(Piece { connection, ..made(n % 2 == 0, &bytes) });
+        pieces.push(Piece { connection, ..made(n % 2 == 1, &bytes[n / 2..]) });
+        connection += 1;
+    }
+    for sizes in &[&[5], WHOLE, ODD, TINY][..times(1, 4)] {
+        let said = said_of(&pieces, sizes);
+        assert!(said.all("qdrop.malformed").len() > 50);
+    }
+}
