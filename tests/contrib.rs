@@ -9,6 +9,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 use tempfile::TempDir;
 
 const UNITS: [&str; 3] = ["qdropd.service", "qdropd.socket", "qdropd-socket.service"];
@@ -206,20 +208,22 @@ fn the_units_allow_what_qdropd_does() {
     }
 }
 
-/// Bash, with the line typed and all completions of its last word put in its place. What the command
-/// then gets is what was offered.
+/// Bash, with each line typed and all completions of its last word put in its place. What the
+/// command then gets is what was offered.
 const BASHRC: &str = r#"
 . "$COMPLETIONS/qdrop.bash"
-qdrop() { printf '%s\n' "$@" >"$OFFERED"; exit; }
+qdrop() { printf '%s\n' "$@" === >>"$OFFERED"; }
 qdropd() { qdrop "$@"; }
 PROMPT_COMMAND=': >"$READY"'
 "#;
 
-/// Zsh, which lists the completions of the line and ends. What is listed passes through `compadd`.
+/// Zsh, which lists the completions of each line and ends. What is listed passes through `compadd`.
 const ZSHRC: &str = r#"
 fpath=($COMPLETIONS $fpath)
 autoload -Uz compinit
 compinit -u -D
+# However long a list is, it is not asked for.
+LISTMAX=9999
 compadd() {
     # Some calls only look for matches.
     if [[ ${@[1,(i)(-|--)]} == *-[OAD]\ * ]]; then builtin compadd "$@"; return; fi
@@ -229,9 +233,11 @@ compadd() {
     builtin compadd "$@"
 }
 zle-line-init() {
-    BUFFER=$LINE CURSOR=$#LINE
-    zle list-choices
-    print -r >>$OFFERED
+    for BUFFER in ${(f)"$(<$TYPED)"}; do
+        CURSOR=$#BUFFER
+        zle list-choices
+        print -r '===' >>$OFFERED
+    done
     exit
 }
 zle -N zle-line-init
@@ -239,8 +245,19 @@ zle -N zle-line-init
 
 const FISH: &str = r#"
 source $COMPLETIONS/qdrop.fish; source $COMPLETIONS/qdropd.fish
-complete -C $LINE >$OFFERED
+for line in (cat $TYPED)
+    complete -C $line
+    echo ===
+end >$OFFERED
 "#;
+
+/// Leaves the processor to a shell that has not answered.
+fn idle<T>(answer: Option<T>) -> Option<T> {
+    if answer.is_none() {
+        thread::sleep(Duration::from_millis(2));
+    }
+    answer
+}
 
 /// Where a shell is asked for completions.
 struct Shell {
@@ -266,10 +283,11 @@ impl Shell {
         Some(Self { name, home })
     }
 
-    /// What it offers for the last word of the line, which may be empty.
-    fn offered(&self, line: &str) -> BTreeSet<String> {
+    /// What it offers for the last word of each line, which may be empty.
+    fn offered(&self, lines: &[String]) -> Vec<BTreeSet<String>> {
         let path = |name: &str| self.home.path().join(name);
         let (offered, ready) = (path("offered"), path("ready"));
+        let listed = file(self.home.path(), "lines", (lines.join("\n") + "\n").as_bytes());
         let mut shell = Command::new(if self.name == "fish" { "fish" } else { "script" });
         match self.name {
             "bash" => {
@@ -278,7 +296,7 @@ impl Shell {
             "zsh" => shell.args(["-qec", "exec zsh -d -i", "/dev/null"]),
             _ => shell.args(["--no-config", "-c", FISH]),
         };
-        shell.env("HOME", self.home.path()).env("ZDOTDIR", self.home.path()).env("LINE", line);
+        shell.env("HOME", self.home.path()).env("ZDOTDIR", self.home.path()).env("TYPED", listed);
         shell.env("COMPLETIONS", contrib("completions")).env("INPUTRC", "/dev/null");
         shell.env("OFFERED", &offered).env("READY", &ready);
         // Of `script`.
@@ -286,15 +304,24 @@ impl Shell {
         shell.current_dir(path("here")).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut shell = Service(shell.spawn().unwrap());
         if self.name == "bash" {
-            eventually("bash waits for a line", || ready.exists().then_some(()));
             let mut keys = shell.0.stdin.as_ref().unwrap();
-            keys.write_all(format!("{line}\x1b*\n").as_bytes()).unwrap();
+            let typed = lines.iter().map(|line| format!("{line}\x1b*\n"));
+            for line in typed.chain(["exit\n".to_owned()]) {
+                eventually("bash waits for a line", || idle(ready.exists().then_some(())));
+                fs::remove_file(&ready).unwrap();
+                keys.write_all(line.as_bytes()).unwrap();
+            }
         }
-        eventually("the shell ends", || shell.0.try_wait().unwrap());
-        let told = fs::read_to_string(&offered).unwrap();
-        fs::remove_file(offered).unwrap();
-        let _ = fs::remove_file(ready);
+        eventually("the shell ends", || idle(shell.0.try_wait().unwrap()));
 
+        let told = fs::read_to_string(&offered).unwrap();
+        let told: Vec<&str> = told.split_terminator("===\n").collect();
+        assert_eq!(told.len(), lines.len(), "{told:?}");
+        lines.iter().zip(told).map(|(line, told)| self.read(line, told)).collect()
+    }
+
+    /// The words that it told of for a line.
+    fn read(&self, line: &str, told: &str) -> BTreeSet<String> {
         let (whole, last) = line.rsplit_once(' ').unwrap();
         let skipped = if self.name == "bash" { whole.split(' ').count() - 1 } else { 0 };
         let words = told.lines().skip(skipped).map(|word| word.split('\t').next().unwrap());
@@ -309,6 +336,8 @@ impl Shell {
 
     /// Compares what it offers with what there is.
     fn completes(&self) {
+        // Lines for whose last word these are offered and no others.
+        let mut exactly: Vec<(String, BTreeSet<String>)> = Vec::new();
         for name in ["qdrop", "qdropd"] {
             let help = run(assert_cmd::Command::new(program(name)).arg("--help")).stdout;
             let mut options = BTreeSet::new();
@@ -327,31 +356,37 @@ impl Shell {
                 let values = value.split('|').filter(|value| value.to_lowercase() == **value);
                 let values: BTreeSet<String> = values.map(str::to_owned).collect();
                 for option in forms.split(", ") {
-                    // Where there is nothing to choose from, one of both will do.
-                    let is_joined = option.starts_with("--") && !values.is_empty();
-                    let equals = is_joined.then(|| format!("{name} {option}="));
-                    for line in [Some(format!("{name} {option} ")), equals].into_iter().flatten() {
-                        assert_eq!(self.offered(&line), values, "{line}");
+                    exactly.push((format!("{name} {option} "), values.clone()));
+                    if option.starts_with("--") {
+                        exactly.push((format!("{name} {option}="), values.clone()));
                     }
                 }
             }
             assert!(options.len() > 20, "{options:?}");
-            assert_eq!(self.offered(&format!("{name} -")), options);
+            exactly.push((format!("{name} -"), options));
         }
-        let files = ["a file", "directory"].map(str::to_owned);
-        let lines =
-            ["box ", "192.168.1.7 ", "--listen 0.0.0.0 ", "--timeout 1 box ", "-n x box a "];
-        for line in lines.map(|line| format!("qdrop {line}")) {
-            assert_eq!(self.offered(&line), BTreeSet::from(files.clone()), "{line}");
-        }
-        for line in ["qdrop ", "qdrop --json ", "qdrop --timeout 1 ", "qdrop --name=x "] {
-            assert!(self.offered(line).is_disjoint(&BTreeSet::from(files.clone())), "{line}");
+        let [file, directory] = ["a file", "directory"].map(str::to_owned);
+        let files = BTreeSet::from([file, directory.clone()]);
+        for line in ["box", "192.168.1.7", "--listen 0.0.0.0", "--timeout 1 box", "-n x box a"] {
+            exactly.push((format!("qdrop {line} "), files.clone()));
         }
         for line in ["qdropd ", "qdropd --once --timeout 1 ", "qdropd -l 0.0.0.0 "] {
-            assert_eq!(self.offered(line), BTreeSet::from([files[1].clone()]), "{line}");
+            exactly.push((line.to_owned(), BTreeSet::from([directory.clone()])));
         }
-        for line in ["qdropd --exec tru", "qdropd --exec-failed tru"] {
-            assert!(self.offered(line).contains("true"), "{line}");
+        let hosts = ["qdrop ", "qdrop --json ", "qdrop --timeout 1 ", "qdrop --name=x "];
+        let commands = ["qdropd --exec tru", "qdropd --exec-failed tru"];
+
+        let lines = exactly.iter().map(|(line, _)| &**line).chain(hosts).chain(commands);
+        let lines: Vec<String> = lines.map(str::to_owned).collect();
+        let mut all = self.offered(&lines).into_iter();
+        for ((line, expected), offered) in exactly.iter().zip(all.by_ref()) {
+            assert_eq!(offered, *expected, "{line}");
+        }
+        for (line, offered) in hosts.iter().zip(all.by_ref()) {
+            assert!(offered.is_disjoint(&files), "{line}: {offered:?}");
+        }
+        for (line, offered) in commands.iter().zip(all) {
+            assert!(offered.contains("true"), "{line}: {offered:?}");
         }
     }
 }
