@@ -17,6 +17,7 @@ use crate::wire::header::Dialect;
 use crate::wire::receipt::Status;
 use std::collections::VecDeque;
 use std::env;
+use std::fmt::Display;
 use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -331,13 +332,9 @@ impl<'a> Sender<'a> {
                 let exit = if unconfirmed { Exit::Unconfirmed } else { Exit::Done };
                 self.report(&item, &sent, time, exit);
                 if unconfirmed {
-                    let path = item.path.to_string_lossy();
-                    self.printer.log(format!(
-                        "qdrop: {} not sent {}: it was sent, but the receiver gave no receipt, \
-                         which --require-receipt asks for",
-                        Escaped(&path),
-                        Escaped(&self.run.receivers.to_string())
-                    ));
+                    let why = "it was sent, but the receiver gave no receipt, \
+                               which --require-receipt asks for";
+                    self.printer.log(self.not_sent(&item, &why));
                     self.run.fail(item.place, exit);
                 }
             }
@@ -362,13 +359,9 @@ impl<'a> Sender<'a> {
                 (Exit::Broken, true)
             }
         };
-        let path = item.path.to_string_lossy().into_owned();
         let mut line = match error {
             SendError::Source(error) => format!("qdrop: {error}"),
-            _ => {
-                let to = self.run.receivers.to_string();
-                format!("qdrop: {} not sent {}: {error}", Escaped(&path), Escaped(&to))
-            }
+            _ => self.not_sent(&item, error),
         };
         if may_pass && item.tries < self.options.retry {
             item.tries += 1;
@@ -388,6 +381,11 @@ impl<'a> Sender<'a> {
             self.printer.print(said.json(&item, time));
         }
         self.run.fail(item.place, exit);
+    }
+
+    fn not_sent(&self, item: &Item, why: &dyn Display) -> String {
+        let (path, to) = (item.path.to_string_lossy(), self.run.receivers.to_string());
+        format!("qdrop: {} not sent {}: {why}", Escaped(&path), Escaped(&to))
     }
 
     fn report(&self, item: &Item, sent: &Sent, time: Duration, exit: Exit) {

@@ -1,17 +1,17 @@
 //! The drop directory: where a receiver stores.
 
-use super::DiskError;
 use super::kept::{Body, Identity, Kept, Underway};
 use super::name::SafeName;
 use super::partial::{self, Incoming, Owner};
 use super::writeback::Writeback;
+use super::{DiskError, milliseconds};
 use crate::limits;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 /// What to do when a name is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,16 +114,9 @@ impl Inbox {
     pub fn has(&self, file: &Identity) -> bool {
         let found = self.find(&file.name).or_else(|| self.find(&file.name.for_fat()));
         let Some(there) = found else { return false };
-        let since = there.modified().ok().map(|time| match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-            // What is before 1970 and no whole second belongs to the second before it.
-            Err(before) => {
-                let whole = i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX);
-                -whole - i64::from(before.duration().subsec_nanos() > 0)
-            }
-        });
-        let seconds = file.modified.div_euclid(1000);
-        there.is_file() && there.len() == file.size && since == Some(seconds)
+        let second = |milliseconds: i64| milliseconds.div_euclid(1000);
+        let same_time = |time| second(milliseconds(time)) == second(file.modified);
+        there.is_file() && there.len() == file.size && there.modified().is_ok_and(same_time)
     }
 
     /// What is there of a file that its sender may go on with.

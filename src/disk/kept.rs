@@ -2,12 +2,13 @@
 //! back. They are known to this process alone: what a killed receiver left is swept at the next
 //! start, since nobody can vouch for it.
 
+use super::lock;
 use super::name::SafeName;
 use super::partial::Incoming;
 use crate::digest::Xxh64;
 use crate::limits;
 use std::io::{self, ErrorKind, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Which file a body is of.
@@ -241,8 +242,4 @@ impl Drop for Underway<'_> {
     fn drop(&mut self) {
         drop(self.kept.remove(|entry| Arc::ptr_eq(entry, &self.entry)));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,6 +12,8 @@ use crate::text::Escaped;
 use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// An operation of a disk that failed. Never a fault of the peer.
 #[derive(Debug)]
@@ -39,3 +41,20 @@ impl Display for DiskError {
 }
 
 impl std::error::Error for DiskError {}
+
+/// Milliseconds since 1970 UTC, rounded down, as `QDateTime::toMSecsSinceEpoch` counts.
+fn milliseconds(time: SystemTime) -> i64 {
+    let milliseconds = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => milliseconds(after),
+        Err(before) => {
+            let before = before.duration();
+            -milliseconds(before) - i64::from(before.subsec_nanos() % 1_000_000 > 0)
+        }
+    }
+}
+
+/// What a thread that panicked was changing is whole: each change is one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,9 +1,9 @@
 //! The file of a sender.
 
-use super::DiskError;
+use super::{DiskError, milliseconds};
 use crate::limits;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -43,21 +43,19 @@ impl Source {
     /// # Errors
     /// `from` failed, or the disk, which is said with the directory.
     pub fn spool(from: &mut dyn Read, called: &Path, directory: &Path) -> Result<Self, DiskError> {
-        let file = unnamed(directory).map_err(DiskError::at("make a file in", directory))?;
-        let mut spool = Self { file, path: called.to_owned(), size: 0, modified: 0 };
+        let mut file = unnamed(directory).map_err(DiskError::at("make a file in", directory))?;
         let mut buffer = vec![0; limits::BUFFER];
         loop {
             match from.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(n) => io::Write::write_all(&mut spool.file, &buffer[..n])
+                Ok(n) => file
+                    .write_all(&buffer[..n])
                     .map_err(DiskError::at("write a file in", directory))?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(DiskError::at("read", called)(error)),
             }
         }
-        let mut spool = Self::of(spool.file, called)?;
-        spool.rewind().map_err(DiskError::at("read", called))?;
-        Ok(spool)
+        Self::rewound(file, called)
     }
 
     fn of(file: File, path: &Path) -> Result<Self, DiskError> {
@@ -66,15 +64,19 @@ impl Source {
         Ok(Self { file, path: path.to_owned(), size: metadata.len(), modified })
     }
 
+    fn rewound(file: File, path: &Path) -> Result<Self, DiskError> {
+        let mut source = Self::of(file, path)?;
+        source.rewind().map_err(DiskError::at("read", path))?;
+        Ok(source)
+    }
+
     /// Another one of the same file. They share a position: one is read after the other.
     ///
     /// # Errors
     /// The system has no descriptor left, or the disk failed.
     pub fn again(&self) -> Result<Self, DiskError> {
         let file = self.file.try_clone().map_err(DiskError::at("open", &self.path))?;
-        let mut again = Self::of(file, &self.path)?;
-        again.rewind().map_err(DiskError::at("read", &self.path))?;
-        Ok(again)
+        Self::rewound(file, &self.path)
     }
 
     /// Goes back to the beginning.
@@ -104,18 +106,6 @@ impl Source {
 /// Bytes of the file at `path`, as far as that can be told.
 pub fn size(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
-}
-
-/// As `QDateTime::toMSecsSinceEpoch` counts.
-fn milliseconds(time: SystemTime) -> i64 {
-    let milliseconds = |duration: std::time::Duration| i64::try_from(duration.as_millis());
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => milliseconds(after).unwrap_or(i64::MAX),
-        Err(before) => {
-            let whole = milliseconds(before.duration()).unwrap_or(i64::MAX);
-            -whole - i64::from(before.duration().subsec_nanos() % 1_000_000 > 0)
-        }
-    }
 }
 
 fn unnamed(directory: &Path) -> io::Result<File> {

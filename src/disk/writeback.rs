@@ -1,12 +1,13 @@
 //! Writing back early: while a large body still comes, the disk works already. The system itself
 //! waits until it has no better use for its memory, and the `fsync` at the end has everything to do.
 
+use super::lock;
 use crate::limits;
 use std::fs::File;
 use std::io;
 use std::mem;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 #[derive(Debug, Default)]
@@ -115,8 +116,4 @@ impl Drop for Early {
         // A part that is given up cares for no error.
         let _ = self.close();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,6 @@
 //! Sockets that another program opened and gave us as standard input: inetd, systemd.
 
+use super::listen::plain;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 #[cfg(unix)]
@@ -30,8 +31,7 @@ pub fn standard_input() -> io::Result<Inherited> {
     // systemd's own sockets do not block, and a copy of one does as it does.
     stream.set_nonblocking(false)?;
     if let Ok(peer) = stream.peer_addr() {
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        return Ok(Inherited::Connection(stream, peer));
+        return Ok(Inherited::Connection(stream, plain(peer)));
     }
     // It listens, or was reset meanwhile. In neither case this waits for bytes, and only what has
     // never been connected says so.

@@ -54,13 +54,16 @@ pub fn listen(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
 pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         match listener.accept() {
-            Ok((stream, peer)) => {
-                return Ok((stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())));
-            }
+            Ok((stream, peer)) => return Ok((stream, plain(peer))),
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(error) => return Err(error),
         }
     }
+}
+
+/// An address as it is shown and judged: IPv4 in IPv6's clothes is IPv4.
+pub(super) fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// What listening brings.

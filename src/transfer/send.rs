@@ -206,10 +206,7 @@ impl<C: Connection> Outgoing<C> {
                         self.failure = Some(error);
                         SendError::Refused(receipt)
                     }
-                    _ if is_timeout(&error) => {
-                        SendError::Broken("the receiver took nothing for too long".to_owned())
-                    }
-                    _ => SendError::Broken(broken("take the file", &error)),
+                    _ => SendError::Broken(unwritten(&error)),
                 });
             }
             Err(error) => return Err(unread(source, error)),
@@ -315,10 +312,7 @@ impl<C: Connection> Outgoing<C> {
             .expect(awaited)
             .and_then(|()| read(&mut self.connection, self.files.len(), &mut receipts));
         let broke = match (ended, read) {
-            (Err(error), _) if is_timeout(&error) => {
-                Some("the receiver took nothing for too long".to_owned())
-            }
-            (Err(error), _) => Some(broken("take the file", &error)),
+            (Err(error), _) => Some(unwritten(&error)),
             (Ok(()), Err(error)) if is_timeout(&error) => {
                 Some("the receiver gave no receipt in time, nor did it close".to_owned())
             }
@@ -388,6 +382,13 @@ fn read<C: Connection>(
         }
     }
     Ok(())
+}
+
+fn unwritten(error: &io::Error) -> String {
+    match is_timeout(error) {
+        true => "the receiver took nothing for too long".to_owned(),
+        false => broken("take the file", error),
+    }
 }
 
 fn broken(what: &str, error: &io::Error) -> String {
