@@ -31,12 +31,6 @@ fn figures(text: &str) {
     io::stderr().write_all(format!("FIGURES: {text}\n").as_bytes()).unwrap();
 }
 
-fn parts(directory: &Path) -> Vec<String> {
-    let all = fs::read_dir(directory).unwrap();
-    let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.starts_with(".qdrop-")).collect()
-}
-
 /// How many lines of its log contain `text`.
 fn count(qdropd: &Qdropd, text: &str) -> usize {
     qdropd.log().lines().filter(|line| line.contains(text)).count()

@@ -59,13 +59,6 @@ fn whole_files(directory: &Path, sizes: &[usize]) -> BTreeMap<String, usize> {
         .collect()
 }
 
-/// The parts of a directory.
-fn parts(directory: &Path) -> Vec<String> {
-    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
-    let names = names.map(|name| name.into_string().unwrap());
-    names.filter(|name| name.starts_with(".qdrop-")).collect()
-}
-
 fn remove_finals(directory: &Path) {
     for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
         if !entry.file_name().to_str().unwrap().starts_with(".qdrop-") {
