@@ -184,9 +184,11 @@ completions := share/bash-completion/completions share/zsh/site-functions \
 	share/fish/vendor_completions.d
 
 install: all
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man8 $(completions))
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man7 \
+		share/man/man8 $(completions))
 	install $(binaries)/qdrop $(binaries)/qdropd $(DESTDIR)$(PREFIX)/bin
 	install -m 644 man/qdrop.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 man/qdrop-protocol.7 $(DESTDIR)$(PREFIX)/share/man/man7
 	install -m 644 man/qdropd.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 644 contrib/completions/qdrop.bash \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/qdrop

@@ -404,20 +404,7 @@ fn example() -> Vec<Vec<u8>> {
     let page = fs::read_to_string(page).unwrap();
     let (_, section) = page.split_once("\n## 3. ").unwrap();
     let block = section.split("\n```").nth(1).unwrap();
-    let mut turns = Vec::new();
-    for line in block.lines().skip(1) {
-        if line.ends_with(':') && !line.starts_with(|c: char| c.is_ascii_digit()) {
-            turns.push(Vec::new());
-            continue;
-        }
-        let words = line.split(' ').map_while(|word| {
-            Some(word)
-                .filter(|word| word.len() == 2)
-                .and_then(|word| u8::from_str_radix(word, 16).ok())
-        });
-        turns.last_mut().unwrap().extend(words);
-    }
-    turns
+    harness::turns(block.split_once('\n').unwrap().1)
 }
 
 #[test]

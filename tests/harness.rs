@@ -357,3 +357,18 @@ pub fn file(directory: &Path, name: &str, content: &[u8]) -> PathBuf {
     fs::write(&path, content).unwrap();
     path
 }
+
+/// What each side writes in turn in an example of a page: lines of bytes, each with a comment,
+/// after lines that say who writes.
+pub fn turns(example: &str) -> Vec<Vec<u8>> {
+    let byte = |word: &str| u8::from_str_radix(word, 16).ok().filter(|_| word.len() == 2);
+    let mut turns = Vec::new();
+    for line in example.lines() {
+        if line == "sender:" || line == "receiver:" {
+            turns.push(Vec::new());
+        } else {
+            turns.last_mut().unwrap().extend(line.split(' ').map_while(byte));
+        }
+    }
+    turns
+}
