@@ -20,7 +20,7 @@ msrv := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo test check audit msrv interop torture torture-peers fuzz bench \
+.PHONY: all rustc demo picture test check audit msrv interop torture torture-peers fuzz bench \
 	bench-instructions dist distcheck install clean
 
 all:
@@ -46,6 +46,11 @@ $(target)/rustc/qdropd: src/bin/server.rs $(target)/rustc/libqdrop.rlib
 # Moves FILE from qdrop to qdropd on this machine, shows the receipt and compares.
 demo: all
 	@contrib/demo.sh $(binaries) "$(FILE)"
+
+# A terminal in which the two are run, as docs/terminal.svg. Takes port 9999 of 127.0.0.1.
+# Debian: apt-get install python3-pyte
+picture: all
+	@QDROP_BIN=$(binaries) docs/terminal.py
 
 # What of the outside world the source touches, and in which files (docs/AUDIT.md).
 audit:
