@@ -241,10 +241,18 @@ fn a_peer_that_comes_back_from_idling_waits_for_its_own_transfers() {
     let qdropd = Qdropd::start(&["--max-per-peer", "1"]);
     let mut streams: Vec<TcpStream> = (0..3)
         .map(|number| {
-            let mut stream = qdropd.connect();
-            stream.write_all(&header_size(&format!("{number} a"), b"x")).unwrap();
-            qdropd.logged(&format!("as {number} a "));
-            stream
+            let refused = || qdropd.log().matches("too many transfers").count();
+            // The one before gives up its place a little later than its file is logged.
+            eventually("it has a place", || {
+                let before = refused();
+                let mut stream = qdropd.connect();
+                stream.write_all(&header_size(&format!("{number} a"), b"x")).unwrap();
+                let stored = eventually("it is judged", || {
+                    let stored = qdropd.log().contains(&format!("as {number} a "));
+                    (stored || refused() > before).then_some(stored)
+                });
+                stored.then_some(stream)
+            })
         })
         .collect();
     let next = header_size("next", b"body");
