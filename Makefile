@@ -20,8 +20,8 @@ msrv := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo picture test check audit msrv interop torture torture-peers fuzz bench \
-	bench-instructions dist distcheck install clean
+.PHONY: all rustc demo picture test check audit msrv interop packages-check torture torture-peers fuzz \
+	bench bench-instructions dist distcheck install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -115,6 +115,19 @@ interop: all
 		$(qt_window); \
 		QDROP_BIN=$(binaries) QDROP_QT=$$peers/bin $(tests) --test interop; \
 	done
+
+# The packages of contrib/ (contrib/README.md), built and their services run, without the
+# distributions that they are for. As root, for namespaces. What it needs of Python is downloaded.
+# Debian: apt-get install busybox shellcheck openrc rsync iproute2 python3-venv
+packages-check: all
+	@for tool in busybox shellcheck openrc-run rsync ip unshare; do \
+		command -v $$tool >/dev/null || { echo "packages-check needs $$tool" >&2; exit 1; }; \
+	done
+	@test "$$(id -u)" = 0 || { echo 'packages-check has to be run as root' >&2; exit 1; }
+	python3 -m venv $(target)/python
+	$(target)/python/bin/pip --quiet --disable-pip-version-check \
+		install --requirement tests/packages/requirements.txt
+	QDROP_BIN=$(binaries) QDROP_PYTHON=$(abspath $(target))/python/bin $(tests) --test packages
 
 # The full length of what `make test` does in short: kills, failing calls, full disks, bad networks,
 # hostile peers, by the thousand. Takes about eight minutes and wants a machine to itself.

@@ -228,6 +228,25 @@ fn the_oldest_rust_is_the_same_everywhere() {
     assert!(read("docs/DESIGN.md").contains(&format!("**Rust {version}, ")));
 }
 
+/// Packages are of the version of the crate.
+#[test]
+fn the_version_is_the_same_everywhere() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let manifest = read("Cargo.toml");
+    let version = manifest.lines().find_map(|line| line.strip_prefix("version = ")).unwrap();
+    let version = version.trim_matches('"');
+    for (path, line) in [
+        ("contrib/openwrt/qdrop/Makefile", format!("PKG_VERSION:={version}")),
+        ("contrib/buildroot/package/qdrop/qdrop.mk", format!("QDROP_VERSION = {version}")),
+        ("contrib/alpine/APKBUILD", format!("pkgver={version}")),
+    ] {
+        assert!(read(path).lines().any(|other| other == line), "{path}: {line}");
+    }
+    let recipes = fs::read_dir(root().join("contrib/yocto/recipes-support/qdrop")).unwrap();
+    let recipes: Vec<_> = recipes.map(|recipe| recipe.unwrap().file_name()).collect();
+    assert_eq!(recipes, [format!("qdrop_{version}.bb").as_str()]);
+}
+
 /// docs/SECURITY.md names the test of each defence: a function, or a file.
 #[test]
 fn every_test_that_the_security_page_names_exists() {
