@@ -118,9 +118,9 @@ interop: all
 
 # The packages of contrib/ (contrib/README.md), built and their services run, without the
 # distributions that they are for. As root, for namespaces. What it needs of Python is downloaded.
-# Debian: apt-get install busybox shellcheck openrc rsync iproute2 python3-venv
+# Debian: apt-get install busybox shellcheck openrc rsync iproute2 procps python3-venv
 packages-check: all
-	@for tool in busybox shellcheck openrc-run rsync ip unshare; do \
+	@for tool in busybox shellcheck openrc-run rsync ip pgrep; do \
 		command -v $$tool >/dev/null || { echo "packages-check needs $$tool" >&2; exit 1; }; \
 	done
 	@test "$$(id -u)" = 0 || { echo 'packages-check has to be run as root' >&2; exit 1; }

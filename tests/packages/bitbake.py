@@ -77,6 +77,11 @@ for entry in d.getVar("LIC_FILES_CHKSUM").split():
 for task in ("do_compile", "do_install"):
     bb.build.exec_func(task, d)
 
+# What is stripped already is an error to OpenEmbedded, which keeps the symbols in a package.
+for program in glob.glob(f"{d.getVar('D')}{d.getVar('bindir')}/*"):
+    with open(program, "rb") as file:
+        assert b".symtab\0" in file.read(), f"{program} is stripped"
+
 # As do_package does: each file goes to the first package that wants it.
 image = d.getVar("D")
 files = sorted(
@@ -93,7 +98,7 @@ for package in d.getVar("PACKAGES").split():
 for path in files:
     print(f"not shipped: {path}")
 
-units = d.getVar("SYSTEMD_SERVICE:qdropd").split()
 for package in d.getVar("SYSTEMD_PACKAGES").split():
-    print(f"{package}: {d.getVar(f'SYSTEMD_AUTO_ENABLE:{package}')} {' '.join(units)}")
+    enable = d.getVar(f"SYSTEMD_AUTO_ENABLE:{package}")
+    print(f"{package}: {enable} {d.getVar(f'SYSTEMD_SERVICE:{package}')}")
 print(f"license: {d.getVar('LICENSE')}")

@@ -26,6 +26,8 @@ inherit cargo systemd
 
 # Not the library, which is a part of both programs.
 CARGO_BUILD_FLAGS:append = " --bins"
+# Symbols are split off when the packages are made.
+export CARGO_PROFILE_RELEASE_STRIP = "none"
 
 do_install:append() {
     for page in ${S}/man/*; do
