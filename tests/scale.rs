@@ -1,0 +1,297 @@
+//! Three qdropd on one shared directory behind a real HAProxy: contrib/haproxy.cfg, of which the
+//! addresses alone are changed (docs/SCALE.md).
+
+use harness::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use tempfile::TempDir;
+
+const SENDERS: usize = 8;
+/// Files of each sender.
+const EACH: usize = 250;
+/// Of every file.
+const NAME: &str = "scan.pdf";
+
+fn configuration() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/haproxy.cfg")
+}
+
+/// Whether there is a HAProxy.
+fn has_haproxy(what: &str) -> bool {
+    let has = Command::new("haproxy").arg("-v").output().is_ok();
+    if !has {
+        left_out(what, "there is no haproxy (Debian: haproxy)");
+    }
+    has
+}
+
+/// A HAProxy that is killed in the end; a test that fails shows what it logged.
+struct Haproxy {
+    child: Child,
+    address: SocketAddr,
+    here: TempDir,
+}
+
+impl Haproxy {
+    /// Starts it on a free port, for these and with this `balance`.
+    fn start(balance: &str, servers: &[Qdropd; 3]) -> Self {
+        let [one, two, three] = servers.each_ref().map(|server| server.address.to_string());
+        let mut text = fs::read_to_string(configuration()).unwrap();
+        for (shipped, here) in [
+            // Standard input is the socket.
+            ("bind :9999", "bind fd@0"),
+            ("192.168.1.0/24", "127.0.0.0/8"),
+            ("192.168.1.11:9999", &one),
+            ("192.168.1.12:9999", &two),
+            ("192.168.1.13:9999", &three),
+            ("\n    balance leastconn\n", &format!("\n    balance {balance}\n")),
+        ] {
+            assert_eq!(text.matches(shipped).count(), 1, "{shipped}");
+            text = text.replace(shipped, here);
+        }
+        let here = TempDir::new().unwrap();
+        let written = file(here.path(), "haproxy.cfg", text.as_bytes());
+        let log = File::create(here.path().join("log")).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut haproxy = Command::new("haproxy");
+        haproxy.arg("-db").arg("-f").arg(written).stdin(OwnedFd::from(listener));
+        haproxy.stdout(log.try_clone().unwrap()).stderr(log);
+        Self { child: haproxy.spawn().unwrap(), address, here }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.here.path().join("log")).unwrap()
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- log of haproxy:\n{}", self.log());
+        }
+    }
+}
+
+fn three(directory: &Path, options: &[&str]) -> [Qdropd; 3] {
+    [(); 3].map(|()| Qdropd::start_in(directory, options))
+}
+
+/// What a sender is to send: its own directories, each with a file of the one name, and contents that no
+/// other file has.
+fn sources(directory: &Path, sender: usize) -> BTreeMap<PathBuf, Vec<u8>> {
+    let sources = (0..EACH).map(|number| {
+        let own = directory.join(format!("{sender}/{number}"));
+        fs::create_dir_all(&own).unwrap();
+        let mut content = format!("file {number} of sender {sender}\n").into_bytes();
+        content.extend(noise(1000 + number));
+        (file(&own, NAME, &content), content)
+    });
+    sources.collect()
+}
+
+/// A text of a line of --json that needs no escape.
+fn field<'a>(line: &'a str, key: &str) -> &'a str {
+    let (_, rest) = line.split_once(&format!("\"{key}\":\"")).unwrap_or_else(|| panic!("{line}"));
+    rest.split_once('"').unwrap().0
+}
+
+/// What every sender was promised: the name that a receipt told, and the content that it is for.
+/// All of them send at once, and all of their files are stored.
+fn promised(to: SocketAddr, options: &[&str]) -> BTreeMap<String, Vec<u8>> {
+    let here = TempDir::new().unwrap();
+    let sources: Vec<_> = (0..SENDERS).map(|sender| sources(here.path(), sender)).collect();
+    let sent: Vec<Sent> = thread::scope(|scope| {
+        let senders: Vec<_> = sources
+            .iter()
+            .map(|files| {
+                let mut qdrop = assert_cmd::Command::new(program("qdrop"));
+                qdrop.args(["--json", "--require-receipt"]).args(options);
+                qdrop.arg(to.to_string()).args(files.keys());
+                scope.spawn(move || run(&mut qdrop))
+            })
+            .collect();
+        senders.into_iter().map(|sender| sender.join().unwrap()).collect()
+    });
+    let mut promised = BTreeMap::new();
+    for (sent, mut files) in sent.into_iter().zip(sources) {
+        assert_eq!(sent.exit, 0, "{}", sent.stderr);
+        for line in sent.stdout.lines() {
+            assert_eq!(field(line, "outcome"), "stored", "{line}");
+            let content = files.remove(Path::new(field(line, "file"))).expect(line);
+            let earlier = promised.insert(field(line, "stored_as").to_owned(), content);
+            assert!(earlier.is_none(), "two receipts for one name: {line}");
+        }
+        assert!(files.is_empty(), "no receipt: {:?}", files.keys());
+    }
+    assert_eq!(promised.len(), SENDERS * EACH);
+    promised
+}
+
+#[test]
+fn the_configuration_is_valid_as_it_stands() {
+    if !has_haproxy("whether contrib/haproxy.cfg is valid") {
+        return;
+    }
+    let checked = Command::new("haproxy").arg("-c").arg("-f").arg(configuration()).output();
+    let checked = checked.unwrap();
+    let told = String::from_utf8_lossy(&[checked.stdout, checked.stderr].concat()).into_owned();
+    // Without a warning, too.
+    assert_eq!(told, "Configuration file is valid\n");
+}
+
+#[test]
+fn three_receivers_store_two_thousand_files_of_one_name() {
+    if !has_haproxy("three receivers behind HAProxy") {
+        return;
+    }
+    let there = TempDir::new().unwrap();
+    let receivers = three(there.path(), &["--verbose"]);
+    let haproxy = Haproxy::start("leastconn", &receivers);
+    let promised = promised(haproxy.address, &[]);
+    // No part is left among them either.
+    let stored = files(there.path());
+    assert!(stored == promised, "{} stored", stored.len());
+
+    let (mut told, mut connections) = (BTreeSet::new(), BTreeSet::new());
+    for (receiver, name) in receivers.iter().zip(["one", "two", "three"]) {
+        let log = receiver.log();
+        let lines = log.lines().map(|line| line.split_once(": ").unwrap());
+        let (connected, own): (Vec<_>, Vec<_>) = lines.partition(|(_, told)| *told == "connected");
+        assert!(own.len() > EACH, "{name} has stored {}", own.len());
+        for (_, line) in own {
+            let name = line.strip_prefix("stored scan.pdf as ").expect(line);
+            told.insert(name.rsplit_once(" (").unwrap().0.to_owned());
+        }
+        connections.extend(connected.iter().map(|(peer, _)| format!("{name} as {peer}")));
+    }
+    assert!(told.iter().eq(stored.keys()), "{} names in the logs", told.len());
+    // Both logs have the same connections: that of qdropd has nothing of HAProxy's looking whether
+    // it is well, and that of HAProxy tells who a sender was.
+    eventually("HAProxy has told of each connection", || {
+        let log = haproxy.log();
+        let lines = log.lines().filter_map(|line| line.split_once(" to ")?.1.split_once(", "));
+        (lines.map(|(to, _)| to.to_owned()).collect::<BTreeSet<_>>() == connections).then_some(())
+    });
+}
+
+/// A transfer past HAProxy that ends when the test says so.
+fn begun(receiver: &Qdropd, name: &str) -> TcpStream {
+    let before = parts(&receiver.directory).len();
+    let mut stream = receiver.connect();
+    stream.write_all(&[&header(name, 1000), &noise(1000)[..500]].concat()).unwrap();
+    eventually("it is under way", || (parts(&receiver.directory).len() > before).then_some(()));
+    stream
+}
+
+#[test]
+fn what_one_of_three_promised_is_there_when_it_is_killed() {
+    if !has_haproxy("a receiver that is killed behind HAProxy") {
+        return;
+    }
+    let there = TempDir::new().unwrap();
+    let mut receivers = three(there.path(), &[]);
+    let haproxy = Haproxy::start("leastconn", &receivers);
+    let cut = begun(&receivers[0], "cut");
+    let mut live = begun(&receivers[1], "live");
+    let (promised, before) = thread::scope(|scope| {
+        let sending = scope.spawn(|| promised(haproxy.address, &["--retry", "9"]));
+        let victim = &mut receivers[0];
+        eventually("it is in the middle of them", || {
+            (victim.log().lines().count() > EACH / 3).then_some(())
+        });
+        victim.kill();
+        let before = fs::read_dir(there.path()).unwrap().count();
+        (sending.join().unwrap(), before)
+    });
+    assert!(before < SENDERS * EACH, "it was killed too late");
+    drop(cut);
+
+    // Each name that was promised has what it was promised for, and the others are whole files that
+    // were stored when the receipt could not be given any more.
+    let stored = files(there.path());
+    let contents: BTreeSet<_> = promised.values().collect();
+    for (name, content) in &promised {
+        assert!(stored.get(name) == Some(content), "{name} is not what its receipt says");
+    }
+    let left: Vec<_> = stored.iter().filter(|(name, _)| !promised.contains_key(*name)).collect();
+    let (left, whole): (Vec<_>, Vec<_>) =
+        left.into_iter().partition(|(name, _)| name.starts_with(".qdrop-"));
+    assert!(whole.iter().all(|(_, content)| contents.contains(content)), "{whole:?}");
+
+    // The next one to start takes away what the killed one left, and nothing of its neighbours.
+    let own = format!("-{}-", receivers[1].pid());
+    assert!(left.len() >= 2 && left.iter().any(|(name, _)| name.contains(&own)), "{left:?}");
+    let again = Qdropd::start_in(there.path(), &[]);
+    again.logged(&format!("removed {} unfinished file", left.len() - 1));
+    let [part] = &parts(there.path())[..] else { panic!("{:?}", parts(there.path())) };
+    assert!(part.contains(&own), "{part}");
+    live.write_all(&noise(1000)[500..]).unwrap();
+    assert_eq!(receipts(live).len(), 1);
+    assert_eq!(fs::read(there.path().join("live")).unwrap(), noise(1000));
+    assert_eq!(parts(there.path()), [""; 0]);
+}
+
+/// A sender of this file that is killed in the middle, and what came of it.
+fn interrupted(to: SocketAddr, path: &Path, receivers: &[Qdropd]) -> (usize, u64) {
+    let mut qdrop = Command::new(program("qdrop"));
+    qdrop.args(["--resume", "--limit-rate=8M"]).arg(to.to_string()).arg(path);
+    let mut qdrop = qdrop.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let before: Vec<_> = receivers.iter().map(|receiver| receiver.log().len()).collect();
+    let directory = &receivers[0].directory;
+    eventually("it is in the middle", || {
+        let part = directory.join(parts(directory).pop()?);
+        (fs::metadata(part).ok()?.len() > 1_000_000).then_some(())
+    });
+    qdrop.kill().unwrap();
+    qdrop.wait().unwrap();
+    eventually("somebody has kept what came", || {
+        receivers.iter().zip(&before).enumerate().find_map(|(number, (receiver, &before))| {
+            let log = receiver.log();
+            let (_, told) = log[before..].split_once("the peer closed after ")?;
+            Some((number, told.split(' ').next()?.parse().unwrap()))
+        })
+    })
+}
+
+#[test]
+fn a_transfer_resumes_where_it_broke_off_or_begins_anew_elsewhere() {
+    if !has_haproxy("resuming behind HAProxy") {
+        return;
+    }
+    let (here, there) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut receivers = three(there.path(), &[]);
+    let haproxy = Haproxy::start("source", &receivers);
+    let content = noise(20_000_000);
+    let path = file(here.path(), "disk.img", &content);
+    for is_killed in [false, true] {
+        let (keeper, came) = interrupted(haproxy.address, &path, &receivers);
+        if is_killed {
+            receivers[keeper].kill();
+        }
+        let sent = send(haproxy.address, &["--resume", "--require-receipt"], &path);
+        assert_eq!(sent.exit, 0, "{sent:?}");
+        // What HAProxy has passed on of it, header included.
+        let rest = content.len() as u64 - if is_killed { 0 } else { came };
+        eventually("HAProxy has told what was sent again", || {
+            let log = haproxy.log();
+            let lines = log.lines().filter_map(|line| line.split_once(" bytes, "));
+            let mut all = lines.map(|(line, _)| line.rsplit_once(' ').unwrap().1.parse::<u64>());
+            all.any(|bytes| (rest..rest + 200).contains(&bytes.unwrap())).then_some(())
+        });
+    }
+    let stored = files(there.path());
+    let (left, whole): (Vec<_>, Vec<_>) =
+        stored.iter().partition(|(name, _)| name.starts_with(".qdrop-"));
+    assert_eq!(left.len(), 1);
+    assert!(whole.iter().map(|(name, _)| &***name).eq(["disk (1).img", "disk.img"]));
+    assert!(whole.iter().all(|(_, stored)| **stored == content));
+}
