@@ -166,12 +166,13 @@ $(target)/bench/hole.so: bench/hole.c
 	@mkdir -p $(@D)
 	$(CC) -O2 -fPIC -shared -o $@ $<
 
-# How fast the two are beside other programs: writes the tables of docs/PERFORMANCE.md and its plot.
+# How fast the two are beside other programs: writes the tables of docs/PERFORMANCE.md and its plot,
+# and those of docs/SCALE.md.
 # WORKLOADS='memory disk' makes some of them alone, ROUNDS=1 a first impression. The whole takes about
 # an hour, 10 GB of memory and 2 GB of disk, and wants a machine to itself. Peers that are not
 # installed are left out. As root, for the network of slow.
 # Debian: apt-get install gcc python3 time gnuplot-nox iproute2 util-linux netcat-openbsd ncat socat \
-#	rsync openssh-server openssh-client curl vsftpd qtbase5-dev
+#	rsync openssh-server openssh-client curl vsftpd qtbase5-dev haproxy
 bench: all $(target)/bench/floor $(target)/bench/hole.so
 	@set -e; for qmake in $(firstword $(QMAKE)); do \
 		$(qt_peers); \

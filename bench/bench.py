@@ -9,9 +9,9 @@ A time runs from the start of the sender to the moment when the sender has exite
 whole under its name, or, of a receiver that serves one transfer, when that has exited too. Processor
 time is that of both sides, children included, less what starting and stopping the receiver takes.
 
-The tables of docs/PERFORMANCE.md and docs/performance.svg are written again; the prose between the
-tables is kept. The raw samples are left in bench/ of the target directory. QDROP_BIN is the directory
-of qdrop and qdropd, QDROP_QT that of qt-send and qt-receive.
+The tables of docs/PERFORMANCE.md and docs/SCALE.md and docs/performance.svg are written again; the
+prose between the tables is kept. The raw samples are left in bench/ of the target directory. QDROP_BIN
+is the directory of qdrop and qdropd, QDROP_QT that of qt-send and qt-receive.
 """
 
 import argparse
@@ -364,11 +364,57 @@ def senders():
     write("senders", transfers(samples, count * 16, "MB/s"), way(args.memory), tools, samples)
 
 
+def crowd():
+    """512 MB from 1 to 1,000 senders at once, into memory and onto a disk."""
+    many_descriptors()
+    total, samples = 512 * MB, {}
+    table = [["senders", "MB/s", "receiver MB", "MB/s, sync", "receiver MB"]]
+    for count in (1, 4, 16, 64, 256, 1_000):
+        table.append([f"{count:,}"])
+        for tool, where in ((NO_SYNC, args.memory), (QDROPD, args.dir)):
+            # The kernel's queue may be full for longer than a sender waits.
+            send = tool.send.replace("--quiet", "--quiet --retry 9")
+            wide = replace(tool, receive=f"{tool.receive} --max-transfers {count}", send=send)
+            with source(count, total // count) as files:
+                name = f"crowd {count:,}"
+                own = in_turn(name, [wide], files, where, at_once=True)[tool.name]
+            samples[f"{tool.name}, {count}"] = own
+            rate = total / MB / median(own, "seconds")
+            table[-1] += [figure(rate), megabytes(median(own, "receiver"))]
+    write("crowd", table, f"{way(args.memory)}; {way(args.dir)} with sync", [QDROPD], samples)
+
+
+def several():
+    """One receiver, one behind HAProxy, and three behind it on one directory."""
+
+    def compare(name, one, amount, unit, where, files, **how):
+        tools = [one, *(peers.behind_haproxy(one, count) for count in (1, 3))]
+        samples = in_turn(name, tools, files, where, **how)
+        # Of the receivers behind HAProxy time(1) knows nothing.
+        table = [row[:3] + row[6:] for row in transfers(samples, amount, unit, one.name)]
+        haproxy = replace(tools[1], name="HAProxy")
+        write("several", table, way(where), [QDROPD, haproxy], samples, name)
+
+    with source(64, 16 * MB) as files:
+        no_sync = replace(NO_SYNC, name="one qdropd --no-sync")
+        where = args.memory
+        compare("several, large", no_sync, 64 * 16, "MB/s", where, files, at_once=True)
+    kept = []
+    with source(10_000, KB) as files:
+        compare("several, small", peers.JOBS, 10_000, "files/s", args.dir, files, kept=kept)
+    for path in kept:
+        shutil.rmtree(path)
+
+
+def many_descriptors():
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+
 def connections():
     """1,000 connections that all stop in the middle of their body, then end it."""
     count, size, rest = 1_000, MB, 5
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    many_descriptors()
     tool = replace(NO_SYNC, receive=f"{NO_SYNC.receive} --max-transfers {count}")
     table = [["", "resident MB", "KB a connection", f"CPU ms in {rest} s"]]
     with patience(tool), prepared(tool, args.memory) as places, receiving(tool, places) as receiver:
@@ -515,7 +561,9 @@ def plot(table):
     subprocess.run(["gnuplot"], input=script, text=True, check=True)
 
 
-WORKLOADS = [memory, disk, small, medium, senders, connections, sparse, slow, curve]
+WORKLOADS = [
+    memory, disk, small, medium, senders, crowd, several, connections, sparse, slow, curve
+]  # fmt: skip
 
 
 def arguments():

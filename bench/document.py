@@ -1,4 +1,5 @@
-"""The tables of docs/PERFORMANCE.md: each stands between a line that names it and one that ends it."""
+"""The tables of docs/PERFORMANCE.md and docs/SCALE.md: each stands between a line that names it and one
+that ends it."""
 
 import os
 import platform
@@ -8,18 +9,20 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENT, PLOT = ROOT / "docs/PERFORMANCE.md", ROOT / "docs/performance.svg"
+DOCUMENTS = [ROOT / "docs/PERFORMANCE.md", ROOT / "docs/SCALE.md"]
+PLOT = ROOT / "docs/performance.svg"
 END = "<!-- end -->"
 
 
 def split(name):
-    """What is before the table, the table, and what is after it."""
+    """The document, what is in it before the table, the table, and what is after it."""
     start = f"<!-- table: {name} -->\n"
-    before, found, rest = DOCUMENT.read_text().partition(start)
-    table, ended, after = rest.partition(END)
-    if not found or not ended:
-        sys.exit(f"{DOCUMENT} has no table {name}")
-    return before + start, table, ended + after
+    for document in DOCUMENTS:
+        before, found, rest = document.read_text().partition(start)
+        table, ended, after = rest.partition(END)
+        if found and ended:
+            return document, before + start, table, ended + after
+    sys.exit(f"no document has a table {name}")
 
 
 def put(name, rows, facts):
@@ -27,15 +30,15 @@ def put(name, rows, facts):
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "| --- |" + " ---: |" * (len(rows[0]) - 1))
     facts = [machine(), *filter(None, facts), time.strftime("%Y-%m-%d")]
-    before, _, after = split(name)
-    DOCUMENT.write_text(
+    document, before, _, after = split(name)
+    document.write_text(
         "\n".join([before + lines[0], *lines[1:], "", "; ".join(facts) + ".", after])
     )
 
 
 def get(name):
     """The rows that `put` has written, without the heads."""
-    lines = [line for line in split(name)[1].splitlines() if line.startswith("|")]
+    lines = [line for line in split(name)[2].splitlines() if line.startswith("|")]
     return [line.strip("| ").split(" | ") for line in lines[2:]]
 
 

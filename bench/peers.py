@@ -92,6 +92,32 @@ QDROPD = Tool(
 NO_SYNC = replace(
     QDROPD, name="qdropd --no-sync", receive=f"{QDROPD.receive} --no-sync", durable=False
 )
+# Several small files at once go to several receivers.
+JOBS = replace(QDROPD, name="one qdropd", send=QDROPD.send.replace("--quiet", "--quiet --jobs 8"))
+
+
+def behind_haproxy(tool, count):
+    """So many of them on one directory, each with an address of its own, behind contrib/haproxy.cfg."""
+    shipped = (ROOT / "contrib/haproxy.cfg").read_text()
+    config = re.sub(r"(?m)^ +server .*\n", "", shipped).replace("{", "{{").replace("}", "}}")
+    config = config.replace("bind :9999", "bind 127.0.0.1:{port}")
+    config = config.replace("192.168.1.0/24", "127.0.0.0/8")
+    receive = "mkfifo {here}/told"
+    for number in range(2, count + 2):
+        config += f"    server {number} 127.0.0.{number}:9999\n"
+        own = tool.receive.removeprefix("exec ").replace("127.0.0.1:{port}", f"127.0.0.{number}:9999")
+        receive += f" && ({own} >{{here}}/told &) && read listens <{{here}}/told"
+    return replace(
+        tool,
+        name=f"HAProxy and {count} qdropd" + " --no-sync" * (not tool.durable),
+        package="haproxy",
+        programs=tool.programs + " haproxy",
+        version="haproxy -v",
+        config=config,
+        receive=f"{receive} && exec haproxy -db -f {{here}}/config",
+    )
+
+
 NC = Tool(
     name="netcat-openbsd",
     package="netcat-openbsd",

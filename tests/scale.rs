@@ -3,18 +3,21 @@
 
 use harness::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::thread;
 use tempfile::TempDir;
 
 const SENDERS: usize = 8;
-/// Files of each sender.
-const EACH: usize = 250;
+/// Files of each sender. The nth of a name asks n times whether a name is free, over a network each
+/// time with a message.
+static EACH: LazyLock<usize> = LazyLock::new(|| if shared().is_some() { 12 } else { 250 });
 /// Of every file.
 const NAME: &str = "scan.pdf";
 
@@ -81,14 +84,44 @@ impl Drop for Haproxy {
     }
 }
 
-fn three(directory: &Path, options: &[&str]) -> [Qdropd; 3] {
-    [(); 3].map(|()| Qdropd::start_in(directory, options))
+/// The shared directory, as the test sees it and as each receiver does. All are one path, unless
+/// QDROP_SHARED names four that lead to one directory: mounts of a file system that is to be tried.
+struct Shared {
+    here: TempDir,
+    theirs: [PathBuf; 3],
+}
+
+fn shared() -> Option<String> {
+    env::var("QDROP_SHARED").ok()
+}
+
+impl Shared {
+    fn new() -> Self {
+        let Some(mounts) = shared() else {
+            let here = TempDir::new().unwrap();
+            let theirs = [(); 3].map(|()| here.path().to_owned());
+            return Self { here, theirs };
+        };
+        let [ours, theirs @ ..]: [&Path; 4] =
+            mounts.split(' ').map(Path::new).collect::<Vec<_>>().try_into().unwrap();
+        let here = TempDir::new_in(ours).unwrap();
+        let theirs = theirs.map(|mount| mount.join(here.path().file_name().unwrap()));
+        Self { here, theirs }
+    }
+
+    fn path(&self) -> &Path {
+        self.here.path()
+    }
+
+    fn receivers(&self, options: &[&str]) -> [Qdropd; 3] {
+        self.theirs.each_ref().map(|path| Qdropd::start_in(path, options))
+    }
 }
 
 /// What a sender is to send: its own directories, each with a file of the one name, and contents that no
 /// other file has.
 fn sources(directory: &Path, sender: usize) -> BTreeMap<PathBuf, Vec<u8>> {
-    let sources = (0..EACH).map(|number| {
+    let sources = (0..*EACH).map(|number| {
         let own = directory.join(format!("{sender}/{number}"));
         fs::create_dir_all(&own).unwrap();
         let mut content = format!("file {number} of sender {sender}\n").into_bytes();
@@ -132,7 +165,7 @@ fn promised(to: SocketAddr, options: &[&str]) -> BTreeMap<String, Vec<u8>> {
         }
         assert!(files.is_empty(), "no receipt: {:?}", files.keys());
     }
-    assert_eq!(promised.len(), SENDERS * EACH);
+    assert_eq!(promised.len(), SENDERS * *EACH);
     promised
 }
 
@@ -153,8 +186,8 @@ fn three_receivers_store_two_thousand_files_of_one_name() {
     if !has_haproxy("three receivers behind HAProxy") {
         return;
     }
-    let there = TempDir::new().unwrap();
-    let receivers = three(there.path(), &["--verbose"]);
+    let there = Shared::new();
+    let receivers = there.receivers(&["--verbose"]);
     let haproxy = Haproxy::start("leastconn", &receivers);
     let promised = promised(haproxy.address, &[]);
     // No part is left among them either.
@@ -166,7 +199,7 @@ fn three_receivers_store_two_thousand_files_of_one_name() {
         let log = receiver.log();
         let lines = log.lines().map(|line| line.split_once(": ").unwrap());
         let (connected, own): (Vec<_>, Vec<_>) = lines.partition(|(_, told)| *told == "connected");
-        assert!(own.len() > EACH, "{name} has stored {}", own.len());
+        assert!(own.len() > *EACH, "{name} has stored {}", own.len());
         for (_, line) in own {
             let name = line.strip_prefix("stored scan.pdf as ").expect(line);
             told.insert(name.rsplit_once(" (").unwrap().0.to_owned());
@@ -184,11 +217,11 @@ fn three_receivers_store_two_thousand_files_of_one_name() {
 }
 
 /// A transfer past HAProxy that ends when the test says so.
-fn begun(receiver: &Qdropd, name: &str) -> TcpStream {
-    let before = parts(&receiver.directory).len();
+fn begun(receiver: &Qdropd, there: &Shared, name: &str) -> TcpStream {
+    let before = parts(there.path()).len();
     let mut stream = receiver.connect();
     stream.write_all(&[&header(name, 1000), &noise(1000)[..500]].concat()).unwrap();
-    eventually("it is under way", || (parts(&receiver.directory).len() > before).then_some(()));
+    eventually("it is under way", || (parts(there.path()).len() > before).then_some(()));
     stream
 }
 
@@ -197,22 +230,22 @@ fn what_one_of_three_promised_is_there_when_it_is_killed() {
     if !has_haproxy("a receiver that is killed behind HAProxy") {
         return;
     }
-    let there = TempDir::new().unwrap();
-    let mut receivers = three(there.path(), &[]);
+    let there = Shared::new();
+    let mut receivers = there.receivers(&[]);
     let haproxy = Haproxy::start("leastconn", &receivers);
-    let cut = begun(&receivers[0], "cut");
-    let mut live = begun(&receivers[1], "live");
+    let cut = begun(&receivers[0], &there, "cut");
+    let mut live = begun(&receivers[1], &there, "live");
     let (promised, before) = thread::scope(|scope| {
         let sending = scope.spawn(|| promised(haproxy.address, &["--retry", "9"]));
         let victim = &mut receivers[0];
         eventually("it is in the middle of them", || {
-            (victim.log().lines().count() > EACH / 3).then_some(())
+            (victim.log().lines().count() > *EACH / 3).then_some(())
         });
         victim.kill();
         let before = fs::read_dir(there.path()).unwrap().count();
         (sending.join().unwrap(), before)
     });
-    assert!(before < SENDERS * EACH, "it was killed too late");
+    assert!(before < SENDERS * *EACH, "it was killed too late");
     drop(cut);
 
     // Each name that was promised has what it was promised for, and the others are whole files that
@@ -241,15 +274,18 @@ fn what_one_of_three_promised_is_there_when_it_is_killed() {
 }
 
 /// A sender of this file that is killed in the middle, and what came of it.
-fn interrupted(to: SocketAddr, path: &Path, receivers: &[Qdropd]) -> (usize, u64) {
+fn interrupted(to: SocketAddr, path: &Path, receivers: &[Qdropd], there: &Path) -> (usize, u64) {
     let mut qdrop = Command::new(program("qdrop"));
     qdrop.args(["--resume", "--limit-rate=8M"]).arg(to.to_string()).arg(path);
     let mut qdrop = qdrop.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let before: Vec<_> = receivers.iter().map(|receiver| receiver.log().len()).collect();
-    let directory = &receivers[0].directory;
     eventually("it is in the middle", || {
-        let part = directory.join(parts(directory).pop()?);
-        (fs::metadata(part).ok()?.len() > 1_000_000).then_some(())
+        // On a network's file system whoever writes it sees first how long it is.
+        let part = parts(there).pop()?;
+        let mut lengths = receivers.iter().filter_map(|receiver| {
+            fs::metadata(receiver.directory.join(&part)).map(|part| part.len()).ok()
+        });
+        lengths.any(|length| length > 1_000_000).then_some(())
     });
     qdrop.kill().unwrap();
     qdrop.wait().unwrap();
@@ -267,13 +303,13 @@ fn a_transfer_resumes_where_it_broke_off_or_begins_anew_elsewhere() {
     if !has_haproxy("resuming behind HAProxy") {
         return;
     }
-    let (here, there) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let mut receivers = three(there.path(), &[]);
+    let (here, there) = (TempDir::new().unwrap(), Shared::new());
+    let mut receivers = there.receivers(&[]);
     let haproxy = Haproxy::start("source", &receivers);
     let content = noise(20_000_000);
     let path = file(here.path(), "disk.img", &content);
     for is_killed in [false, true] {
-        let (keeper, came) = interrupted(haproxy.address, &path, &receivers);
+        let (keeper, came) = interrupted(haproxy.address, &path, &receivers, there.path());
         if is_killed {
             receivers[keeper].kill();
         }
