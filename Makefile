@@ -21,7 +21,7 @@ tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
 .PHONY: all rustc demo picture test check audit msrv interop packages-check torture torture-peers fuzz \
-	bench bench-instructions dist distcheck install clean
+	bench bench-instructions dist distcheck deb deb-test install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -199,6 +199,25 @@ distcheck: dist
 	mkdir $(target)/distcheck
 	tar -xzf $(target)/qdrop-$(version).tar.gz -C $(target)/distcheck
 	cd $(target)/distcheck/qdrop-$(version) && env -u CARGO_TARGET_DIR $(MAKE) all rustc test
+
+# Packages of the last commit for Debian, in target/deb: the same bytes whenever they are made. With the
+# compiler of Debian, no other, and without a network.
+# Debian 12: apt-get install build-essential debhelper rustc-web cargo-web
+# Debian 13: apt-get install build-essential debhelper cargo
+deb: dist
+	rm -rf $(target)/deb
+	mkdir $(target)/deb
+	cp $(target)/qdrop-$(version).tar.gz $(target)/deb/qdrop_$(version).orig.tar.gz
+	tar -xzf $(target)/qdrop-$(version).tar.gz -C $(target)/deb
+	cp -R $(target)/deb/qdrop-$(version)/contrib/debian $(target)/deb/qdrop-$(version)
+	cd $(target)/deb/qdrop-$(version) && env -u CARGO_TARGET_DIR dpkg-buildpackage -us -uc
+
+# lintian's opinion of them; installs and removes them in a Debian of their own, and has its systemd run
+# the units. As root.
+# Debian: apt-get install lintian debootstrap systemd-container
+deb-test: deb
+	contrib/debian-test.sh $(target)/deb
+
 completions := share/bash-completion/completions share/zsh/site-functions \
 	share/fish/vendor_completions.d
 
