@@ -110,8 +110,11 @@ runs() {
 	rm /usr/bin/qdrop* /etc/systemd/system/qdropd*
 	systemctl daemon-reload
 
-	# Then the package: what came till then goes over to its user when it is first started.
+	# Then the package, and what README.Debian says of the files that came till then.
 	install_packages
+	rm $drop
+	mv /var/lib/private/qdropd $drop
+	chown -R qdropd:qdropd $drop
 	for unit in qdropd.service qdropd.socket qdropd-socket.service; do
 		is "$unit" "$(systemctl is-active $unit)" inactive
 	done
