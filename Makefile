@@ -11,6 +11,7 @@ ROUNDS ?= 5
 WORKLOADS ?=
 MSRV_RUSTC ?=
 MSRV_CARGO ?=
+TARGET ?=
 
 target := $(or $(CARGO_TARGET_DIR),target)
 # Absolute, since the tests run in directories of their own.
@@ -20,8 +21,8 @@ msrv := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo picture test check audit msrv interop packages-check torture torture-peers fuzz \
-	bench bench-instructions dist distcheck deb deb-test install clean
+.PHONY: all rustc demo picture test check audit msrv cross cross-test tiny interop packages-check torture \
+	torture-peers fuzz bench bench-instructions dist distcheck deb deb-test install clean
 
 all:
 	$(CARGO) build --release --locked
@@ -92,6 +93,21 @@ msrv:
 	"$$cargo" test --quiet --frozen --lib; \
 	$(MAKE) --silent rustc RUSTC="$$rustc" CARGO_TARGET_DIR="$$CARGO_TARGET_DIR"; \
 	for program in qdrop qdropd; do "$$CARGO_TARGET_DIR/rustc/$$program" --version; done
+
+# For another machine, dynamic and static: x86_64, aarch64, armv7, riscv64, s390x, mipsel (docs/CROSS.md).
+# Debian 12: apt-get install rustc-web=1.85\* cargo-web=1.85\* rust-web-src=1.85\* gcc-aarch64-linux-gnu
+cross:
+	@RUSTC='$(RUSTC)' contrib/cross.sh build $(TARGET)
+
+# Runs the tests on them under qemu, and with a peer of this machine: for TARGET, or all there are tools for.
+# Debian: apt-get install qemu-user-static, besides.
+cross-test: all
+	@CARGO='$(CARGO)' RUSTC='$(RUSTC)' contrib/cross.sh test $(TARGET)
+
+# The smallest: static, without a text for a panic, which ends the whole program.
+# Debian 12: apt-get install musl-tools, besides.
+tiny:
+	@RUSTC='$(RUSTC)' contrib/cross.sh tiny $(or $(TARGET),x86_64)
 
 # Builds the programs of interop/qt with the shell's $qmake, in the directory $peers.
 qt_peers = peers=$(abspath $(target))/interop/$$(basename $$qmake); mkdir -p $$peers; \

@@ -1,0 +1,199 @@
+#!/usr/bin/env bash
+# Builds the two programs for other machines, and tests them under qemu (docs/CROSS.md):
+# contrib/cross.sh build|tiny TARGET…, contrib/cross.sh test [TARGET…]. TARGET begins a line here:
+#       target of rustc                 gcc and its libc        qemu
+table='
+x86_64  x86_64-unknown-linux-gnu        x86_64-linux-gnu        -
+aarch64 aarch64-unknown-linux-gnu       aarch64-linux-gnu       aarch64
+armv7   armv7-unknown-linux-gnueabihf   arm-linux-gnueabihf     arm
+riscv64 riscv64gc-unknown-linux-gnu     riscv64-linux-gnu       riscv64
+s390x   s390x-unknown-linux-gnu         s390x-linux-gnu         s390x
+mipsel  mipsel-unknown-linux-gnu        mipsel-linux-gnu        mipsel
+'
+# The end-to-end tests that are run, those of the two programs: the others read the source and the
+# documents, know only programs of this machine, or try things by the thousand.
+tests=(receiving sending batches dialects flaky services)
+# Those for a static program, and for a foreign program with one of this machine at the other end.
+static_tests=(sending batches dialects)
+peer_tests=(batches flaky)
+# What of them is left out of a foreign or static program: faults.c is a library of this machine.
+preloading=(
+	a_failing_disk_stores_nothing_and_is_told
+	a_file_system_with_the_rules_of_exfat_takes_every_name
+	what_fails_while_a_large_body_comes_is_told_at_its_end
+)
+# And under qemu: its vfork is a fork, so that a program that cannot be started ends with status 127
+# there; and it has a thread of its own among those that are counted.
+emulated=(
+	a_command_that_fails_is_one_line_and_changes_nothing
+	a_command_is_found_at_the_start_or_not_at_all
+	commands_that_hang_hold_up_no_transfer_and_are_bounded
+)
+# How long a run of tests may take. Then timeout ends its process group, and with it each qemu.
+limit=15m
+
+set -eu
+cd "$(dirname "$0")/.."
+out=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+cross=$out/cross
+
+# Sets triple, gnu and qemu.
+look_up() {
+	read -r _ triple gnu qemu < <(grep "^$1 " <<<"$table") && return
+	echo "cross: there is no target '$1', only" $(cut -d' ' -f1 <<<"$table") >&2
+	exit 2
+}
+
+# Sets rustc, and build_std if that one has the source of std and not std itself, or if it must build it.
+find_rustc() {
+	local must=$2 here
+	for rustc in "${RUSTC:-rustc}" /usr/bin/rustc; do
+		rustc=$(command -v "$rustc") || continue
+		build_std=$must here=$("$rustc" --print target-libdir --target "$1")
+		if [ ! "$must" ] && [ -d "$here" ]; then return; fi
+		build_std=yes here=$("$rustc" --print sysroot)/lib/rustlib/src/rust/library
+		if [ -d "$here" ]; then return; fi
+	done
+	echo "there is no std for $1, nor its source (Debian 12: rust-web-src)"
+	return 1
+}
+
+# Says what is missing here for a target.
+missing() {
+	if ! command -v "$gnu-gcc" >/dev/null; then
+		echo "there is no $gnu-gcc"
+	elif [ "$qemu" != - ] && ! command -v "qemu-$qemu-static" >/dev/null; then
+		echo "there is no qemu-$qemu-static (Debian: qemu-user-static)"
+	else
+		find_rustc "$triple" '' || true
+	fi
+}
+
+# cargo for a kind of programs: dynamic, static or tiny. Sets target.
+cargo_for() {
+	local kind=$1 linker=$gnu-gcc panic=unwind features=() flags=() must= settings name
+	shift
+	target=$triple
+	if [ "$kind" != dynamic ]; then flags+=(-C target-feature=+crt-static); fi
+	if [ "$kind" != dynamic ] && command -v "${gnu/gnu/musl}-gcc" >/dev/null; then
+		# What unwinds is made for glibc here. So nothing does, and an empty library takes its place.
+		target=${triple/gnu/musl} linker=${gnu/gnu/musl}-gcc panic=abort must=yes
+		features=(-Zbuild-std-features=)
+		mkdir -p "$cross/nothing"
+		printf '!<arch>\n' >"$cross/nothing/libunwind.a"
+		flags+=(-C link-self-contained=no -L "$cross/nothing")
+	fi
+	if [ "$kind" = tiny ]; then panic=abort must=yes; fi
+	find_rustc "$target" "$must" >&2
+	if [ "$kind" = tiny ]; then
+		features=(-Zbuild-std-features=optimize_for_size)
+		settings=(-Zunstable-options -C panic=immediate-abort)
+		# Until Rust 1.91 it was a feature of std.
+		if RUSTC_BOOTSTRAP=1 "$rustc" "${settings[@]}" --print cfg >/dev/null 2>&1; then
+			flags+=("${settings[@]}")
+		else
+			features=(-Zbuild-std-features=optimize_for_size,panic_immediate_abort)
+		fi
+	fi
+	name=${target^^}
+	settings=(
+		RUSTC="$rustc" CARGO_TARGET_DIR="$cross/build" RUSTFLAGS="${flags[*]}"
+		CARGO_PROFILE_RELEASE_PANIC="$panic" "CARGO_TARGET_${name//-/_}_LINKER=$linker"
+		"CARGO_TARGET_${name//-/_}_RUNNER=$runner"
+	)
+	if [ "$build_std" ]; then
+		settings+=(RUSTC_BOOTSTRAP=1)
+		features+=(-Zbuild-std="std,panic_$panic")
+	else
+		features=()
+	fi
+	env "${settings[@]}" timeout -k 9 "$limit" "${rustc%/*}/cargo" "$@" --quiet --release --locked \
+		--target "$target" "${features[@]}"
+}
+
+build() {
+	local size
+	cargo_for "$2" build
+	mkdir -p "$cross/$1/$2"
+	cp "$cross/build/$target/release/"{qdrop,qdropd} "$cross/$1/$2"
+	size=$(stat -c '%s' "$cross/$1/$2/"{qdrop,qdropd} | paste -sd' ')
+	echo "$1 $2: $cross/$1/$2, ${size/ / and } bytes, for $target by $("$rustc" -V)"
+}
+
+# Sets runner to what runs a program of the target here.
+runner=env
+find_runner() {
+	local interpreter
+	runner=env
+	if [ "$qemu" = - ]; then return; fi
+	runner=qemu-$qemu-static
+	interpreter=$("$gnu-readelf" -l "$1" | sed -n 's/.*interpreter: \(.*\)]/\1/p')
+	# A libc of a foreign architecture of dpkg would be mixed with the other one.
+	if [ "$interpreter" ] && [ ! -e "$interpreter" ]; then runner+=" -L /usr/$gnu"; fi
+}
+
+# Runs the tests with the qdrop and the qdropd given.
+run() {
+	local what=$1 qdrop=$2 qdropd=$3 skipped bin name with
+	shift 3
+	echo "cross-test: $what: ${*}"
+	bin=$cross/bin
+	rm -rf "$bin"
+	mkdir "$bin"
+	for name in "$qdrop" "$qdropd"; do
+		if [[ $name = "$cross"/* ]]; then with=$runner; else with=env; fi
+		printf '#!/bin/sh\nexec %s %q "$@"\n' "$with" "$name" >"$bin/${name##*/}"
+		chmod +x "$bin/${name##*/}"
+	done
+	skipped=("${preloading[@]}")
+	if [ "$qemu" != - ]; then skipped+=("${emulated[@]}"); fi
+	for name in "${skipped[@]}"; do
+		grep -q "^fn $name()" tests/*.rs || { echo "cross: no test is called $name" >&2; exit 1; }
+	done
+	QDROP_BIN=$bin timeout -k 9 "$limit" "${CARGO:-cargo}" test --quiet --locked \
+		--manifest-path tests/Cargo.toml "${@/#/--test=}" -- "${skipped[@]/#/--skip=}"
+}
+
+check() {
+	local here=$cross/$1
+	build "$1" dynamic
+	find_runner "$here/dynamic/qdropd"
+	echo "cross-test: $1: unit tests"
+	cargo_for dynamic test --lib
+	run "$1 dynamic" "$here"/dynamic/{qdrop,qdropd} "${tests[@]}"
+	run "$1 qdrop to $(uname -m) qdropd" "$here/dynamic/qdrop" "$out/release/qdropd" "${peer_tests[@]}"
+	run "$(uname -m) qdrop to $1 qdropd" "$out/release/qdrop" "$here/dynamic/qdropd" "${peer_tests[@]}"
+	build "$1" static
+	find_runner "$here/static/qdropd"
+	run "$1 static" "$here"/static/{qdrop,qdropd} "${static_tests[@]}"
+	if [ "$1" = x86_64 ]; then
+		build "$1" tiny
+		run "$1 tiny" "$here"/tiny/{qdrop,qdropd} "${tests[@]}"
+	fi
+}
+
+what=${1:-}
+shift || true
+given=$*
+case $what in
+test) ;;
+build | tiny) : "${given:?TARGET=… is missing:$(cut -d' ' -f1 <<<"$table" | paste -sd' ')}" ;;
+*) echo 'usage: contrib/cross.sh build|tiny TARGET…, contrib/cross.sh test [TARGET…]' >&2; exit 2 ;;
+esac
+for name in ${given:-$([ "$what" != test ] || cut -d' ' -f1 <<<"$table")}; do
+	look_up "$name"
+	case $what in
+	build) build "$name" dynamic; build "$name" static ;;
+	tiny) build "$name" tiny ;;
+	test)
+		lacks=$(missing)
+		if [ ! "$lacks" ]; then
+			check "$name"
+		elif [ "$given" ]; then
+			echo "cross-test: $name: $lacks" >&2
+			exit 1
+		else
+			echo "LEFT OUT: $name: $lacks" >&2
+		fi ;;
+	esac
+done
