@@ -42,7 +42,7 @@ cross=$out/cross
 # Sets triple, gnu and qemu.
 look_up() {
 	read -r _ triple gnu qemu < <(grep "^$1 " <<<"$table") && return
-	echo "cross: there is no target '$1', only" $(cut -d' ' -f1 <<<"$table") >&2
+	echo "cross: there is no target '$1', only$(cut -d' ' -f1 <<<"$table" | paste -sd' ')" >&2
 	exit 2
 }
 
@@ -73,7 +73,7 @@ missing() {
 
 # cargo for a kind of programs: dynamic, static or tiny. Sets target.
 cargo_for() {
-	local kind=$1 linker=$gnu-gcc panic=unwind features=() flags=() must= settings name
+	local kind=$1 linker=$gnu-gcc panic=unwind features=() flags=() must='' settings name
 	shift
 	target=$triple
 	if [ "$kind" != dynamic ]; then flags+=(-C target-feature=+crt-static); fi
@@ -94,7 +94,7 @@ cargo_for() {
 		if RUSTC_BOOTSTRAP=1 "$rustc" "${settings[@]}" --print cfg >/dev/null 2>&1; then
 			flags+=("${settings[@]}")
 		else
-			features=(-Zbuild-std-features=optimize_for_size,panic_immediate_abort)
+			features=(-Zbuild-std-features='optimize_for_size,panic_immediate_abort')
 		fi
 	fi
 	name=${target^^}
@@ -123,10 +123,10 @@ build() {
 }
 
 # Sets runner to what runs a program of the target here.
-runner=env
+runner='env'
 find_runner() {
 	local interpreter
-	runner=env
+	runner='env'
 	if [ "$qemu" = - ]; then return; fi
 	runner=qemu-$qemu-static
 	interpreter=$("$gnu-readelf" -l "$1" | sed -n 's/.*interpreter: \(.*\)]/\1/p')
@@ -139,11 +139,11 @@ run() {
 	local what=$1 qdrop=$2 qdropd=$3 skipped bin name with
 	shift 3
 	echo "cross-test: $what: ${*}"
-	bin=$cross/bin
+	bin=$cross/bin/$triple
 	rm -rf "$bin"
-	mkdir "$bin"
+	mkdir -p "$bin"
 	for name in "$qdrop" "$qdropd"; do
-		if [[ $name = "$cross"/* ]]; then with=$runner; else with=env; fi
+		if [[ $name = "$cross"/* ]]; then with=$runner; else with='env'; fi
 		printf '#!/bin/sh\nexec %s %q "$@"\n' "$with" "$name" >"$bin/${name##*/}"
 		chmod +x "$bin/${name##*/}"
 	done
