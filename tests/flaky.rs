@@ -1040,7 +1040,7 @@ fn a_directory_that_cannot_be_listed_fails_and_the_rest_is_sent() {
     put(source.path(), "top/z", b"2");
     let sent = send(qdropd.address, &["-r", "--json", "--retry=9"], &source.path().join("top"));
     assert_eq!((sent.exit, sent.stderr.lines().count()), (1, 1), "{sent:?}");
-    assert!(sent.stderr.contains("File name too long"), "{sent:?}");
+    assert!(sent.stderr.contains("name too long"), "{sent:?}");
     let lines = parsed(&sent);
     let outcomes: Vec<&str> = lines.iter().map(|line| &*line["outcome"]).collect();
     assert_eq!(outcomes, ["failed", "stored", "stored"]);
@@ -1323,9 +1323,12 @@ fn a_receiver_that_appears_later_is_found() {
     let qdropd = Qdropd::start(&["--listen", &to]);
     let sent = sending.end();
     assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 1), "{sent:?}");
-    let refused = "cannot connect: Connection refused (os error 111)";
-    let line = format!("qdrop: {} not sent to {to}: {refused} at {to}", path.display());
-    assert!(sent.stderr.starts_with(&format!("{line}; trying again in 1 s (1 of 9)\n{line}; ")));
+    // The number of the error is another one on MIPS.
+    let refused = "cannot connect: Connection refused (os error ";
+    let line = format!("qdrop: {} not sent to {to}: {refused}", path.display());
+    let told: Vec<&str> = sent.stderr.lines().collect();
+    assert!(told[0].ends_with(&format!(") at {to}; trying again in 1 s (1 of 9)")), "{told:?}");
+    assert!(told[..2].iter().all(|told| told.starts_with(&line)), "{told:?}");
     assert_eq!(qdropd.settled(), files(source.path()));
 
     // It is given up in the end, with the status and the line that it has without the option.
