@@ -1,5 +1,5 @@
 //! What is in contrib/ for those who package the two programs: units for systemd, completions for
-//! shells.
+//! shells, builds for other machines.
 
 use harness::*;
 use std::collections::BTreeSet;
@@ -404,4 +404,22 @@ fn zsh_completes_options_values_and_operands() {
 #[test]
 fn fish_completes_options_values_and_operands() {
     Shell::new("fish").iter().for_each(Shell::completes);
+}
+
+#[test]
+fn every_target_of_cross_is_told_of() {
+    let root = contrib("..");
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    let script = read("contrib/cross.sh");
+    let (_, table) = script.split_once("table='\n").unwrap();
+    let (table, _) = table.split_once("\n'").unwrap();
+    let (page, makefile) = (read("docs/CROSS.md"), read("Makefile"));
+    for name in table.lines().map(|line| line.split(' ').next().unwrap()) {
+        assert!(page.contains(&format!("\n**{name}**: ")), "no paragraph on {name}");
+        for kind in ["dynamic", "static", "tiny"] {
+            assert!(page.contains(&format!("\n| {name} | {kind} | ")), "no sizes of {name}");
+        }
+        assert!(page.contains(&format!(" make cross TARGET={name}\n")), "no command for {name}");
+        assert!(makefile.contains(&format!(" {name}")), "the Makefile does not tell of {name}");
+    }
 }
