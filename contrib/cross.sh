@@ -67,7 +67,8 @@ missing() {
 	elif [ "$qemu" != - ] && ! command -v "qemu-$qemu-static" >/dev/null; then
 		echo "there is no qemu-$qemu-static (Debian: qemu-user-static)"
 	else
-		find_rustc "$triple" '' || true
+		# A tiny one of x86_64 is tested, which takes the source.
+		find_rustc "$triple" "${qemu/[!-]*}" || true
 	fi
 }
 
