@@ -84,7 +84,8 @@ cargo_for() {
 		features=(-Zbuild-std-features=)
 		mkdir -p "$cross/nothing"
 		printf '!<arch>\n' >"$cross/nothing/libunwind.a"
-		flags+=(-C link-self-contained=no -L "$cross/nothing")
+		# Debian's specs of musl know -static, and make of -static-pie a program that wants an interpreter.
+		flags+=(-C relocation-model=static -C link-self-contained=no -L "$cross/nothing")
 	fi
 	if [ "$kind" = tiny ]; then panic=abort must=yes; fi
 	find_rustc "$target" "$must" >&2
@@ -119,6 +120,10 @@ build() {
 	cargo_for "$2" build
 	mkdir -p "$cross/$1/$2"
 	cp "$cross/build/$target/release/"{qdrop,qdropd} "$cross/$1/$2"
+	if [ "$2" != dynamic ] && "$gnu-readelf" -l "$cross/$1/$2/"* | grep -q INTERP; then
+		echo "cross: $1 $2 is not static" >&2
+		exit 1
+	fi
 	size=$(stat -c '%s' "$cross/$1/$2/"{qdrop,qdropd} | paste -sd' ')
 	echo "$1 $2: $cross/$1/$2, ${size/ / and } bytes, for $target by $("$rustc" -V)"
 }
