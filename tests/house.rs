@@ -273,38 +273,3 @@ fn every_test_that_the_security_page_names_exists() {
     }
     assert!(functions > 15, "the table was not found");
 }
-
-/// `make picture` draws it.
-#[test]
-fn the_picture_of_a_terminal_needs_nothing_else() {
-    let path = root().join("docs/terminal.svg");
-    let picture = fs::read_to_string(&path).unwrap();
-    assert!(picture.len() < 30_000, "{} bytes", picture.len());
-    for foreign in ["href", "<script", "<image", "<style", "url(", "@import"] {
-        assert!(!picture.contains(foreign), "{foreign} in the picture");
-    }
-    assert_eq!(picture.matches("://").count(), 1, "the name of SVG alone");
-    for shown in ["stored scan.pdf as scan (1).pdf (", "% [######", "refused by the receiver: "] {
-        assert!(picture.contains(shown), "the picture does not show {shown}");
-    }
-}
-
-#[test]
-fn every_link_between_the_documents_leads_to_a_file() {
-    let docs = sources(&root().join("docs"));
-    let pages = docs.into_iter().chain([root().join("README.md"), root().join("fuzz/README.md")]);
-    let mut links = 0;
-    for page in pages.filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
-        // No code, in which the same signs may stand.
-        let text = fs::read_to_string(&page).unwrap();
-        let text: String = text.split("\n```").step_by(2).collect();
-        let marked = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
-        let tags = text.split(" src=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
-        for link in marked.chain(tags).filter(|link| !link.contains("://")) {
-            let file = page.parent().unwrap().join(link.split('#').next().unwrap());
-            assert!(file.exists(), "{} has a link to {link}", page.display());
-            links += 1;
-        }
-    }
-    assert!(links > 10, "{links} links were found");
-}
