@@ -127,8 +127,8 @@ fn round(lane: u64, word: u64) -> u64 {
 /// `word` has 8 bytes.
 #[inline(always)]
 fn le64(word: &[u8]) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(word);
+    // One load. A standard library that is built for size makes a call of `copy_from_slice`.
+    let bytes = [word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]];
     u64::from_le_bytes(bytes)
 }
 
