@@ -16,11 +16,11 @@ use tempfile::TempDir;
 const UNITS: [&str; 3] = ["qdropd.service", "qdropd.socket", "qdropd-socket.service"];
 
 fn contrib(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib").join(path)
+    root("contrib").join(path)
 }
 
 fn unit(name: &str) -> String {
-    fs::read_to_string(contrib("systemd").join(name)).unwrap()
+    read(&format!("contrib/systemd/{name}"))
 }
 
 /// The values of a setting, one for each line that has it.
@@ -154,9 +154,7 @@ fn the_units_allow_what_qdropd_does() {
     if !can_analyze("whether the units allow what qdropd does") {
         return;
     }
-    if !Command::new("strace").args(["-o", "/dev/null", "true"]).status().is_ok_and(|s| s.success())
-    {
-        left_out("whether the units allow what qdropd does", "strace cannot run");
+    if !can_trace("whether the units allow what qdropd does") {
         return;
     }
     for name in ["qdropd.service", "qdropd-socket.service"] {
@@ -409,8 +407,6 @@ fn fish_completes_options_values_and_operands() {
 
 #[test]
 fn every_target_of_cross_is_told_of() {
-    let root = contrib("..");
-    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
     let script = read("contrib/cross.sh");
     let (_, table) = script.split_once("table='\n").unwrap();
     let (table, _) = table.split_once("\n'").unwrap();

@@ -10,7 +10,6 @@ use qdrop::wire::receipt::{Receipt, Status};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::SystemTime;
 use tempfile::TempDir;
@@ -408,8 +407,7 @@ fn drop_stream(stream: TcpStream) {
 
 /// What each side writes in turn in the example of docs/PROTOCOL.md, 3, but for the body.
 fn example() -> Vec<Vec<u8>> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/PROTOCOL.md");
-    let page = fs::read_to_string(page).unwrap();
+    let page = harness::read("docs/PROTOCOL.md");
     let (_, section) = page.split_once("\n## 3. ").unwrap();
     let block = section.split("\n```").nth(1).unwrap();
     harness::turns(block.split_once('\n').unwrap().1)

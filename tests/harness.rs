@@ -34,12 +34,30 @@ pub fn left_out(what: &str, why: &str) {
     io::stderr().write_all(format!("LEFT OUT: {what}: {why}\n").as_bytes()).unwrap();
 }
 
+/// A file of this project, by its path from the top.
+pub fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
+}
+
+/// The text of a file of this project.
+pub fn read(path: &str) -> String {
+    fs::read_to_string(root(path)).unwrap()
+}
+
+/// Whether the calls of a program can be watched here.
+pub fn can_trace(what: &str) -> bool {
+    let trace = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    let can = trace.is_ok_and(|status| status.success());
+    if !can {
+        left_out(what, "strace cannot run");
+    }
+    can
+}
+
 /// A program of this project, as `make` built it.
 pub fn program(name: &str) -> PathBuf {
-    let directory = std::env::var_os("QDROP_BIN").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
-        PathBuf::from,
-    );
+    let directory =
+        std::env::var_os("QDROP_BIN").map_or_else(|| root("target/release"), PathBuf::from);
     let path = directory.join(name);
     assert!(path.is_file(), "there is no {}: run `make` first", path.display());
     path
@@ -230,7 +248,7 @@ pub fn patient(stream: TcpStream) -> TcpStream {
 /// file `refused`, beside which the library of faults is built.
 pub fn faulty(name: &str, fault: &str, refused: &Path) -> Command {
     let library = refused.with_extension("so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("faults.c");
+    let source = root("tests/faults.c");
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-o"]).args([&library, &source]);
     assert!(compiler.status().unwrap().success(), "cc cannot build faults.c");

@@ -1,6 +1,7 @@
 //! The floors of the house (src/lib.rs): who may import whom, and which part of std, hence of the
 //! outside world, each floor may name. A permission that nobody needs is an error too.
 
+use harness::{read, root};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -81,10 +82,6 @@ const HOUSE: [Floor; 6] = [
     },
 ];
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 fn sources(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         return vec![path.to_owned()];
@@ -125,7 +122,7 @@ fn every_floor_keeps_to_itself() {
     for Floor { name, rooms, imports, std } in HOUSE {
         let (mut crate_named, mut std_named) = (BTreeSet::new(), BTreeSet::new());
         for room in rooms {
-            let directory = root().join("src").join(room);
+            let directory = root("src").join(room);
             let path = if directory.is_dir() { directory } else { directory.with_extension("rs") };
             for file in sources(&path) {
                 let code = code(&file);
@@ -141,7 +138,7 @@ fn every_floor_keeps_to_itself() {
 
 #[test]
 fn every_room_is_on_a_floor() {
-    let entries = fs::read_dir(root().join("src")).unwrap();
+    let entries = fs::read_dir(root("src")).unwrap();
     let rooms: BTreeSet<String> = entries
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
         .collect();
@@ -177,7 +174,7 @@ fn only_one_file_touches_each_part_of_the_outside() {
         ("unsafe ", vec![]),
         ("AtomicU64", vec![]),
     ];
-    let source = root().join("src");
+    let source = root("src");
     for (call, files) in places {
         let found: BTreeSet<String> = sources(&source)
             .into_iter()
@@ -190,25 +187,25 @@ fn only_one_file_touches_each_part_of_the_outside() {
 
 #[test]
 fn the_crate_builds_from_nothing() {
-    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest = read("Cargo.toml");
     for line in manifest.lines() {
         assert!(!line.contains("dependencies]"), "the crate has no dependency: {line}");
     }
     assert_eq!(manifest.matches("[[bin]]").count(), 2);
-    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let lock = read("Cargo.lock");
     assert!(lock.contains("\nversion = 3\n"), "Rust 1.85 and older tools read it");
     assert_eq!(lock.matches("[[package]]").count(), 1);
     for name in ["client", "server"] {
-        let lines = code(&root().join(format!("src/bin/{name}.rs")));
+        let lines = code(&root(&format!("src/bin/{name}.rs")));
         assert_eq!(lines.lines().filter(|line| !line.is_empty()).count(), 3, "{name}.rs is a door");
     }
 }
 
 #[test]
 fn the_audit_page_has_what_the_source_touches() {
-    let audit = Command::new(root().join("contrib/audit.sh")).output().unwrap();
+    let audit = Command::new(root("contrib/audit.sh")).output().unwrap();
     assert!(audit.status.success(), "{audit:?}");
-    let page = fs::read_to_string(root().join("docs/AUDIT.md")).unwrap();
+    let page = read("docs/AUDIT.md");
     let (_, listed) = page.split_once("```\n").unwrap();
     let told = String::from_utf8(audit.stdout).unwrap();
     assert_eq!(listed, told + "```\n", "make audit prints what docs/AUDIT.md should say");
@@ -217,7 +214,6 @@ fn the_audit_page_has_what_the_source_touches() {
 /// `make msrv` builds the crate with it.
 #[test]
 fn the_oldest_rust_is_the_same_everywhere() {
-    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
     let manifest = read("Cargo.toml");
     let line = manifest.lines().find(|line| line.starts_with("rust-version = ")).unwrap();
     let version = line.split('"').nth(1).unwrap();
@@ -231,7 +227,6 @@ fn the_oldest_rust_is_the_same_everywhere() {
 /// Packages are of the version of the crate.
 #[test]
 fn the_version_is_the_same_everywhere() {
-    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
     let manifest = read("Cargo.toml");
     let version = manifest.lines().find_map(|line| line.strip_prefix("version = ")).unwrap();
     let version = version.trim_matches('"');
@@ -242,7 +237,7 @@ fn the_version_is_the_same_everywhere() {
     ] {
         assert!(read(path).lines().any(|other| other == line), "{path}: {line}");
     }
-    let recipes = fs::read_dir(root().join("contrib/yocto/recipes-support/qdrop")).unwrap();
+    let recipes = fs::read_dir(root("contrib/yocto/recipes-support/qdrop")).unwrap();
     let recipes: Vec<_> = recipes.map(|recipe| recipe.unwrap().file_name()).collect();
     assert_eq!(recipes, [format!("qdrop_{version}.bb").as_str()]);
 }
@@ -250,11 +245,11 @@ fn the_version_is_the_same_everywhere() {
 /// docs/SECURITY.md names the test of each defence: a function, or a file.
 #[test]
 fn every_test_that_the_security_page_names_exists() {
-    let page = fs::read_to_string(root().join("docs/SECURITY.md")).unwrap();
+    let page = read("docs/SECURITY.md");
     let (_, table) = page.split_once("what stands against it here").unwrap();
     let all: String = ["src", "tests"]
         .iter()
-        .flat_map(|directory| fs::read_dir(root().join(directory)).unwrap())
+        .flat_map(|directory| fs::read_dir(root(directory)).unwrap())
         .map(|entry| entry.unwrap().path())
         .flat_map(|path| if path.ends_with("target") { Vec::new() } else { sources(&path) })
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
@@ -268,7 +263,7 @@ fn every_test_that_the_security_page_names_exists() {
             functions += 1;
         }
         for file in tests.split([' ', ',', '(', ')']).filter(|word| word.ends_with(".rs")) {
-            assert!(root().join(file).is_file(), "there is no {file}");
+            assert!(root(file).is_file(), "there is no {file}");
         }
     }
     assert!(functions > 15, "the table was not found");

@@ -1,6 +1,6 @@
 //! Real Qt programs at either end (interop/qt), and Debian's xxhsum: `make interop`.
 
-use harness::{Qdropd, Receiver, Sent, eventually, files, noise, program, qdrop, send};
+use harness::{Qdropd, Receiver, Sent, eventually, files, noise, program, qdrop, root, send};
 use qdrop::wire::header::{Dialect, Header};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -344,7 +344,7 @@ fn qdrop_that_listens_reaches_a_qt_receiver() {
 fn a_naive_sender_loses_nothing() {
     let source = TempDir::new().unwrap();
     let qdropd = Qdropd::start(&["--no-sync", "--on-conflict", "replace"]);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../interop/naive-send.py");
+    let script = root("interop/naive-send.py");
     let mut stored = 0;
     for transfer in 0..200 {
         let count = 1 + transfer % 5;

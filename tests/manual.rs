@@ -7,21 +7,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap()
-}
-
 /// The names of the pages, which are the names of their files as well.
 fn pages() -> Vec<String> {
-    let entries = fs::read_dir(root().join("man")).unwrap();
+    let entries = fs::read_dir(root("man")).unwrap();
     let mut pages: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     pages.sort();
@@ -44,7 +35,7 @@ fn formatters_have_nothing_to_say_about_the_pages() {
     for (formatter, package, options) in formatters {
         for page in pages() {
             let mut command = Command::new(formatter);
-            command.args(options).arg(&page).current_dir(root().join("man"));
+            command.args(options).arg(&page).current_dir(root("man"));
             let output = match command.output() {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     let why = format!("there is no {formatter} (Debian: {package})");

@@ -168,7 +168,7 @@ struct Relays {
 
 impl Relays {
     fn start() -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("relay.py");
+        let path = root("tests/relay.py");
         let mut command = Command::new("python3");
         command.arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut program = command.spawn().expect("python3 runs");

@@ -10,14 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-fn root(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap().join(path)
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root(path)).unwrap()
-}
-
 fn version() -> String {
     let manifest = read("Cargo.toml");
     let line = manifest.lines().find_map(|line| line.strip_prefix("version = ")).unwrap();

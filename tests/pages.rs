@@ -1,17 +1,10 @@
 //! The pages that people read: their links lead somewhere, the README has a screen for each of its
 //! three readers, its translation says the same, and its picture is one that a program drew.
 
+use harness::{read, root};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap()
-}
+use std::path::Path;
 
 /// A page without its blocks of code, and the blocks.
 fn parts(page: &str) -> (String, Vec<String>) {
@@ -49,18 +42,18 @@ fn anchor(heading: &str) -> String {
 #[test]
 fn every_link_leads_somewhere() {
     let in_directory = |directory: &str| {
-        let entries = fs::read_dir(root().join(directory)).unwrap();
+        let entries = fs::read_dir(root(directory)).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let pages = names.filter(|name| name.ends_with(".md"));
         pages.map(|name| Path::new(directory).join(name)).collect::<Vec<_>>()
     };
     let mut followed = 0;
     for page in ["", "docs", "contrib", "fuzz", "interop/qt"].into_iter().flat_map(in_directory) {
-        let directory = root().join(page.parent().unwrap());
+        let directory = root("").join(page.parent().unwrap());
         let (text, _) = parts(&read(page.to_str().unwrap()));
         for link in links(&text).into_iter().filter(|link| !link.starts_with("http")) {
             let (path, fragment) = link.split_once('#').unwrap_or((link, ""));
-            let file = if path.is_empty() { root().join(&page) } else { directory.join(path) };
+            let file = if path.is_empty() { root("").join(&page) } else { directory.join(path) };
             assert!(file.exists(), "{}: {link}", page.display());
             if !fragment.is_empty() {
                 let (text, _) = parts(&fs::read_to_string(file).unwrap());

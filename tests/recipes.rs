@@ -11,13 +11,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-fn readme() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap()
-}
-
 /// The shell of a recipe.
 fn recipe(name: &str) -> String {
-    let readme = readme();
+    let readme = read("README.md");
     let (_, rest) = readme.split_once(&format!("<!-- recipe: {name} -->\n```sh\n")).unwrap();
     let (recipe, _) = rest.split_once("\n```\n").unwrap();
     assert!(recipe.lines().count() < 15, "{name} is too long to be copied");
@@ -41,7 +37,7 @@ fn ended(name: &str, directory: &Path, to: &str) -> Sent {
 
 #[test]
 fn every_recipe_is_tested() {
-    let readme = readme();
+    let readme = read("README.md");
     let names = readme.lines().filter_map(|line| line.strip_prefix("<!-- recipe: "));
     let names: Vec<&str> = names.filter_map(|name| name.strip_suffix(" -->")).collect();
     assert_eq!(names, ["ci", "cron", "exec"]);

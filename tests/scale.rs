@@ -21,9 +21,7 @@ static EACH: LazyLock<usize> = LazyLock::new(|| if shared().is_some() { 12 } els
 /// Of every file.
 const NAME: &str = "scan.pdf";
 
-fn configuration() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/haproxy.cfg")
-}
+const CONFIGURATION: &str = "contrib/haproxy.cfg";
 
 /// Whether there is a HAProxy.
 fn has_haproxy(what: &str) -> bool {
@@ -45,7 +43,7 @@ impl Haproxy {
     /// Starts it on a free port, for these and with this `balance`.
     fn start(balance: &str, servers: &[Qdropd; 3]) -> Self {
         let [one, two, three] = servers.each_ref().map(|server| server.address.to_string());
-        let mut text = fs::read_to_string(configuration()).unwrap();
+        let mut text = read(CONFIGURATION);
         for (shipped, here) in [
             // Standard input is the socket.
             ("bind :9999", "bind fd@0"),
@@ -174,7 +172,7 @@ fn the_configuration_is_valid_as_it_stands() {
     if !has_haproxy("whether contrib/haproxy.cfg is valid") {
         return;
     }
-    let checked = Command::new("haproxy").arg("-c").arg("-f").arg(configuration()).output();
+    let checked = Command::new("haproxy").arg("-c").arg("-f").arg(root(CONFIGURATION)).output();
     let checked = checked.unwrap();
     let told = String::from_utf8_lossy(&[checked.stdout, checked.stderr].concat()).into_owned();
     // Without a warning, too.

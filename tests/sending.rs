@@ -546,8 +546,6 @@ fn help_names_every_option_and_exit_status() {
 
 #[test]
 fn manual_pages_and_readme_tell_of_the_same_options() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
     let readme = read("README.md");
     let (receive, send) = readme.split_once("\n## Send\n").unwrap();
     let pages = [("man/qdrop.1", QDROP, send), ("man/qdropd.8", QDROPD, receive)];
@@ -603,8 +601,7 @@ fn json_has_the_members_that_the_manual_page_tells() {
     let (file, missing) = (text(path.to_str().unwrap()), source.path().join("missing"));
     let digest = text(&format!("{:016x}", xxh64(b"body")));
     let stored_as = text("c_测试");
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../man/qdrop.1");
-    let page = fs::read_to_string(page).unwrap();
+    let page = read("man/qdrop.1");
     let told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".It Ic ")).collect();
     let check = |sent: &Sent, expected: [&str; 9]| {
         let members = members(sent.stdout.trim_end());

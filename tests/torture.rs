@@ -358,7 +358,7 @@ fn a_disk_that_is_full_is_told_and_the_next_file_fits() {
     fs::remove_file(occupant).unwrap();
     fits(&qdropd);
     // At fsync: a file system that says so late, as those over a network do.
-    let late = Path::new(env!("CARGO_MANIFEST_DIR")).join("late.py");
+    let late = root("tests/late.py");
     let python = ["/usr/bin/python3", "python3"].into_iter().find(|python| {
         let fuse =
             Command::new(python).args(["-c", "import fusepy"]).stderr(Stdio::null()).status();
@@ -559,7 +559,7 @@ fn a_crowd_that_holds_connections_open_does_not_stop_the_others() {
     };
     let mut before: Vec<Duration> = (0..ROUNDS).map(|_| honest()).collect();
     let many = times(200, 2_000).to_string();
-    let crowd = Path::new(env!("CARGO_MANIFEST_DIR")).join("crowd.py");
+    let crowd = root("tests/crowd.py");
     let mut crowd = Command::new("python3")
         .arg(crowd)
         .args([&qdropd.address.to_string(), "127.0.0.2", &many, &many])
@@ -596,9 +596,7 @@ fn durable_calls(options: &[&str]) -> Option<Vec<String>> {
     let traced = "write,fsync,linkat,link,rename,renameat,renameat2,unlink,unlinkat,sendto";
     let mut strace = Command::new("strace");
     strace.args(["-f", "-y", "-qq", "-e", &format!("trace={traced}"), "-o"]).arg(&trace);
-    if !Command::new("strace").args(["-o", "/dev/null", "true"]).status().is_ok_and(|s| s.success())
-    {
-        left_out("the order of the calls of a transfer", "strace cannot run");
+    if !can_trace("the order of the calls of a transfer") {
         return None;
     }
     let once = ["--quiet", "--once"];

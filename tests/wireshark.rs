@@ -291,7 +291,7 @@ fn number(text: &str) -> u64 {
 
 /// Runs it with our dissector, whatever the user has set up for himself.
 fn tshark(path: &Path, options: &[&str]) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/wireshark/qdrop.lua");
+    let script = root("contrib/wireshark/qdrop.lua");
     let script = script.canonicalize().unwrap();
     let mut command = assert_cmd::Command::new("tshark");
     let home = path.parent().unwrap();
