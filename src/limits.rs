@@ -120,6 +120,24 @@ pub const COMMANDS: usize = 4;
 /// files faster than anything can be run.
 pub const COMMANDS_MEMORY: usize = 4 * 1024 * 1024;
 
+/// How long a command may run, if it is not told otherwise. Four that hang would hold up all others.
+pub const COMMAND_TIME: Duration = Duration::from_secs(60 * 60);
+
+/// The first and the longest pause between two looks whether a command has ended that has closed its
+/// standard error before, or has left it to a program that goes on.
+pub const COMMAND_POLL: (Duration, Duration) =
+    (Duration::from_millis(1), Duration::from_millis(250));
+
+/// Threads that read the standard error of commands, of what they leave running as well. Above this
+/// number nobody reads it.
+pub const COMMAND_READERS: usize = 16;
+
+/// Lines of one command's standard error that are logged.
+pub const COMMAND_LINES: usize = 100;
+
+/// Bytes of such a line; a longer one becomes several.
+pub const COMMAND_LINE: u64 = 1024;
+
 /// Lines of the log that wait for a standard error that takes none; further ones are counted.
 pub const LOG_LINES: usize = 1_000;
 

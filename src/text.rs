@@ -47,6 +47,17 @@ impl Display for Json<'_> {
     }
 }
 
+/// What the system says of an error, without the number that an `io::Error` puts after it:
+/// `Connection refused`.
+pub struct Reason<'a>(pub &'a dyn Display);
+
+impl Display for Reason<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        f.write_str(text.split_once(" (os error ").map_or(text.as_str(), |(reason, _)| reason))
+    }
+}
+
 /// Line and paragraph separators, and the bidirectional controls of Unicode Annex 9.
 fn steers(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -110,8 +121,30 @@ impl Display for Seconds {
     }
 }
 
+/// A moment, as the time since 1970 UTC, in the form of RFC 3339: `2026-11-26T13:25:18Z`.
+pub struct Timestamp(pub Duration);
+
+impl Display for Timestamp {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let (days, second) = (seconds / 86_400, seconds % 86_400);
+        // Years that begin in March have their leap day at the end, and 400 of them always have as
+        // many days (the proleptic Gregorian calendar of ISO 8601).
+        let days = days + 719_468;
+        let (era, day) = (days / 146_097, days % 146_097);
+        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let day = day - (153 * month + 2) / 5 + 1;
+        let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+        let year = era * 400 + year + next;
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
 /// What there is to say of a body that has moved:
-/// `(1000 bytes, xxh64 00112233aabbccdd, 0.001 s, 976 KiB/s)`.
+/// `(1000 bytes, xxh64 00112233aabbccdd, 0.001 s, 976 KiB/s)`, perhaps with `, resumed at 1.0 MiB`.
 pub struct Facts {
     /// Bytes of it.
     pub size: u64,
@@ -127,7 +160,20 @@ impl Display for Facts {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { size, digest, had, time } = *self;
         let (seconds, rate) = (Seconds(time), Rate::of(size - had, time));
-        write!(f, "({size} bytes, xxh64 {digest:016x}, {seconds} s, {rate})")
+        write!(f, "({size} bytes, xxh64 {digest:016x}, {seconds} s, {rate}")?;
+        if had > 0 {
+            write!(f, ", resumed at {}", Bytes(had))?;
+        }
+        f.write_char(')')
+    }
+}
+
+/// For a program: the offset at which a transfer was resumed, `null` for one that began anew.
+pub struct ResumedAt(pub u64);
+
+impl Display for ResumedAt {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.0 > 0 { self.0.fmt(f) } else { f.write_str("null") }
     }
 }
 
@@ -203,6 +249,24 @@ mod tests {
         assert_eq!(format!("{:#}", Rate::of(1 << 20, Duration::from_secs(1))), "1.0M/s");
         assert_eq!(Rate::of(1 << 20, Duration::from_millis(500)).to_string(), "2.0 MiB/s");
         assert_eq!(Rate::of(u64::MAX, Duration::ZERO).0, u64::MAX);
+    }
+
+    #[test]
+    fn timestamps() {
+        // As date -u -d @SECONDS +%FT%TZ prints them.
+        let table = [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (1_795_699_518, "2026-11-26T13:25:18Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+        ];
+        for (seconds, text) in table {
+            assert_eq!(Timestamp(Duration::from_secs(seconds)).to_string(), text);
+        }
     }
 
     #[test]

@@ -147,8 +147,13 @@ impl Qdropd {
         self.printed.lock().unwrap().clone()
     }
 
-    /// What it has logged so far.
+    /// What it has logged so far, but for what is told of every run.
     pub fn log(&self) -> String {
+        entries(&self.log.lock().unwrap())
+    }
+
+    /// Every byte of what it has logged so far.
+    pub fn raw_log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
@@ -204,6 +209,25 @@ impl Drop for Qdropd {
         }
         self.kill();
     }
+}
+
+/// A log without what is told of every run: the time before each line, and who can send.
+pub fn entries(log: &str) -> String {
+    let undated = |line| match str::split_once(line, ' ') {
+        Some((time, rest)) if is_time(time) => rest,
+        _ => line,
+    };
+    let is_hint = |line: &&str| {
+        line.starts_with("qdropd: only this machine can send to ")
+            || line.contains(",\"event\":\"listening\",")
+    };
+    log.split_inclusive('\n').map(undated).filter(|line| !is_hint(line)).collect()
+}
+
+/// Whether this is a time as RFC 3339 has it, in UTC and to the second.
+pub fn is_time(text: &str) -> bool {
+    let shape = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c });
+    shape.eq("0000-00-00T00:00:00Z".chars())
 }
 
 /// What comes out of a program, line by line.

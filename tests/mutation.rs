@@ -658,7 +658,7 @@ fn conversations_store_what_they_report_and_nothing_else() {
         let mut come = 0;
         receive(&mut sender, &Storage { inbox, max_size }, &mut |event| match event {
             Event::Began(..) => come = 0,
-            Event::Advanced(bytes) => {
+            Event::Resumed(bytes) | Event::Advanced(bytes) => {
                 if come == 0 {
                     let whole: BTreeSet<&str> =
                         told.iter().flatten().map(|stored| stored.name.as_str()).collect();

@@ -817,13 +817,13 @@ fn the_parts_of_a_killed_receiver_are_swept_and_nothing_else() {
         .unwrap();
 
     let mut killed = Qdropd::start_in(drop, &[]);
-    killed.logged("removed 1 unfinished files");
+    killed.logged("removed 1 unfinished file of an earlier run");
     let _stream = begun(&killed, "a", &noise(1000));
     eventually("its transfer is under way", || (tree(drop).len() > before.len()).then_some(()));
     killed.kill();
     assert_eq!(tree(drop).len(), before.len() + 1, "a killed receiver leaves its part");
     let next = Qdropd::start_in(drop, &[]);
-    next.logged("removed 1 unfinished files");
+    next.logged("removed 1 unfinished file of an earlier run");
     assert_eq!(tree(drop), before);
     assert_eq!(files(outside.path()), named([("target", b"precious")]));
 }

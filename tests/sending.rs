@@ -21,7 +21,7 @@ const QDROP: &str = "-n --name --dialect --listen -r --recursive --resume --pres
                      --version";
 const QDROPD: &str = "-l --listen -1 --once --from --keep-open --inetd --allow --max-size \
                       --max-transfers --max-per-peer --timeout --on-conflict --subdirs \
-                      --keep-partial --exec --exec-failed --no-sync --log -q --quiet -v --verbose \
+                      --keep-partial --exec --exec-failed --exec-timeout --no-sync --log -q --quiet -v --verbose \
                       -h --help -V --version";
 
 /// Options of the other program that `--help` names as well.
@@ -390,14 +390,14 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("not a whole number", "box a --retry x|box a --retry=|box a --retry 1.5"),
         (not_count, "box a --jobs 0|box a --jobs=x|box a --jobs -1"),
         ("not a rate", "box a --limit-rate 0|box a --limit-rate=|box a --limit-rate 1X"),
-        ("not a rate", "box a --limit-rate 0K|box a --limit-rate -1|box a --limit-rate 1.5M"),
+        ("not a rate", "box a --limit-rate 0K|box a --limit-rate -1|box a --limit-rate 8Mbit"),
         ("option --retry needs a value", "box a --retry"),
         ("option --resume takes no value", "box a --resume=a"),
         ("unknown option --subdirs", "box a --subdirs"),
         ("unknown option --keep-partial", "box a --keep-partial 1"),
         ("not name-size or header-size", "box a --dialect qt"),
         ("unknown option --once", "box a --once"),
-        ("unknown option --verb", "box a --verb|--verb=x box a"),
+        ("unknown option --verb; did you mean --verbose?", "box a --verb|--verb=x box a"),
         ("unknown option -x", "-x|box a -qx"),
         ("option --quiet takes no value", "box a --quiet=yes|--quiet= box a"),
         ("option --help takes no value", "--help=all"),
@@ -410,7 +410,7 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         (not_seconds, "box a --connect-timeout 0|box a --connect-timeout="),
         ("not auto, always or never", "box a --progress=sometimes|box a --progress yes"),
         (both, "box a --quiet --verbose|-vq box a"),
-        ("in brackets, [::1]", "::1 a"),
+        ("write [::1]:9999, or [::1:9999]", "::1:9999 a"),
         ("closing bracket", "[::1 a"),
         ("names no host", ":9 a|[]:9 a"),
         (not_port, "box: a|box:0 a|box:99999 a|box:http a|[::1]:0 a"),
@@ -431,7 +431,7 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("--inetd takes its socket from", "--inetd --once|--inetd -l ::1|--from box --inetd"),
         ("option --exec needs a value", "--exec"),
         ("not text or json", "--log xml|--log="),
-        (not_size, "--max-size 1X|--max-size=-1|--max-size 1.5G"),
+        (not_size, "--max-size 1X|--max-size=-1|--max-size 1.5X"),
         (not_count, "--max-transfers 0|--max-transfers 1K|--max-per-peer -1"),
         (not_seconds, "--timeout 0|--timeout -1|--timeout x|--timeout 1e3"),
         ("not rename, replace or refuse", "--on-conflict overwrite"),
@@ -603,7 +603,7 @@ fn json_has_the_members_that_the_manual_page_tells() {
     let stored_as = text("c_测试");
     let page = read("man/qdrop.1");
     let told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".It Ic ")).collect();
-    let check = |sent: &Sent, expected: [&str; 9]| {
+    let check = |sent: &Sent, expected: [&str; 11]| {
         let members = members(sent.stdout.trim_end());
         let (names, values): (Vec<_>, Vec<_>) = members.into_iter().unzip();
         assert_eq!(names, told, "{sent:?}");
@@ -616,21 +616,42 @@ fn json_has_the_members_that_the_manual_page_tells() {
     };
     let (name, none, s) = (text(name), "null", "SECONDS");
     let sent = send(qdropd.address, &["--json", "--preserve"], &path);
-    check(&sent, [&text("stored"), &file, &name, &stored_as, "4", &digest, s, none, "0"]);
+    check(
+        &sent,
+        [&text("stored"), &file, &name, &stored_as, "4", &digest, s, none, "0", none, none],
+    );
     fs::copy(&path, source.path().join("c_测试")).unwrap();
     let same = source.path().join("c_测试");
     let time = fs::metadata(&path).unwrap().modified().unwrap();
     File::options().write(true).open(&same).unwrap().set_modified(time).unwrap();
     let there = send(qdropd.address, &["--json", "--skip-existing"], &same);
     let file_there = text(same.to_str().unwrap());
-    check(&there, [&text("skipped"), &file_there, &stored_as, &stored_as, "4", none, s, none, "0"]);
+    check(
+        &there,
+        [
+            &text("skipped"),
+            &file_there,
+            &stored_as,
+            &stored_as,
+            "4",
+            none,
+            s,
+            none,
+            "0",
+            none,
+            none,
+        ],
+    );
     let (sent, _) = answered(&["--json"], "a", b"body", Vec::new());
-    check(&sent, [&text("sent"), "TEXT", "\"a\"", none, "4", &digest, s, none, "0"]);
+    check(&sent, [&text("sent"), "TEXT", "\"a\"", none, "4", &digest, s, none, "0", none, none]);
     let failed = send(qdropd.address, &["--json"], &missing);
     let file = text(missing.to_str().unwrap());
-    check(&failed, [&text("failed"), &file, "\"missing\"", none, none, none, s, "TEXT", "1"]);
+    check(
+        &failed,
+        [&text("failed"), &file, "\"missing\"", none, none, none, s, "TEXT", "1", none, none],
+    );
     let refused = send(NOBODY, &["--json"], &path);
-    check(&refused, [&text("failed"), "TEXT", &name, none, none, none, s, "TEXT", "3"]);
+    check(&refused, [&text("failed"), "TEXT", &name, none, none, none, s, "TEXT", "3", none, none]);
 }
 
 #[test]
@@ -923,6 +944,52 @@ fn a_terminal_of_any_width_shows_whole_bars_and_then_the_line_alone() {
 }
 
 #[test]
+fn a_narrow_terminal_shows_the_beginning_of_the_numbers() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--on-conflict=replace"]));
+    let path = sparse(source.path(), "film.mkv", 8_000_000);
+    for columns in [10, 30, 39] {
+        let relay = Relay::start(qdropd.address, 4_000_000);
+        let args = [&*relay.address, path.to_str().unwrap()];
+        let qdrop = Running::on_terminal(columns, "qdrop", &args);
+        eventually("a bar is drawn", || qdrop.stdout().contains("[###").then_some(()));
+        relay.go.send(()).unwrap();
+        let sent = qdrop.wait();
+        let (_, drawn) = terminal(&sent.stdout, columns);
+        let whole = " 50% [######......]  3.8M";
+        for line in drawn.iter().filter(|line| line.contains("% [")) {
+            let shown = line.trim_end();
+            assert!(shown.chars().count() < columns, "{columns}: {line:?}");
+            let same = whole.chars().zip(shown.chars()).skip(4).take(2);
+            assert!(same.into_iter().all(|(a, b)| a == b), "{columns}: {line:?}");
+            assert!(!shown[..shown.len().min(18)].contains('/'), "{columns}: {line:?}");
+        }
+        assert!(drawn.iter().any(|line| line.contains("% [")), "{drawn:?}");
+    }
+}
+
+#[test]
+fn several_files_are_summed_up_on_a_terminal() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let [a, b] = ["a", "b"].map(|name| file(source.path(), name, &noise(1024)));
+    let [a, b] = [a.to_str().unwrap(), b.to_str().unwrap()];
+    let missing = source.path().join("none");
+    let (to, missing) = (qdropd.address.to_string(), missing.to_str().unwrap());
+    let sum = |args: &[&str]| {
+        let sent = Running::on_terminal(200, "qdrop", &[&[&*to], args].concat()).wait();
+        let (rows, _) = terminal(&sent.stdout, 200);
+        rows.iter().map(|row| row.trim_end().to_owned()).find(|row| row.contains(" files: "))
+    };
+    let line = sum(&[a, missing, b]).unwrap();
+    let rest = line.strip_prefix("qdrop: 3 files: 2 sent, 1 failed; 2.0 KiB in ").unwrap();
+    assert!(is_number(rest.strip_suffix(" s").unwrap()), "{line}");
+    assert_eq!(sum(&[a]), None, "one file has a line of its own");
+    assert_eq!(sum(&["-q", a, b]), None);
+    assert_eq!(sum(&["--json", a, b]), None);
+    let sent = qdrop([&to, a, b]);
+    assert_eq!(sent.stderr, "", "not for a script");
+}
+
+#[test]
 fn a_bar_is_drawn_on_terminals_alone_unless_it_is_asked_for() {
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
     let content = vec![0; 8_000_000];
@@ -986,7 +1053,11 @@ fn qdropd_shows_a_bar_on_a_terminal_and_elsewhere_a_line_per_file() {
     let (rows, drawn) = terminal(&sent.stdout, 80);
     assert_eq!((sent.exit, rows[0].trim_end()), (0, &*format!("listening on {address}")));
     let start = format!("{peer}: stored film.mkv as film.mkv");
-    assert_line(rows[1..].concat().trim_end(), &start, &body, "");
+    // First comes who can send.
+    let lines = rows[1..].concat();
+    let (hint, line) = lines.split_once(&start).unwrap();
+    assert!(hint.starts_with("qdropd: only this machine can send to "), "{hint}");
+    assert_line(&(start.clone() + line.trim_end()), &start, &body, "");
     assert_bars(&drawn, &format!("film.mkv from {peer}"));
     elsewhere.logged("stored film.mkv");
     let log = elsewhere.log();

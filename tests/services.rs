@@ -3,7 +3,7 @@
 
 use harness::*;
 use qdrop::digest::xxh64;
-use qdrop::limits::{COMMANDS, LINGER, REDRAW};
+use qdrop::limits::{COMMAND_LINES, COMMAND_READERS, COMMANDS, LINGER, REDRAW};
 use qdrop::wire::header::{Dialect, Header};
 use qdrop::wire::receipt::Status;
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ impl Service {
         let (mut stdout, mut stderr) = (String::new(), String::new());
         self.child.stdout.take().map(|mut pipe| pipe.read_to_string(&mut stdout).unwrap());
         self.child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut stderr).unwrap());
-        (status.code(), stdout, stderr)
+        (status.code(), stdout, entries(&stderr))
     }
 }
 
@@ -390,7 +390,13 @@ fn facts<const N: usize>(facts: [(&str, String); N]) -> BTreeMap<String, String>
     facts.map(|(key, value)| (key.to_owned(), value)).into()
 }
 
-const FDS: &str = "[(0, '/dev/null'), (1, '/dev/null'), (2, '/dev/null')]";
+/// Of a command that is given nothing but a pipe for its errors.
+fn assert_descriptors(told: &mut BTreeMap<String, String>) {
+    let descriptors = told.remove("FDS").unwrap();
+    let pipe = descriptors.strip_prefix("[(0, '/dev/null'), (1, '/dev/null'), (2, 'pipe:[");
+    let inode = pipe.and_then(|rest| rest.strip_suffix("]')]"));
+    assert!(inode.is_some_and(|inode| inode.parse::<u64>().is_ok()), "{descriptors}");
+}
 
 #[test]
 fn a_command_is_told_of_each_file_that_was_stored() {
@@ -414,14 +420,15 @@ fn a_command_is_told_of_each_file_that_was_stored() {
         let expected = facts([
             ("ARGUMENT", path.clone()),
             ("DIRECTORY", directory.to_str().unwrap().to_owned()),
-            ("FDS", FDS.to_owned()),
             ("QDROP_NAME", shown.to_owned()),
             ("QDROP_PATH", path),
             ("QDROP_PEER", peer.to_string()),
             ("QDROP_SIZE", body.len().to_string()),
             ("QDROP_XXH64", format!("{:016x}", xxh64(&body))),
         ]);
-        assert_eq!(commanding.told(), expected);
+        let mut told = commanding.told();
+        assert_descriptors(&mut told);
+        assert_eq!(told, expected);
     }
     // Nobody has asked to be told of this one.
     let (peer, statuses) = commanding.deliver(&transfer("b", b"body")[..24]);
@@ -461,10 +468,10 @@ fn a_command_is_told_of_each_transfer_that_failed() {
         let expected = facts([
             ("ARGUMENT", argument.to_owned()),
             ("DIRECTORY", directory.to_str().unwrap().to_owned()),
-            ("FDS", FDS.to_owned()),
             ("QDROP_NAME", name.to_owned()),
             ("QDROP_PEER", peer.to_string()),
         ]);
+        assert_descriptors(&mut told);
         // An old value of our own environment is not passed on.
         assert_eq!(told, expected);
     }
@@ -506,7 +513,8 @@ fn a_command_that_fails_is_one_line_and_changes_nothing() {
     let cases = [
         ("#!/bin/sh\nexit 3", "failed: exit status: 3"),
         ("#!/bin/sh\nkill -9 $$", "failed: signal: 9"),
-        ("#!/no/such/program", "not run: cannot start it: "),
+        ("#!/no/such/program", "not run: cannot start it: No such file or directory\n"),
+        ("echo without an interpreter", "not run: cannot start it: Exec format error (a script"),
     ];
     for (text, why) in cases {
         let mut commanding = Commanding::start(text, &["--exec", "SCRIPT", "--once", "--quiet"]);
@@ -523,6 +531,85 @@ fn a_command_that_fails_is_one_line_and_changes_nothing() {
     let (peer, statuses) = commanding.deliver(&transfer("a", b"body"));
     assert_eq!((statuses, commanding.qdropd.wait().code()), (vec![2], Some(5)));
     commanding.qdropd.logged(&format!("{peer}: command for a failed: exit status: 9"));
+}
+
+#[test]
+fn what_a_command_says_goes_to_the_log() {
+    let text = "#!/bin/sh
+echo >&2 'no \u{1b}[1mroom'
+printf 'a line without an end' >&2
+exit 3
+"
+    .replace("\\u{1b}", "\x1b");
+    let commanding = Commanding::start(&text, &["--exec", "SCRIPT"]);
+    let (peer, _) = commanding.deliver(&transfer("a\x1b", b"body"));
+    let start = format!("{peer}: command for a\\u{{1b}}");
+    commanding.qdropd.logged(&format!("{start} failed: exit status: 3"));
+    let log = commanding.qdropd.log();
+    let said: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix(&*start)).collect();
+    let expected = [": no \\u{1b}[1mroom", ": a line without an end", " failed: exit status: 3"];
+    assert_eq!(said, expected, "in this order");
+    // Whoever says too much is cut off, and not killed by that.
+    let text = "#!/bin/sh
+head -c 5000 /dev/zero | tr '\\0' x >&2
+echo >&2
+seq 100000 >&2
+: >\"$OUT/done\"
+";
+    for options in [&["--exec", "SCRIPT"][..], &["--log", "json", "--exec", "SCRIPT"]] {
+        let commanding = Commanding::start(text, options);
+        commanding.deliver(&transfer("a", b"body"));
+        eventually("it has said all", || (commanding.left().len() == 1).then_some(()));
+        commanding.qdropd.logged("(further lines are left out)");
+        let log = commanding.qdropd.log();
+        let said: Vec<&str> = log.lines().filter(|line| !line.contains("stored")).collect();
+        assert_eq!(said.len(), COMMAND_LINES + 1, "{log}");
+        assert!(said.iter().all(|line| line.len() < 1200), "{log}");
+        assert_eq!(said[..4].iter().filter(|line| line.contains(&"x".repeat(1024))).count(), 4);
+    }
+}
+
+#[test]
+fn a_command_may_leave_a_program_running() {
+    // It holds standard error open.
+    let text = "#!/bin/sh
+(while test -d \"$OUT\" && ! test -e \"$OUT/go\"; do sleep 0.05; done; echo later >&2) &
+";
+    let commanding = Commanding::start(text, &["--exec", "SCRIPT"]);
+    // More than run at once, and more than are listened to.
+    for _ in 0..COMMAND_READERS + 4 {
+        assert_eq!(commanding.deliver(&transfer("a", b"body")).1, [0]);
+    }
+    assert!(commanding.left().is_empty());
+    commanding
+        .qdropd
+        .logged("command for a: (not read: too many programs that commands left run on)");
+    File::create(commanding.out.path().join("go")).unwrap();
+    let later = || count(&commanding.qdropd.log(), "command for a: later\n");
+    eventually("what it left still reaches the log", || (later() > 0).then_some(()));
+}
+
+fn count(log: &str, text: &str) -> usize {
+    log.matches(text).count()
+}
+
+#[test]
+fn a_command_that_hangs_is_killed() {
+    for option in ["--exec", "--exec-failed"] {
+        let options = ["--exec-timeout", "0.5", option, "SCRIPT", "--max-size", "10"];
+        // `exec`, since what it starts itself is not killed.
+        let text = "#!/bin/sh\necho >&2 begun\nexec sleep 1000\n";
+        let commanding = Commanding::start(text, &options);
+        let body = noise(if option == "--exec" { 10 } else { 11 });
+        for _ in 0..2 * COMMANDS {
+            commanding.deliver(&transfer("a", &body));
+        }
+        let killed = "command for a failed: killed after 0.5 s (--exec-timeout)\n";
+        eventually("all of them are killed", || {
+            (count(&commanding.qdropd.log(), killed) == 2 * COMMANDS).then_some(())
+        });
+        assert_eq!(count(&commanding.qdropd.log(), "command for a: begun\n"), 2 * COMMANDS);
+    }
 }
 
 #[test]
@@ -608,11 +695,25 @@ fn a_command_is_found_at_the_start_or_not_at_all() {
     // What a peer has put into the drop directory is never found.
     let drop = commanding.qdropd.directory.clone();
     script(&drop, TELL);
-    for name in ["command", "no-such-program", ""] {
+    let missing = |name| format!("cannot find the command {name}");
+    let cases = [
+        ("command", missing("command")),
+        ("no-such-program", missing("no-such-program")),
+        ("", "the name of a command is empty".to_owned()),
+        ("./a", "the command ./a is not executable (chmod +x)".to_owned()),
+        (
+            "true x",
+            "the command true x cannot have arguments: write a script that runs it".to_owned(),
+        ),
+        ("./", "the command ./ is a directory".to_owned()),
+    ];
+    for ((name, why), option) in
+        cases.iter().flat_map(|case| [(case, "--exec"), (case, "--exec-failed")])
+    {
         let mut command = Command::new(program("qdropd"));
-        command.args(["--exec", name]).current_dir(&drop).env("PATH", "/usr/bin::.:");
+        command.args([option, name]).current_dir(&drop).env("PATH", "/usr/bin::.:");
         let (exit, log) = Qdropd::try_spawn(&mut command, Path::new(".")).err().unwrap();
-        assert_eq!((exit, log), (Some(1), format!("qdropd: cannot find the command {name}\n")));
+        assert_eq!((exit, log), (Some(1), format!("qdropd: {why}\n")));
     }
 }
 
@@ -739,9 +840,11 @@ fn a_log_of_json_has_no_bar_even_on_a_terminal() {
     assert_eq!(receipts(stream).len(), 1);
     assert_eq!(service.wait().0, Some(0));
     let shown = fs::read_to_string(out).unwrap();
-    let [first, second] = shown.lines().collect::<Vec<_>>()[..] else { panic!("{shown:?}") };
+    let lines = shown.lines().collect::<Vec<_>>();
+    let [first, hint, file] = lines[..] else { panic!("{shown:?}") };
     assert_eq!(first, format!("listening on {port}"));
-    assert!(second.starts_with("{\"time\":") && !shown.contains('\x1b'), "{shown:?}");
+    assert!([hint, file].iter().all(|line| line.starts_with("{\"time\":")), "{shown:?}");
+    assert!(!shown.contains('\x1b'), "{shown:?}");
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn killed(policy: &str, receivers: bool, rounds: usize) {
             whole_files(directory, &SIZES);
             victim = Qdropd::start_in(directory, &options);
             if left > 1 {
-                victim.logged(&format!("removed {} unfinished files", left - 1));
+                victim.logged(&format!("removed {} unfinished file", left - 1));
             }
         }
         eventually("only the neighbour's part is left", || {
@@ -260,7 +260,7 @@ fn unreliable(per_mille: usize, at_receiver: bool, transfers: usize) {
         // What a start tries the directory with may be left, too, and is swept at once.
         by_peer
             || line.starts_with("qdropd: cannot accept connections: ")
-            || line.starts_with("qdropd: removed 1 unfinished files")
+            || line.starts_with("qdropd: removed 1 unfinished file of ")
     };
     for line in log.lines() {
         assert!(is_clear(line), "not clear: {line:?}");
@@ -326,7 +326,7 @@ fn on_file_system(mount: &str, place: &Path) -> Qdropd {
 fn assert_no_space(qdropd: &Qdropd, path: &Path, call: &str) {
     let sent = send(qdropd.address, &[], path);
     assert_eq!((sent.exit, &*sent.stdout), (5, ""), "{sent:?}");
-    assert!(sent.stderr.contains("no space left on the receiver's disk (status 4)"), "{sent:?}");
+    assert!(sent.stderr.contains("no space left on the receiver's disk"), "{sent:?}");
     assert_eq!(parts(&qdropd.directory), Vec::<String>::new());
     qdropd.logged(&format!("cannot {call} "));
 }

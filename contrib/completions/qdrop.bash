@@ -78,13 +78,13 @@ _qdropd() {
             mapfile -t COMPREPLY < <(compgen -c -- "$cur")
             ;;
         -l | --listen | --from | --keep-open | --allow | --max-size | --max-transfers | \
-            --max-per-peer | --timeout | --keep-partial) _qdrop_words '' ;;
+            --max-per-peer | --timeout | --keep-partial | --exec-timeout) _qdrop_words '' ;;
         *)
             if [[ $cur == -* ]]; then
                 _qdrop_words '-l --listen -1 --once --from --keep-open --inetd --allow --max-size
                     --max-transfers --max-per-peer --timeout --on-conflict --subdirs --keep-partial
-                    --exec --exec-failed --no-sync --log -q --quiet -v --verbose -h --help -V
-                    --version'
+                    --exec --exec-failed --exec-timeout --no-sync --log -q --quiet -v --verbose
+                    -h --help -V --version'
             fi
             # Else bash completes the name of a directory.
             ;;

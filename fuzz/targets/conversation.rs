@@ -121,7 +121,7 @@ fuzz_target!(|input: &[u8]| {
     let mut come = 0;
     receive(&mut sender, &storage, &mut |event| match event {
         Event::Began(_, size) => (began, come) = (Some(*size), 0),
-        Event::Advanced(bytes) => come += bytes,
+        Event::Resumed(bytes) | Event::Advanced(bytes) => come += bytes,
         Event::Leftover(error) => panic!("{error}"),
         Event::Ended(fate) => {
             let begun = began.take();

@@ -2,9 +2,10 @@
 //! ones joined, operands anywhere, `--` before operands that look like options. Strict: no
 //! abbreviations, and a value nobody asked for is an error. Nothing here touches the system.
 
-use crate::net::dial::PORT;
+use super::help::Program;
+use crate::net::dial::{self, PORT};
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 use std::vec;
@@ -21,6 +22,7 @@ pub(super) enum Arg {
 /// Reads a command line from left to right.
 #[derive(Debug)]
 pub(super) struct Args {
+    program: &'static Program,
     rest: vec::IntoIter<OsString>,
     /// What follows the last option in its own word: the value of `--name=value`, or the further
     /// letters of `-abc`.
@@ -39,8 +41,9 @@ enum Joined {
 }
 
 impl Args {
-    pub(super) fn new(args: impl IntoIterator<Item = OsString>) -> Self {
+    pub(super) fn new(program: &'static Program, args: impl IntoIterator<Item = OsString>) -> Self {
         Self {
+            program,
             rest: args.into_iter().collect::<Vec<_>>().into_iter(),
             joined: Joined::None,
             operands_only: false,
@@ -71,7 +74,13 @@ impl Args {
             self.operands_only = true;
             return self.next();
         }
-        let Some(long) = word.strip_prefix("--") else { return Ok(Some(self.letter(&word[1..]))) };
+        let Some(long) = word.strip_prefix("--") else {
+            // Letters that are an option's name: nobody means `-n ame`.
+            if word.len() > 2 && self.program.has(&format!("-{word}")) {
+                return Err(format!("unknown option {word}; did you mean -{word}?"));
+            }
+            return Ok(Some(self.letter(&word[1..])));
+        };
         let (name, value) = match long.split_once('=') {
             Some((name, value)) => (name, Joined::Value(value.to_owned())),
             None => (long, Joined::None),
@@ -115,9 +124,14 @@ impl Args {
         self.value_as(str::parse)
     }
 
-    /// An option that does not exist.
+    /// An option that does not exist, and what may have been meant.
     pub(super) fn unknown(&self) -> String {
-        format!("unknown option {}", self.option)
+        let hint = self.program.hint(&self.option);
+        format!(
+            "unknown option {}{}",
+            self.option,
+            hint.map_or_else(String::new, |h| format!("; {h}"))
+        )
     }
 
     fn wrong(&self, value: &str, why: &str) -> String {
@@ -125,33 +139,66 @@ impl Args {
     }
 }
 
-/// Where to listen: `ADDR` or `ADDR:PORT`; an IPv6 address with a port stands in brackets.
+/// Where to listen: `ADDR`, `ADDR:PORT`, or `PORT` alone for every address of IPv4; an IPv6 address
+/// with a port stands in brackets.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix("*:").or(text.strip_prefix(':')).unwrap_or(text);
+    if is_number(port) {
+        let port = port.parse().map_err(|_| format!("{port} is not a port, 0 to 65535"))?;
+        return Ok((Ipv4Addr::UNSPECIFIED, port).into());
+    }
+    // One that could be meant with a port must not be listened on without it.
+    dial::is_bare_ipv6(text)?;
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let bare = bare.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
     bare.or_else(|_| text.parse()).map_err(|_| {
-        "not ADDR or ADDR:PORT; ADDR is an IP address, in brackets if it is IPv6".to_owned()
+        "not ADDR, ADDR:PORT or PORT; ADDR is an IP address of this machine and no name, \
+         as in 127.0.0.1, 0.0.0.0:9999 or [::]:9999"
+            .to_owned()
     })
 }
 
-/// A number of seconds above 0; fractions are fine.
+/// A time above 0: seconds, or a number with s, m, h or d; fractions are fine.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    // Nanoseconds; what is finer does not count.
-    let nanos: String = fraction.chars().chain("000000000".chars()).take(9).collect();
-    let number = |digits: &str| digits.parse::<u32>().ok();
-    Some([whole, fraction])
-        .filter(|parts| parts.concat().bytes().all(|byte| byte.is_ascii_digit()))
-        .and_then(|_| Some(Duration::new(number(whole)?.into(), number(&nanos)?)))
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 60 * 60),
+        Some((at, 'd')) => (&text[..at], 24 * 60 * 60),
+        _ => (text, 1),
+    };
+    scaled(number, unit * 1_000_000_000)
+        .and_then(|nanos| u64::try_from(nanos).ok())
+        .map(Duration::from_nanos)
         // A limit keeps sums of times within what the clock holds.
         .filter(|time| !time.is_zero() && time.as_secs() <= 1_000_000_000)
-        .ok_or_else(|| "not a number of seconds above 0".to_owned())
+        .ok_or_else(|| {
+            "not a number of seconds above 0, or of another unit, as in 90, 1.5m, 2h or 1d"
+                .to_owned()
+        })
+}
+
+/// A decimal number, perhaps with a fraction, times `unit`, rounded down.
+fn scaled(number: &str, unit: u128) -> Option<u128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    // What is finer does not count.
+    let fraction = fraction.get(..12).unwrap_or(fraction);
+    if !is_number(whole) || !is_number(fraction) {
+        return None;
+    }
+    let digits = u32::try_from(fraction.len()).ok()?;
+    let part = fraction.parse::<u128>().ok()?.checked_mul(unit)? / 10_u128.pow(digits);
+    whole.parse::<u128>().ok()?.checked_mul(unit)?.checked_add(part)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// A number above 0.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     Some(text)
-        .filter(|text| text.bytes().all(|digit| digit.is_ascii_digit()))
+        .filter(|text| is_number(text))
         .and_then(|text| text.parse().ok())
         .filter(|&count| count > 0)
         .ok_or_else(|| "not a whole number above 0".to_owned())
@@ -164,34 +211,43 @@ pub(super) fn times(text: &str) -> Result<usize, String> {
 
 /// Bytes per second above 0.
 pub(super) fn rate(text: &str) -> Result<u64, String> {
-    size(text)
-        .ok()
-        .filter(|&rate| rate > 0)
-        .ok_or_else(|| "not a rate: bytes per second above 0, perhaps with K, M, G or T".to_owned())
+    size(text.strip_suffix("/s").unwrap_or(text)).ok().filter(|&rate| rate > 0).ok_or_else(|| {
+        "not a rate: bytes per second above 0, as in 500K or 1.5M (8 Mbit/s are 1MB)".to_owned()
+    })
 }
 
-/// A number of bytes: digits and perhaps one of K, M, G, T, powers of 1024.
+/// A number of bytes, perhaps with a fraction and a unit: K, M, G, T and KiB, MiB, GiB, TiB are powers of
+/// 1024; KB, MB, GB, TB are powers of 1000, as dd(1), rsync(1) and sort(1) have them.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.char_indices().last() {
-        Some((at, 'K' | 'k')) => (&text[..at], 10),
-        Some((at, 'M' | 'm')) => (&text[..at], 20),
-        Some((at, 'G' | 'g')) => (&text[..at], 30),
-        Some((at, 'T' | 't')) => (&text[..at], 40),
-        _ => (text, 0),
+    let wrong = || "not a size: bytes, or a number with a unit, as in 500K, 1.5M, 10MB or 1GiB";
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.to_ascii_uppercase();
+    let (prefix, base) = match unit.strip_suffix('B') {
+        Some(prefix) => prefix.strip_suffix('I').map_or((prefix, 1000), |prefix| (prefix, 1024)),
+        None => (unit.as_str(), 1024),
     };
-    Some(digits)
-        .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()))
-        .and_then(|digits| digits.parse::<u64>().ok())
-        .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(|| "not a size: digits and perhaps K, M, G or T".to_owned())
+    let power = match prefix {
+        "" if base == 1000 || unit.is_empty() => Some(0),
+        "K" => Some(1),
+        "M" => Some(2),
+        "G" => Some(3),
+        "T" => Some(4),
+        _ => None,
+    };
+    power
+        .and_then(|power| scaled(number, u128::pow(base, power)))
+        .and_then(|bytes| u64::try_from(bytes).ok())
+        .ok_or_else(|| wrong().to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::help;
 
     fn args(words: &[&str]) -> Args {
-        Args::new(words.iter().map(OsString::from))
+        Args::new(&help::QDROP, words.iter().map(OsString::from))
     }
 
     fn option(name: &str) -> Result<Option<Arg>, String> {
@@ -237,23 +293,152 @@ mod tests {
     }
 
     #[test]
+    fn unknown_options_and_what_was_meant() {
+        let table = [
+            (&help::QDROP, "--recursiv", "; did you mean --recursive?"),
+            (&help::QDROP, "--rezume", "; did you mean --resume?"),
+            (&help::QDROP, "--pre", "; did you mean --preserve?"),
+            (&help::QDROP, "-p", "; the port is part of HOST:PORT"),
+            (&help::QDROP, "--port=9", "; the port is part of HOST:PORT"),
+            (&help::QDROP, "-l", "; did you mean --listen?"),
+            (&help::QDROP, "--subdirs", "; qdropd has that option"),
+            (&help::QDROPD, "-p", "; the port is part of --listen ADDR:PORT"),
+            (&help::QDROPD, "--alow", "; did you mean --allow?"),
+            (&help::QDROPD, "--resume", "; qdrop has that option"),
+            (&help::QDROPD, "--zzz", ""),
+            (&help::QDROPD, "-z", ""),
+        ];
+        for (program, word, hint) in table {
+            let mut args = Args::new(program, [OsString::from(word)]);
+            assert!(matches!(args.next(), Ok(Some(Arg::Option(_)))), "{word}");
+            let option = word.split('=').next().unwrap();
+            assert_eq!(args.unknown(), format!("unknown option {option}{hint}"));
+        }
+        for word in ["-help", "-name", "-listen", "-recursive"] {
+            let error = args(&[word]).next().unwrap_err();
+            assert_eq!(error, format!("unknown option {word}; did you mean -{word}?"));
+        }
+        assert_eq!(args(&["-v"]).next(), option("-v"));
+    }
+
+    #[test]
     fn numbers() {
-        assert_eq!(size("0"), Ok(0));
-        assert_eq!(size("10k"), Ok(10_240));
-        assert_eq!(size("16777215T"), Ok(16_777_215 << 40));
-        for bad in
-            ["", "K", "1.5G", "-1", "+1", "1KB", "16777216T", "99999999999999999999", "1 M", "٣"]
-        {
+        let table = [
+            ("0", 0),
+            ("10k", 10_240),
+            ("10K", 10_240),
+            ("10KiB", 10_240),
+            ("10kb", 10_000),
+            ("10MB", 10_000_000),
+            ("1.5M", 3 << 19),
+            ("1GiB", 1 << 30),
+            ("2.5GB", 2_500_000_000),
+            ("0.5T", 1 << 39),
+            ("77B", 77),
+            ("0.0001K", 0),
+            ("16777215T", 16_777_215 << 40),
+            ("1.999999999999999999999M", 2_097_151),
+        ];
+        for (text, bytes) in table {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in [
+            "",
+            "K",
+            "MB",
+            "iB",
+            "1iB",
+            "-1",
+            "+1",
+            "1.",
+            ".5M",
+            "1.2.3M",
+            "1P",
+            "1KK",
+            "1MiBB",
+            "16777216T",
+            "99999999999999999999",
+            "99999999999999999999999999999999999999999T",
+            "1 M",
+            "٣",
+        ] {
             assert!(size(bad).is_err(), "{bad}");
         }
-        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
-        assert_eq!(seconds("1.0000000019"), Ok(Duration::new(1, 1)));
-        for bad in ["", "0", "0.0", "-1", "1e3", "inf", "NaN", ".", "1s", "99999999999"] {
+        assert_eq!(rate("1.5M/s"), Ok(3 << 19));
+        assert_eq!(rate("500KB/s"), Ok(500_000));
+        for bad in ["0", "0.0001K", "8Mbit", "8Mbit/s", "8Mbps", "/s"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+        let table = [
+            ("0.5", Duration::from_millis(500)),
+            ("1.0000000019", Duration::new(1, 1)),
+            ("10s", Duration::from_secs(10)),
+            ("5m", Duration::from_secs(300)),
+            ("1.5h", Duration::from_secs(5400)),
+            ("1d", Duration::from_secs(86_400)),
+            ("1000000000", Duration::from_secs(1_000_000_000)),
+        ];
+        for (text, time) in table {
+            assert_eq!(seconds(text), Ok(time), "{text}");
+        }
+        for bad in [
+            "",
+            "0",
+            "0.0",
+            "0h",
+            "-1",
+            "1e3",
+            "inf",
+            "NaN",
+            ".",
+            "s",
+            "1ms",
+            "1h30m",
+            "1 s",
+            "1w",
+            "1000000001",
+            "99999999999",
+            "99999d",
+            "99999999999999999999999999999999999999999d",
+        ] {
             assert!(seconds(bad).is_err(), "{bad}");
         }
         assert_eq!(count("16"), Ok(16));
         for bad in ["", "0", "-1", "+1", "1.0", "99999999999999999999999"] {
             assert!(count(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn where_to_listen() {
+        let table = [
+            ("127.0.0.1", "127.0.0.1:9999"),
+            ("127.0.0.1:7", "127.0.0.1:7"),
+            ("7", "0.0.0.0:7"),
+            (":7", "0.0.0.0:7"),
+            ("*:7", "0.0.0.0:7"),
+            ("0", "0.0.0.0:0"),
+            ("::1", "[::1]:9999"),
+            ("[::1]", "[::1]:9999"),
+            ("[::]:7", "[::]:7"),
+        ];
+        for (text, address) in table {
+            assert_eq!(listen_address(text).unwrap().to_string(), address, "{text}");
+        }
+        for bad in [
+            "",
+            ":",
+            "*",
+            "*:",
+            "*7",
+            "localhost",
+            "localhost:7",
+            "65536",
+            "::1:9999",
+            "127.0.0.1:x",
+        ] {
+            assert!(listen_address(bad).is_err(), "{bad}");
+        }
+        assert!(listen_address("::1:7").unwrap_err().contains("[::1]:7"));
     }
 }

@@ -3,65 +3,21 @@
 use super::args::{Arg, Args, count, listen_address, rate, seconds, times};
 use super::console::{self, Console, Printer, Progress};
 use super::exit::Exit;
+use super::help;
 use super::queue;
 use crate::limits;
-use crate::net::dial::{self, Address};
+use crate::net::dial::{self, Address, DialError};
 use crate::net::listen;
+use crate::text::Reason;
 use crate::wire::header::{Dialect, Wishes};
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter};
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-
-const HELP: &str = "\
-qdrop sends files to qdropd, or to Qt programs that speak its protocol.
-
-Usage: qdrop [OPTIONS] HOST[:PORT] FILE...
-       qdrop [OPTIONS] --listen ADDR[:PORT] FILE...
-
-HOST is a name, an IPv4 address or an IPv6 address in brackets; every address of
-a name is tried. The port is 9999 if none is given. FILE - is standard input.
-
-  -n, --name NAME             send under this name (one file; needed with -)
-      --dialect name-size|header-size
-                              which Qt receivers to speak to [name-size]
-      --listen ADDR[:PORT]    send each file to the next receiver that connects
-  -r, --recursive             send directories, with the names below them
-                              (the receiver keeps those with --subdirs)
-      --resume                go on where a transfer broke off  } these three
-      --preserve              keep the modification time        } need qdropd at
-      --skip-existing         skip what is there already        } the other end
-      --retry N               try again what may pass, after 1, 2, 4 … 30 s [0]
-      --jobs N                send so many files at once [1]
-      --limit-rate RATE       bytes per second, all together (K, M, G)
-      --connect-timeout SECS  give up on an address that does not answer [10]
-      --timeout SECS          give up on a receiver silent for so long [60]
-      --require-receipt       \"sent\" without a receipt is a failure (status 6)
-      --progress auto|always|never
-                              show a bar [auto: on a terminal]
-      --json                  a line of JSON for each file, also for failed ones
-  -q, --quiet                 print errors alone
-  -v, --verbose               also say what is being done
-  -h, --help                  print this
-  -V, --version               print the version
-
-For each file a line on standard output says whether it was stored, which takes
-the receiver's receipt: these bytes, this digest, on its disk. A receiver that
-gives none, as Qt programs do, has taken the file off the wire and no more.
-
-Exit status; with several files all are tried and the first failure's counts:
-  0  every file was sent; with a receipt wherever the receiver gives them
-  1  a file of ours could not be read, or changed while it was sent
-  2  the command line is wrong
-  3  the receiver cannot be reached
-  4  the connection broke or timed out
-  5  the receiver refused the file
-  6  sent, but without a receipt, and --require-receipt asked for one
-";
 
 /// The command line, understood.
 #[derive(Debug)]
@@ -100,7 +56,7 @@ enum Command {
 }
 
 fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
-    let mut args = Args::new(args);
+    let mut args = Args::new(&help::QDROP, args);
     let mut operands = Vec::new();
     let mut name = None;
     let mut dialect = Dialect::NameSize;
@@ -151,7 +107,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
             }
             "-q" | "--quiet" => quiet = true,
             "-v" | "--verbose" => verbose = true,
-            "-h" | "--help" => print = Some(HELP.to_owned()),
+            "-h" | "--help" => print = Some(help::QDROP.help.to_owned()),
             "-V" | "--version" => print = Some(super::version("qdrop")),
             _ => return Err(args.unknown()),
         }
@@ -166,6 +122,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let way = match listen {
         None => {
             let host = operands.next().ok_or("no HOST to send to")?;
+            misplaced(&host, operands.as_slice()).map_or(Ok(()), Err)?;
             let host = host.to_string_lossy().parse()?;
             Way::Dial { host, timeout: connect_timeout.unwrap_or(limits::CONNECT_TIME) }
         }
@@ -176,7 +133,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     };
     let files: Vec<PathBuf> = operands.map(PathBuf::from).collect();
     match files.len() {
-        0 => return Err("no FILE to send".to_owned()),
+        0 => return Err("no FILE to send; FILE - is standard input".to_owned()),
         1 => {}
         _ if name.is_some() => return Err("--name goes with one file only".to_owned()),
         _ => {}
@@ -234,6 +191,25 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     }))
 }
 
+/// Operands in the order of other programs: the receiver last, as scp and rsync have it, or its port
+/// apart, as nc has it.
+fn misplaced(host: &OsStr, files: &[OsString]) -> Option<String> {
+    let is_there = |operand: &OsStr| Path::new(operand).symlink_metadata().is_ok();
+    let shown = host.to_string_lossy();
+    let last = files.last().map(|last| last.to_string_lossy());
+    if is_there(host) && !files.last().is_some_and(|last| is_there(last)) {
+        let kind = if Path::new(host).is_dir() { "directory" } else { "file" };
+        let receiver = last.filter(|last| last.parse::<Address>().is_ok());
+        let receiver = receiver.unwrap_or("HOST".into());
+        return Some(format!(
+            "{shown} is a {kind}: HOST comes first, as in qdrop {receiver} {shown}"
+        ));
+    }
+    let port = files.first().filter(|first| !is_there(first))?.to_string_lossy();
+    (port.parse::<u16>().is_ok() && !shown.contains(':'))
+        .then(|| format!("{port} is no file: the port is part of HOST, {shown}:{port}"))
+}
+
 /// The whole program.
 pub fn main() -> ExitCode {
     let exit = match parse(env::args_os().skip(1)) {
@@ -249,7 +225,9 @@ fn run(options: &Options) -> Exit {
     let progress = if live { Progress::Live } else { Progress::None };
     let console = match Console::new(progress, console::text) {
         Ok(console) => console,
-        Err(error) => return super::fatal(&format!("qdrop: cannot start a thread: {error}")),
+        Err(error) => {
+            return super::fatal(&format!("qdrop: cannot start a thread: {}", Reason(&error)));
+        }
     };
     let printer = console.printer();
     let exit = match meet(options, &printer) {
@@ -274,13 +252,17 @@ fn meet<'a>(options: &'a Options, printer: &Printer) -> Result<Receivers<'a>, St
         Way::Dial { host, timeout } => Ok(Receivers::Host(host, *timeout)),
         Way::Listen(address) => {
             let (address, listener) = listen::listen(*address)
-                .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+                .map_err(|error| super::cannot_listen(*address, &error, &[]))?;
             let line = format!("listening on {address}");
             // Standard output is a program's then.
             if options.json {
                 printer.log(line);
             } else {
                 printer.print(line);
+            }
+            if !options.quiet && io::stderr().is_terminal() {
+                let hint = super::elsewhere(address, "receive from", ["qdropd --from", ""]);
+                printer.log(format!("qdrop: {hint}"));
             }
             Ok(Receivers::Listener(listener, address))
         }
@@ -290,12 +272,24 @@ fn meet<'a>(options: &'a Options, printer: &Printer) -> Result<Receivers<'a>, St
 impl Receivers<'_> {
     pub(super) fn connect(&self) -> Result<TcpStream, String> {
         match self {
-            Self::Host(host, timeout) => {
-                dial::dial(host, *timeout).map_err(|error| format!("cannot connect: {error}"))
-            }
+            Self::Host(host, timeout) => dial::dial(host, *timeout).map_err(|error| {
+                let hint = match error {
+                    DialError::Unresolved(_) if Path::new(host.host()).exists() => {
+                        " (it is a file here: HOST comes first)"
+                    }
+                    _ if error.has(ErrorKind::ConnectionRefused) => {
+                        " (is qdropd running there, and with --listen?)"
+                    }
+                    _ if error.has(ErrorKind::TimedOut) => {
+                        " (is the machine on, and does its firewall let this port through?)"
+                    }
+                    _ => "",
+                };
+                format!("{error}{hint}")
+            }),
             Self::Listener(listener, _) => listen::accept(listener)
                 .map(|(stream, _)| stream)
-                .map_err(|error| format!("cannot accept a connection: {error}")),
+                .map_err(|error| format!("cannot accept a connection: {}", Reason(&error))),
         }
     }
 }

@@ -166,6 +166,11 @@ impl Printer {
         id
     }
 
+    /// It goes on after so many bytes that have moved before.
+    pub(super) fn resume(&self, id: Id, bytes: u64) {
+        self.0.state().meter.resume(id, bytes);
+    }
+
     /// It has moved so many further bytes.
     pub(super) fn advance(&self, id: Id, bytes: u64) {
         self.0.state().meter.advance(id, bytes);

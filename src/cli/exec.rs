@@ -5,17 +5,19 @@
 use super::log::{Entry, Log};
 use crate::disk::name::SafeName;
 use crate::limits;
-use crate::text::Escaped;
+use crate::text::{Escaped, Reason};
 use crate::transfer::receive::Stored;
 use std::collections::VecDeque;
 use std::env;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::mem;
 use std::net::SocketAddr;
 use std::path::{self, Path, PathBuf};
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// What a command is told; one that does not apply is not passed on from our own environment.
 const VARIABLES: [&str; 6] =
@@ -26,6 +28,8 @@ const VARIABLES: [&str; 6] =
 pub(super) struct Commands {
     stored: Option<PathBuf>,
     failed: Option<PathBuf>,
+    /// How long one may run.
+    timeout: Duration,
     log: Log,
     state: Mutex<State>,
     idle: Condvar,
@@ -37,6 +41,8 @@ struct State {
     /// Of the jobs that are ready, running or held until a conversation ends.
     bytes: usize,
     workers: usize,
+    /// Threads that read what commands write to standard error, which they may outlive.
+    readers: usize,
 }
 
 /// One transfer that a command is to be told of.
@@ -64,16 +70,17 @@ impl Commands {
     /// Looks for the programs. To be called before the drop directory is entered.
     ///
     /// # Errors
-    /// One of them is not there.
+    /// One of them is not there, or cannot be executed.
     pub(super) fn find(
         stored: Option<&str>,
         failed: Option<&str>,
+        timeout: Duration,
         log: Log,
     ) -> Result<Arc<Self>, String> {
         let (stored, failed) =
             (stored.map(whole_path).transpose()?, failed.map(whole_path).transpose()?);
         let (state, idle) = (Mutex::default(), Condvar::new());
-        Ok(Arc::new(Self { stored, failed, log, state, idle }))
+        Ok(Arc::new(Self { stored, failed, timeout, log, state, idle }))
     }
 
     /// Whether there is a command for a file that was stored, or for one that was not.
@@ -112,7 +119,10 @@ impl Commands {
                 Err(error) => {
                     let Some(job) = state.ready.pop_back() else { continue };
                     state.bytes -= job.bytes();
-                    self.complain(&job, &format!("not run: cannot start a thread: {error}"));
+                    self.complain(
+                        &job,
+                        &format!("not run: cannot start a thread: {}", Reason(&error)),
+                    );
                 }
             }
         }
@@ -133,7 +143,7 @@ impl Commands {
         program.as_deref()
     }
 
-    fn work(&self) {
+    fn work(self: &Arc<Self>) {
         let mut state = self.state();
         while let Some(job) = state.ready.pop_front() {
             drop(state);
@@ -149,7 +159,7 @@ impl Commands {
     }
 
     /// Runs the command for a job, and waits for its end.
-    fn tell(&self, job: &Job) -> Result<(), String> {
+    fn tell(self: &Arc<Self>, job: &Job) -> Result<(), String> {
         let Some(program) = self.program(job.fate.is_ok()) else { return Ok(()) };
         let mut command = Command::new(program);
         for variable in VARIABLES {
@@ -171,12 +181,63 @@ impl Commands {
         }
         command.env("QDROP_NAME", job.name.replace('\0', "\u{fffd}"));
         command.env("QDROP_PEER", job.peer.to_string());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        match command.status() {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(format!("failed: {status}")),
-            Err(error) => Err(format!("not run: cannot start it: {error}")),
+        let reads = self.state().readers < limits::COMMAND_READERS;
+        if !reads {
+            let why = "(not read: too many programs that commands left run on)";
+            self.log.tell(&Entry::CommandSaid(job.peer, &job.name, why));
         }
+        let stderr = if reads { Stdio::piped() } else { Stdio::null() };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        let mut child = command.spawn().map_err(|error| {
+            let hint = match error.kind() {
+                ErrorKind::NotFound | ErrorKind::PermissionDenied => "",
+                _ => " (a script begins with a line like #!/bin/sh)",
+            };
+            format!("not run: cannot start it: {}{hint}", Reason(&error))
+        })?;
+        let (sender, read) = mpsc::channel();
+        if let Some(stderr) = child.stderr.take() {
+            self.state().readers += 1;
+            let (commands, peer, name) = (self.clone(), job.peer, job.name.clone());
+            let thread = thread::Builder::new().stack_size(limits::STACK);
+            let thread = thread.spawn(move || {
+                commands.read(stderr, peer, &name);
+                // What waits for the end of the command looks at once.
+                drop(sender);
+            });
+            if thread.is_err() {
+                self.state().readers -= 1;
+            }
+        }
+        match wait(&mut child, &read, self.timeout) {
+            Ok(Some(status)) if status.success() => Ok(()),
+            Ok(Some(status)) => Err(format!("failed: {status}")),
+            Ok(None) => {
+                let seconds = self.timeout.as_secs_f64();
+                Err(format!("failed: killed after {seconds} s (--exec-timeout)"))
+            }
+            Err(error) => Err(format!("failed: cannot wait for it: {}", Reason(&error))),
+        }
+    }
+
+    /// Logs what a command writes to standard error, up to a bound, until nobody can write any more.
+    fn read(&self, stderr: ChildStderr, peer: SocketAddr, name: &str) {
+        let mut stderr = BufReader::new(stderr);
+        for _ in 0..limits::COMMAND_LINES {
+            let mut line = Vec::new();
+            let most = limits::COMMAND_LINE;
+            let read = stderr.by_ref().take(most).read_until(b'\n', &mut line);
+            if !matches!(read, Ok(1..)) {
+                break;
+            }
+            let line = String::from_utf8_lossy(&line);
+            self.log.tell(&Entry::CommandSaid(peer, name, line.trim_end()));
+        }
+        // A command that finds nobody to read would be killed by that.
+        if !matches!(io::copy(&mut stderr, &mut io::sink()), Ok(0)) {
+            self.log.tell(&Entry::CommandSaid(peer, name, "(further lines are left out)"));
+        }
+        self.state().readers -= 1;
     }
 
     fn complain(&self, job: &Job, what: &str) {
@@ -194,6 +255,34 @@ fn harmless(name: &str) -> String {
     }
 }
 
+/// Waits for the end of a command, or kills it when its time is over: `None`. What it has started
+/// itself goes on. `read` is closed when its standard error is, as a rule at its end.
+fn wait(
+    child: &mut Child,
+    read: &Receiver<()>,
+    timeout: Duration,
+) -> io::Result<Option<ExitStatus>> {
+    let began = Instant::now();
+    let mut pause = limits::COMMAND_POLL.0;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            // Its last lines come before the line on its failure, unless somebody else still writes.
+            let _ = read.recv_timeout(limits::COMMAND_POLL.1);
+            return Ok(Some(status));
+        }
+        let Some(left) = timeout.checked_sub(began.elapsed()) else {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        };
+        pause = pause.min(left);
+        if read.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Disconnected) {
+            thread::sleep(pause);
+        }
+        pause = limits::COMMAND_POLL.1.min(pause * 2);
+    }
+}
+
 /// The program of that name, with its whole path: it must not be looked for again in the drop
 /// directory, where peers put files.
 fn whole_path(command: &str) -> Result<PathBuf, String> {
@@ -205,9 +294,35 @@ fn whole_path(command: &str) -> Result<PathBuf, String> {
         let directories = env::split_paths(&path).filter(|directory| directory.is_absolute());
         directories.map(|directory| directory.join(command)).collect()
     };
-    let mut found = candidates.iter().filter(|candidate| candidate.is_file());
-    let absolute = found.next().and_then(|program| path::absolute(program).ok());
-    absolute.ok_or_else(|| format!("cannot find the command {}", Escaped(command)))
+    let found = candidates.iter().find(|candidate| is_executable(candidate));
+    let absolute = found.and_then(|program| path::absolute(program).ok());
+    absolute.ok_or_else(|| {
+        if command.is_empty() {
+            return "the name of a command is empty".to_owned();
+        }
+        let shown = Escaped(command);
+        let first = command.split_whitespace().next().filter(|first| *first != command);
+        if first.is_some_and(|first| whole_path(first).is_ok()) {
+            format!("the command {shown} cannot have arguments: write a script that runs it")
+        } else if candidates.iter().any(|candidate| candidate.is_file()) {
+            format!("the command {shown} is not executable (chmod +x)")
+        } else if candidates.iter().any(|candidate| candidate.is_dir()) {
+            format!("the command {shown} is a directory")
+        } else {
+            format!("cannot find the command {shown}")
+        }
+    })
+}
+
+#[cfg(unix)]
+fn is_executable(program: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    program.metadata().is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_executable(program: &Path) -> bool {
+    program.is_file()
 }
 
 #[cfg(test)]
@@ -234,10 +349,19 @@ mod tests {
         let sh = whole_path("sh").unwrap();
         assert!(sh.is_absolute() && sh.ends_with("sh"), "{sh:?}");
         assert_eq!(whole_path(sh.to_str().unwrap()), Ok(sh));
-        assert_eq!(whole_path("src/lib.rs"), Ok(env::current_dir().unwrap().join("src/lib.rs")));
-        for missing in ["", "src", "no\nsuch", "./sh", "/"] {
-            assert!(whole_path(missing).is_err(), "{missing}");
+        let script = "contrib/audit.sh";
+        assert_eq!(whole_path(script), Ok(env::current_dir().unwrap().join(script)));
+        let table = [
+            ("no\nsuch", "cannot find the command no\\nsuch"),
+            ("", "the name of a command is empty"),
+            ("./sh", "cannot find the command ./sh"),
+            ("/", "the command / is a directory"),
+            ("src/lib.rs", "the command src/lib.rs is not executable (chmod +x)"),
+            ("sh -c", "the command sh -c cannot have arguments: write a script that runs it"),
+            ("nosuch -c", "cannot find the command nosuch -c"),
+        ];
+        for (command, error) in table {
+            assert_eq!(whole_path(command), Err(error.to_owned()));
         }
-        assert_eq!(whole_path("no\nsuch").unwrap_err(), "cannot find the command no\\nsuch");
     }
 }

@@ -6,12 +6,15 @@ use super::meter::Report;
 use crate::disk::DiskError;
 use crate::disk::name::SafeName;
 use crate::limits;
-use crate::text::{Escaped, Facts, Json, Seconds};
+use crate::text::{Escaped, Facts, Json, Reason, ResumedAt, Seconds, Timestamp};
 use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::Stored;
+use std::env;
 use std::fmt::{self, Display, Formatter, Write};
 use std::io;
 use std::net::SocketAddr;
+#[cfg(unix)]
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// Who reads standard error.
@@ -19,6 +22,8 @@ use std::time::{Duration, SystemTime};
 pub(super) enum Form {
     /// A person.
     Text,
+    /// A person, later: nobody else notes when a line came.
+    Dated,
     /// A program.
     Json,
     /// A sender: it is a connection, and not a byte may go there.
@@ -30,6 +35,7 @@ impl Form {
     pub(super) fn wording(self) -> Wording {
         match self {
             Self::Text => console::text,
+            Self::Dated => |notice| Entry::Notice(notice).line(Self::Dated),
             Self::Json => |notice| Entry::Notice(notice).line(Self::Json),
             Self::None => |_| None,
         }
@@ -56,6 +62,8 @@ impl Log {
 pub(super) enum Entry<'a> {
     /// Something of our own does not work.
     Error(&'a str),
+    /// Connections are accepted at this address, and what people elsewhere type.
+    Listening(SocketAddr, &'a str),
     /// So many parts of an earlier run were removed.
     Swept(usize),
     /// Every user can replace files in this directory.
@@ -76,6 +84,8 @@ pub(super) enum Entry<'a> {
     Leftover(SocketAddr, &'a DiskError),
     /// The command for a file of this name failed or was not run.
     Command(SocketAddr, &'a str, &'a str),
+    /// A line that it wrote to standard error.
+    CommandSaid(SocketAddr, &'a str, &'a str),
     /// What the console has to say.
     Notice(&'a Notice<'a>),
 }
@@ -85,6 +95,7 @@ impl Entry<'_> {
     pub(super) fn line(&self, form: Form) -> Option<String> {
         match form {
             Form::Text => Some(self.to_string()),
+            Form::Dated => Some(format!("{} {self}", Timestamp(now()))),
             Form::Json => Some(self.object().0 + "}"),
             Form::None => None,
         }
@@ -93,6 +104,9 @@ impl Entry<'_> {
     fn object(&self) -> Object {
         match *self {
             Self::Error(why) => Object::new("error").text("error", &why),
+            Self::Listening(address, hint) => {
+                Object::new("listening").text("address", &address).text("hint", &hint)
+            }
             Self::Swept(parts) => Object::new("swept").number("parts", &parts),
             Self::Exposed(directory) => {
                 let why = format!("every user of this machine can replace files in {directory}");
@@ -100,7 +114,7 @@ impl Entry<'_> {
             }
             Self::Nothing(from, why) => Object::new("failed").text("peer", from).text("error", why),
             Self::Connected(peer) => Object::new("connected").text("peer", &peer),
-            Self::Stored(peer, name, Stored { name: stored_as, size, digest, .. }, time) => {
+            Self::Stored(peer, name, Stored { name: stored_as, size, digest, had }, time) => {
                 Object::new("stored")
                     .text("peer", &peer)
                     .text("name", &shortened(name))
@@ -108,6 +122,7 @@ impl Entry<'_> {
                     .number("size", size)
                     .text("xxh64", &format_args!("{digest:016x}"))
                     .number("seconds", &Seconds(time))
+                    .number("resumed_at", &ResumedAt(*had))
             }
             Self::There(peer, name, stored_as) => Object::new("skipped")
                 .text("peer", &peer)
@@ -124,7 +139,7 @@ impl Entry<'_> {
                 object.text("error", why)
             }
             Self::Undelivered(peer, why) => {
-                Object::new("no-receipt").text("peer", &peer).text("error", why)
+                Object::new("no-receipt").text("peer", &peer).text("error", &Reason(why))
             }
             Self::Leftover(peer, why) => {
                 Object::new("warning").text("peer", &peer).text("error", why)
@@ -132,6 +147,10 @@ impl Entry<'_> {
             Self::Command(peer, name, why) => {
                 let object = Object::new("command-failed").text("peer", &peer);
                 object.text("name", &shortened(name)).text("error", &why)
+            }
+            Self::CommandSaid(peer, name, line) => {
+                let object = Object::new("command-output").text("peer", &peer);
+                object.text("name", &shortened(name)).text("line", &line)
             }
             Self::Notice(Notice::Progress(Report { name, peer, done, size, rate })) => {
                 let mut object = Object::new("progress");
@@ -152,9 +171,10 @@ impl Entry<'_> {
 impl Display for Entry<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Error(why) => write!(f, "qdropd: {why}"),
+            Self::Error(why) | Self::Listening(_, why) => write!(f, "qdropd: {why}"),
             Self::Swept(parts) => {
-                write!(f, "qdropd: removed {parts} unfinished files of an earlier run")
+                let files = if parts == 1 { "file" } else { "files" };
+                write!(f, "qdropd: removed {parts} unfinished {files} of an earlier run")
             }
             Self::Exposed(directory) => write!(
                 f,
@@ -177,14 +197,40 @@ impl Display for Entry<'_> {
             Self::NotStored(peer, Some(name), why) => {
                 write!(f, "{peer}: {} {}: {why}", verb(why), Escaped(&shortened(name)))
             }
-            Self::Undelivered(peer, why) => write!(f, "{peer}: no receipt delivered: {why}"),
+            Self::Undelivered(peer, why) => {
+                write!(f, "{peer}: no receipt delivered: {}", Reason(why))
+            }
             Self::Leftover(peer, why) => write!(f, "{peer}: {why}; the next start does"),
             Self::Command(peer, name, why) => {
                 write!(f, "{peer}: command for {} {why}", Escaped(&shortened(name)))
             }
+            Self::CommandSaid(peer, name, line) => {
+                let (name, line) = (shortened(name), Escaped(line));
+                write!(f, "{peer}: command for {}: {line}", Escaped(&name))
+            }
             Self::Notice(notice) => notice.fmt(f),
         }
     }
+}
+
+/// The time since 1970 UTC.
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Whether standard error is the journal of systemd, which notes the time of each line: its socket is
+/// named in `JOURNAL_STREAM` (systemd.exec(5)).
+#[cfg(unix)]
+pub(super) fn is_journal() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(stderr) = Path::new("/proc/self/fd/2").metadata() else { return false };
+    let journal = format!("{}:{}", stderr.dev(), stderr.ino());
+    env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == journal)
+}
+
+#[cfg(not(unix))]
+pub(super) fn is_journal() -> bool {
+    false
 }
 
 /// Whether the sender is told.
@@ -206,8 +252,7 @@ struct Object(String);
 impl Object {
     /// What every line has. The journal of a system has times of its own, a file has none.
     fn new(event: &str) -> Self {
-        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self(format!("{{\"time\":{},\"event\":\"{event}\"", Seconds(time)))
+        Self(format!("{{\"time\":{},\"event\":\"{event}\"", Seconds(now())))
     }
 
     fn number(mut self, field: &str, value: &dyn Display) -> Self {
@@ -230,6 +275,10 @@ mod tests {
     #[track_caller]
     fn assert_entry(entry: &Entry<'_>, text: &str, json: &str) {
         assert_eq!(entry.line(Form::Text).as_deref(), Some(text));
+        let dated = entry.line(Form::Dated).unwrap();
+        let (date, rest) = dated.split_once(' ').unwrap();
+        assert!(date.starts_with("20") && date.len() == 20 && date.ends_with('Z'), "{dated}");
+        assert_eq!(rest, text);
         let line = entry.line(Form::Json).unwrap();
         let (time, rest) = line.strip_prefix("{\"time\":").unwrap().split_once(',').unwrap();
         let (seconds, millis) = time.split_once('.').unwrap();
@@ -257,6 +306,16 @@ mod tests {
             r#"{"event":"error","error":"cannot \"x\""}"#,
         );
         assert_entry(
+            &Entry::Listening(peer, "on another machine: \"x\""),
+            r#"qdropd: on another machine: "x""#,
+            r#"{"event":"listening","address":"192.0.2.1:5","hint":"on another machine: \"x\""}"#,
+        );
+        assert_entry(
+            &Entry::Swept(1),
+            "qdropd: removed 1 unfinished file of an earlier run",
+            r#"{"event":"swept","parts":1}"#,
+        );
+        assert_entry(
             &Entry::Swept(3),
             "qdropd: removed 3 unfinished files of an earlier run",
             r#"{"event":"swept","parts":3}"#,
@@ -281,7 +340,14 @@ mod tests {
             &Entry::Stored(peer, name, &stored, Duration::from_millis(1250)),
             "192.0.2.1:5: stored a\"\\\\\\n as a\" \
              (1000 bytes, xxh64 0000000000000abc, 1.250 s, 800 B/s)",
-            r#"{"event":"stored","peer":"192.0.2.1:5","name":"a\"\\\n","stored_as":"a\"","size":1000,"xxh64":"0000000000000abc","seconds":1.250}"#,
+            r#"{"event":"stored","peer":"192.0.2.1:5","name":"a\"\\\n","stored_as":"a\"","size":1000,"xxh64":"0000000000000abc","seconds":1.250,"resumed_at":null}"#,
+        );
+        let resumed = Stored { size: 1 << 20, had: 1 << 19, ..stored.clone() };
+        assert_entry(
+            &Entry::Stored(peer, "a", &resumed, Duration::from_secs(1)),
+            "192.0.2.1:5: stored a as a\" \
+             (1048576 bytes, xxh64 0000000000000abc, 1.000 s, 512 KiB/s, resumed at 512 KiB)",
+            r#"{"event":"stored","peer":"192.0.2.1:5","name":"a","stored_as":"a\"","size":1048576,"xxh64":"0000000000000abc","seconds":1.000,"resumed_at":524288}"#,
         );
         assert_entry(
             &Entry::There(peer, name, &stored.name),
@@ -314,6 +380,11 @@ mod tests {
             &Entry::Command(peer, name, "failed: exit status: 3"),
             "192.0.2.1:5: command for a\"\\\\\\n failed: exit status: 3",
             r#"{"event":"command-failed","peer":"192.0.2.1:5","name":"a\"\\\n","error":"failed: exit status: 3"}"#,
+        );
+        assert_entry(
+            &Entry::CommandSaid(peer, name, "no \u{1b}[1mroom"),
+            "192.0.2.1:5: command for a\"\\\\\\n: no \\u{1b}[1mroom",
+            r#"{"event":"command-output","peer":"192.0.2.1:5","name":"a\"\\\n","line":"no \u001b[1mroom"}"#,
         );
         assert_entry(
             &Entry::Notice(&Notice::Progress(&report)),

@@ -42,6 +42,8 @@ struct Gauge {
     /// Who sends it, if there may be several.
     peer: Option<SocketAddr>,
     done: u64,
+    /// Bytes that had moved before it began.
+    had: u64,
     total: u64,
     began: Instant,
     reported: Instant,
@@ -72,7 +74,7 @@ fn label(name: &str, peer: Option<SocketAddr>) -> String {
     peer.map_or_else(|| name.to_string(), |peer| format!("{name} from {peer}"))
 }
 
-/// The columns of the numbers in a live line.
+/// The columns of the numbers in a live line, and one that stays empty.
 const NUMBERS: usize = 40;
 /// The columns of the bar between its brackets.
 const CELLS: u64 = 12;
@@ -108,15 +110,27 @@ impl Meter {
         }
         let id = Id(self.next);
         self.next += 1;
-        self.gauges.push(Gauge { id, name, peer, done: 0, total, began: now, reported: now });
+        let (began, reported) = (now, now);
+        self.gauges.push(Gauge { id, name, peer, done: 0, had: 0, total, began, reported });
         id
+    }
+
+    pub(super) fn resume(&mut self, id: Id, bytes: u64) {
+        if let Some(gauge) = self.gauge(id) {
+            gauge.had = bytes;
+            gauge.done += bytes;
+        }
     }
 
     pub(super) fn advance(&mut self, id: Id, bytes: u64) {
         self.moved = self.moved.wrapping_add(bytes);
-        if let Some(gauge) = self.gauges.iter_mut().find(|gauge| gauge.id == id) {
+        if let Some(gauge) = self.gauge(id) {
             gauge.done += bytes;
         }
+    }
+
+    fn gauge(&mut self, id: Id) -> Option<&mut Gauge> {
+        self.gauges.iter_mut().find(|gauge| gauge.id == id)
     }
 
     pub(super) fn end(&mut self, id: Id) {
@@ -162,7 +176,8 @@ impl Meter {
         }
         let numbers = numbers(done, total, self.rate);
         let back = NUMBERS - 1;
-        Some(format!("\x1b[?7l\r\x1b[K{label}\x1b[999C\x1b[{back}D{numbers}\x1b[?7h"))
+        // In a narrower terminal what does not fit ends up in the last column, which is cleared.
+        Some(format!("\x1b[?7l\r\x1b[K{label}\x1b[999C\x1b[{back}D{numbers}\x1b[K\x1b[?7h"))
     }
 
     /// Each transfer that has had no line for a while.
@@ -174,7 +189,7 @@ impl Meter {
             .filter(|gauge| now.duration_since(gauge.reported) >= limits::REPORT);
         due.map(|gauge| {
             gauge.reported = now;
-            let rate = Rate::of(gauge.done, now.duration_since(gauge.began)).0;
+            let rate = Rate::of(gauge.done - gauge.had, now.duration_since(gauge.began)).0;
             let (name, peer) = (gauge.name.clone(), gauge.peer);
             Report { name, peer, done: gauge.done, size: gauge.total, rate }
         })
@@ -204,7 +219,7 @@ fn numbers(done: u64, total: u64, rate: u64) -> String {
     let bytes = Bytes(done);
     let left = time_left(total.saturating_sub(done), rate);
     let percent = percent(done, total);
-    format!(" {percent:>3}% [{bar}] {bytes:>#5} {:>#7} {left:>5}", Rate(rate))
+    format!("{percent:>3}% [{bar}] {bytes:>#5} {:>#7} {left:>5}", Rate(rate))
 }
 
 fn percent(done: u64, total: u64) -> u64 {
@@ -233,12 +248,12 @@ mod tests {
     #[test]
     fn the_numbers_fit_their_columns() {
         let line = numbers(GIB, 2 * GIB, 112 << 20);
-        assert_eq!(line, "  50% [######......]  1.0G  112M/s  0:09");
+        assert_eq!(line, " 50% [######......]  1.0G  112M/s  0:09");
         for done in [0, 1, 999, 1000, 1023, GIB - 1, 1000 * GIB, u64::MAX] {
             for rate in [0, 1, 999, 1023, 102_400_000, GIB, u64::MAX] {
                 for total in [done, u64::MAX] {
                     let line = numbers(done, total, rate);
-                    assert_eq!(line.chars().count(), NUMBERS, "{line:?}");
+                    assert_eq!(line.chars().count(), NUMBERS - 1, "{line:?}");
                 }
             }
         }
@@ -260,6 +275,20 @@ mod tests {
         assert!(meter.live(at(2)).unwrap().contains(" 25% [###........."));
         meter.end(first);
         assert!(meter.live(at(3)).unwrap().contains("  0% [............]"));
+    }
+
+    #[test]
+    fn what_came_before_is_no_speed() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut meter = Meter::new(start);
+        let id = meter.begin("a".to_owned(), None, 4 * GIB, at(0));
+        meter.resume(id, 2 * GIB);
+        meter.advance(id, GIB);
+        let line = meter.live(at(1)).unwrap();
+        assert!(line.contains(" 75% [#########...]  3.0G  1.0G/s  0:01"), "{line:?}");
+        let reports: Vec<String> = meter.reports(at(32)).iter().map(Report::to_string).collect();
+        assert_eq!(reports, ["a: 75% of 4.0 GiB, 32.0 MiB/s, 0:32 left"]);
     }
 
     #[test]

@@ -5,13 +5,17 @@ pub mod client;
 pub mod console;
 pub mod exec;
 pub mod exit;
+mod help;
 pub mod log;
 pub mod meter;
 pub mod queue;
 pub mod server;
 
+use crate::net::listen;
+use crate::text::Reason;
 use exit::Exit;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
 
 fn version(program: &str) -> String {
     format!("{program} {}\n", env!("CARGO_PKG_VERSION"))
@@ -29,6 +33,41 @@ fn usage_error(program: &str, text: &str) -> Exit {
     let text = crate::text::Escaped(text);
     let _ = writeln!(io::stderr(), "{program}: {text}\nTry '{program} --help'.");
     Exit::Usage
+}
+
+/// Why an address cannot be listened on, and what to do. `others`: which are listened on already.
+fn cannot_listen(address: SocketAddr, error: &io::Error, others: &[SocketAddr]) -> String {
+    let every = |address: &SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
+    let hint = match error.kind() {
+        ErrorKind::AddrInUse => match others.iter().find(|other| other.port() == address.port()) {
+            Some(other) if every(other) || every(&address) => {
+                " ([::] includes IPv4: one of the two is enough)"
+            }
+            Some(_) => " (one --listen includes the other: one of the two is enough)",
+            None => " (another program listens there; does qdropd run already?)",
+        },
+        ErrorKind::AddrNotAvailable => " (it is no address of this machine)",
+        ErrorKind::PermissionDenied => " (ports below 1024 need root)",
+        _ => "",
+    };
+    format!("cannot listen on {address}: {}{hint}", Reason(error))
+}
+
+/// What people elsewhere type to reach a listener: `command` with its address in place of `{}`.
+fn elsewhere(address: SocketAddr, what: &str, command: [&str; 2]) -> String {
+    let ip = address.ip().to_canonical();
+    if ip.is_loopback() {
+        return format!(
+            "only this machine can {what} {address}; --listen 0.0.0.0:{} is for others, too",
+            address.port()
+        );
+    }
+    let at = match listen::outside(ip) {
+        Some(ip) => SocketAddr::new(ip, address.port()).to_string(),
+        None => format!("ADDRESS:{}", address.port()),
+    };
+    let [before, after] = command;
+    format!("on another machine: {before} {at}{after}")
 }
 
 /// An error from before there is a console.

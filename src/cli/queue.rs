@@ -10,7 +10,7 @@ use crate::disk::{DiskError, name, source};
 use crate::limits;
 use crate::net::deadline::{Patience, Timed};
 use crate::net::pace::Pace;
-use crate::text::{Escaped, Facts, Json, Seconds};
+use crate::text::{Bytes, Escaped, Facts, Json, Reason, ResumedAt, Seconds};
 use crate::transfer::error::SendError;
 use crate::transfer::send::{Outgoing, Sent};
 use crate::wire::header::Dialect;
@@ -18,7 +18,7 @@ use crate::wire::receipt::Status;
 use std::collections::VecDeque;
 use std::env;
 use std::fmt::Display;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +41,7 @@ struct Item {
 /// Sends all files that the options name; the exit status is that of the first failure in their
 /// order.
 pub(super) fn send_all(options: &Options, receivers: &Receivers<'_>, printer: &Printer) -> Exit {
+    let began = Instant::now();
     let shared = Mutex::default();
     let pace = options.limit_rate.map(|rate| Arc::new(Pace::new(rate)));
     let mut run = Run { options, receivers, printer, pace, spool: None, shared };
@@ -58,6 +59,7 @@ pub(super) fn send_all(options: &Options, receivers: &Receivers<'_>, printer: &P
         thread::sleep(pause(tries));
         run.shared().queue.extend(again);
     }
+    run.sum_up(began.elapsed());
     let failure = run.shared().failure;
     failure.map_or(Exit::Done, |(_, exit)| exit)
 }
@@ -88,6 +90,19 @@ struct Shared {
     again: Vec<Item>,
     /// The first failure, and the file's place.
     failure: Option<(usize, Exit)>,
+    sum: Sum,
+    /// It was said that the receiver keeps no directories.
+    flattens: bool,
+}
+
+/// What became of the files so far.
+#[derive(Default)]
+struct Sum {
+    sent: usize,
+    skipped: usize,
+    failed: usize,
+    /// Bytes of those that were sent.
+    bytes: u64,
 }
 
 impl Run<'_> {
@@ -153,8 +168,28 @@ impl Run<'_> {
         Sender::of(self).failed(item, &SendError::Source(error), Duration::ZERO);
     }
 
+    /// After several files, for a person: how it went altogether.
+    fn sum_up(&self, time: Duration) {
+        let Self { options, .. } = self;
+        let Sum { sent, skipped, failed, bytes } = self.shared().sum;
+        if sent + skipped + failed < 2
+            || options.quiet
+            || options.json
+            || !io::stderr().is_terminal()
+        {
+            return;
+        }
+        let counts = [(sent, "sent"), (skipped, "skipped"), (failed, "failed")];
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let counts: Vec<_> = counts.map(|(count, what)| format!("{count} {what}")).collect();
+        let (files, bytes, time) = (sent + skipped + failed, Bytes(bytes), Seconds(time));
+        let counts = counts.join(", ");
+        self.printer.log(format!("qdrop: {files} files: {counts}; {bytes} in {time} s"));
+    }
+
     fn fail(&self, place: usize, exit: Exit) {
         let mut shared = self.shared();
+        shared.sum.failed += 1;
         if shared.failure.is_none_or(|(first, _)| place < first) {
             shared.failure = Some((place, exit));
         }
@@ -248,10 +283,12 @@ impl<'a> Sender<'a> {
                 self.printer.end(last);
             }
             let printer = self.printer;
+            let resumed = &mut |bytes| printer.resume(id, bytes);
             let advance = &mut |bytes| printer.advance(id, bytes);
             if self.options.wishes.any() {
                 let wishes = self.options.wishes;
-                let fate = outgoing.ask(&mut source, &units, wishes, self.answers, advance);
+                let fate =
+                    outgoing.ask(&mut source, &units, wishes, self.answers, resumed, advance);
                 let broken = outgoing.is_broken();
                 let start = outgoing.start();
                 self.settle(item, fate, file_began.elapsed(), start);
@@ -310,7 +347,9 @@ impl<'a> Sender<'a> {
         let patience = Patience { silence: self.options.timeout, keep_open: Duration::ZERO };
         Timed::new(stream, patience, None)
             .and_then(|it| Outgoing::new(it.paced(pace.clone()), self.options.dialect))
-            .map_err(|error| SendError::Broken(format!("cannot set up the socket: {error}")))
+            .map_err(|error| {
+                SendError::Broken(format!("cannot set up the socket: {}", Reason(&error)))
+            })
     }
 
     /// Tells what became of a file. `start`: from which byte on it was sent.
@@ -331,6 +370,12 @@ impl<'a> Sender<'a> {
                 let unconfirmed = sent.stored_as.is_none() && self.options.require_receipt;
                 let exit = if unconfirmed { Exit::Unconfirmed } else { Exit::Done };
                 self.report(&item, &sent, time, exit);
+                self.warn_of_flattening(&item, &sent);
+                if !unconfirmed {
+                    let sum = &mut self.run.shared().sum;
+                    *(if sent.there { &mut sum.skipped } else { &mut sum.sent }) += 1;
+                    sum.bytes += if sent.there { 0 } else { sent.size };
+                }
                 if unconfirmed {
                     let why = "it was sent, but the receiver gave no receipt, \
                                which --require-receipt asks for";
@@ -354,7 +399,7 @@ impl<'a> Sender<'a> {
                 );
                 (Exit::Refused, may_pass)
             }
-            SendError::Classic => (Exit::Broken, false),
+            SendError::Classic | SendError::Foreign(_) => (Exit::Broken, false),
             SendError::Broken(_) | SendError::Damaged { .. } | SendError::Untaken => {
                 (Exit::Broken, true)
             }
@@ -363,6 +408,9 @@ impl<'a> Sender<'a> {
             SendError::Source(error) => format!("qdrop: {error}"),
             _ => self.not_sent(&item, error),
         };
+        if let (SendError::Refused(receipt), true) = (error, self.options.verbose) {
+            line.push_str(&format!(" (status {})", receipt.status.code()));
+        }
         if may_pass && item.tries < self.options.retry {
             item.tries += 1;
             if !self.options.quiet {
@@ -376,11 +424,25 @@ impl<'a> Sender<'a> {
         }
         self.printer.log(line);
         if self.options.json {
-            let error = error.to_string();
-            let said = Said { outcome: "failed", sent: None, error: Some(&error), exit };
+            let said = Said { outcome: "failed", sent: None, error: Some(error), exit };
             self.printer.print(said.json(&item, time));
         }
         self.run.fail(item.place, exit);
+    }
+
+    /// A receiver that takes directories out of names puts a tree into one directory.
+    fn warn_of_flattening(&self, item: &Item, sent: &Sent) {
+        let flat = sent.stored_as.as_ref().is_some_and(|stored_as| !stored_as.contains('/'));
+        if flat
+            && self.options.recursive
+            && item.name.contains('/')
+            && !self.options.quiet
+            && !mem::replace(&mut self.run.shared().flattens, true)
+        {
+            let warning = "qdrop: warning: the receiver puts all files into one directory; \
+                           with --subdirs qdropd keeps directories";
+            self.printer.log(warning.to_owned());
+        }
     }
 
     fn not_sent(&self, item: &Item, why: &dyn Display) -> String {
@@ -427,7 +489,7 @@ impl<'a> Sender<'a> {
 struct Said<'a> {
     outcome: &'static str,
     sent: Option<&'a Sent>,
-    error: Option<&'a str>,
+    error: Option<&'a SendError>,
     exit: Exit,
 }
 
@@ -441,14 +503,19 @@ impl Said<'_> {
         let size = sent.map_or_else(null, |sent| sent.size.to_string());
         let known = sent.filter(|sent| !sent.there);
         let digest = known.map_or_else(null, |sent| format!("\"{:016x}\"", sent.digest));
-        let error = self.error.map_or_else(null, text);
+        let error = self.error.map_or_else(null, |error| text(&error.to_string()));
+        let refusal = match self.error {
+            Some(SendError::Refused(receipt)) => receipt.status.code().to_string(),
+            _ => null(),
+        };
+        let resumed_at = ResumedAt(known.map_or(0, |sent| sent.had));
         let path = item.path.to_string_lossy();
         let (path, name, time) = (Json(&path), Json(&item.name), Seconds(time));
         let (outcome, status) = (self.outcome, self.exit as u8);
         format!(
             "{{\"outcome\":\"{outcome}\",\"file\":{path},\"name\":{name},\"stored_as\":{stored_as},\
              \"size\":{size},\"xxh64\":{digest},\"seconds\":{time},\"error\":{error},\
-             \"status\":{status}}}"
+             \"status\":{status},\"resumed_at\":{resumed_at},\"refusal\":{refusal}}}"
         )
     }
 }

@@ -4,7 +4,8 @@ use super::args::{Arg, Args, count, listen_address, seconds, size};
 use super::console::{Console, Progress};
 use super::exec::{Commands, Job};
 use super::exit::Exit;
-use super::log::{Entry, Form, Log, shortened};
+use super::help;
+use super::log::{self, Entry, Form, Log, shortened};
 use super::meter::Id;
 use crate::disk::inbox::{Inbox, OnConflict, Rules as Storing};
 use crate::limits;
@@ -13,69 +14,20 @@ use crate::net::deadline::{Patience, Timed};
 use crate::net::dial::{self, Address, PORT};
 use crate::net::inherit::{self, Inherited};
 use crate::net::listen::{self, Arrival, Guest, House, Rules};
-use crate::text::Escaped;
+use crate::text::{Escaped, Reason};
 use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::{self, Event, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::env;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-
-const HELP: &str = "\
-qdropd receives files from qdrop, or from Qt programs that speak its protocol.
-
-Usage: qdropd [OPTIONS] [DIR]
-
-Files are stored in DIR, by default the current directory.
-
-  -l, --listen ADDR[:PORT]    where to listen; may be repeated [127.0.0.1:9999]
-                              port 0 takes a free one; 0.0.0.0 is every address
-                              of IPv4, [::] usually every address at all
-  -1, --once                  serve one transfer, then exit with its outcome
-      --from HOST[:PORT]      connect to a sender that listens (qdrop --listen),
-                              take one transfer, exit with its outcome
-      --keep-open SECS        wait so long for further files of a sender that
-                              stays connected [600; 0.3 with --once or --from]
-      --inetd                 standard input is the socket: a connection to be
-                              served, or one that listens (inetd, systemd)
-      --allow ADDR[/BITS]     take files only from this network; may be repeated
-      --max-size SIZE         refuse larger files (K, M, G, T: powers of 1024)
-      --max-transfers N       transfers at once; further ones wait [16]
-      --max-per-peer N        transfers at once from one address [unlimited]
-      --timeout SECS          end a transfer whose sender is silent so long [60]
-      --on-conflict rename|replace|refuse
-                              when the name is taken [rename: \"name (1).ext\"]
-      --subdirs               keep the directories in names [only the last part]
-      --keep-partial SECS     keep what came of an interrupted transfer for a
-                              sender that resumes it [86400; 0: never]
-      --exec COMMAND          after each file run COMMAND, without a shell, with
-                              the file's path as its argument (see qdropd(8))
-      --exec-failed COMMAND   after each failed transfer, with the file's name
-      --no-sync               do not wait for the disk
-      --log text|json         one line, or one JSON object, per event [text]
-  -q, --quiet                 log failures alone
-  -v, --verbose               log connections as well
-  -h, --help                  print this
-  -V, --version               print the version
-
-\"listening on ADDR:PORT\" on standard output says that connections are taken,
-once per listener. The log is on standard error, one line for each file.
-
-Exit status:
-  0  with --once, --from or --inetd: the file is stored
-  1  the directory, an address or a command cannot be used
-  2  the command line is wrong
-  3  with --from: the sender cannot be reached
-  4  with --once, --from or --inetd: the connection broke or timed out
-  5  with --once, --from or --inetd: the file was refused, or the disk failed
-";
 
 /// The command line, understood.
 #[derive(Debug)]
@@ -87,6 +39,7 @@ struct Options {
     storing: Storing,
     exec: Option<String>,
     exec_failed: Option<String>,
+    exec_timeout: Duration,
     form: Form,
     quiet: bool,
     verbose: bool,
@@ -109,7 +62,7 @@ enum Command {
 }
 
 fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
-    let mut args = Args::new(args);
+    let mut args = Args::new(&help::QDROPD, args);
     let mut directory = None;
     let mut addresses = Vec::new();
     let mut once = false;
@@ -121,7 +74,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut keep_open = None;
     let mut max_size = None;
     let mut storing = Storing::default();
-    let (mut exec, mut exec_failed) = (None, None);
+    let (mut exec, mut exec_failed, mut exec_timeout) = (None, None, None);
     let mut form = Form::Text;
     let (mut quiet, mut verbose) = (false, false);
     let mut print = None;
@@ -165,6 +118,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
             }
             "--exec" => exec = Some(args.value()?),
             "--exec-failed" => exec_failed = Some(args.value()?),
+            "--exec-timeout" => exec_timeout = Some(args.value_as(seconds)?),
             "--no-sync" => storing.sync = false,
             "--log" => {
                 form = args.value_as(|value| match value {
@@ -175,7 +129,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
             }
             "-q" | "--quiet" => quiet = true,
             "-v" | "--verbose" => verbose = true,
-            "-h" | "--help" => print = Some(HELP.to_owned()),
+            "-h" | "--help" => print = Some(help::QDROPD.help.to_owned()),
             "-V" | "--version" => print = Some(super::version("qdropd")),
             _ => return Err(args.unknown()),
         }
@@ -189,6 +143,9 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     // Whoever asks for one transfer does not wait for a program that stays connected.
     let otherwise = if once || from.is_some() { limits::LINGER } else { limits::KEEP_OPEN };
     let patience = Patience { silence, keep_open: keep_open.unwrap_or(otherwise) };
+    if exec_timeout.is_some() && exec.is_none() && exec_failed.is_none() {
+        return Err("--exec-timeout goes with --exec or --exec-failed".to_owned());
+    }
     if inetd && (!addresses.is_empty() || once || from.is_some()) {
         return Err("--inetd takes its socket from standard input: it goes without --listen, \
                     --once and --from"
@@ -221,6 +178,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
         storing,
         exec,
         exec_failed,
+        exec_timeout: exec_timeout.unwrap_or(limits::COMMAND_TIME),
         form,
         quiet,
         verbose,
@@ -242,24 +200,31 @@ pub fn main() -> ExitCode {
 fn run(options: &Options) -> Exit {
     // On standard output there is a line if a socket listens. Such a socket takes no bytes itself.
     let is_sender = matches!(options.way, Way::Inetd(_)) && inherit::is_standard_error();
-    let form = if is_sender { Form::None } else { options.form };
+    let terminal = io::stderr().is_terminal();
+    let form = match options.form {
+        _ if is_sender => Form::None,
+        Form::Text if !terminal && !log::is_journal() => Form::Dated,
+        form => form,
+    };
     let progress = match form {
         _ if options.quiet => Progress::None,
         Form::None => Progress::None,
-        Form::Text if io::stderr().is_terminal() => Progress::Live,
-        Form::Text | Form::Json => Progress::Reports,
+        Form::Text if terminal => Progress::Live,
+        Form::Text | Form::Dated | Form::Json => Progress::Reports,
     };
     let console = match Console::new(progress, form.wording()) {
         Ok(console) => console,
         Err(error) => {
-            let why = format!("cannot start a thread: {error}");
+            let why = format!("cannot start a thread: {}", Reason(&error));
             let line = Entry::Error(&why).line(form);
             return line.map_or(Exit::Local, |line| super::fatal(&line));
         }
     };
     let log = Log { printer: console.printer(), form };
     let exit = receive(options, &log).unwrap_or_else(|why| {
-        log.tell(&Entry::Error(&why));
+        // Told to whoever starts it, who sees it at once.
+        let form = if form == Form::Dated { Form::Text } else { form };
+        Log { form, ..log }.tell(&Entry::Error(&why));
         Exit::Local
     });
     console.close();
@@ -268,12 +233,22 @@ fn run(options: &Options) -> Exit {
 
 /// Receives one transfer with --once and --from, one connection if --inetd has one, else for ever.
 fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
-    let Options { directory, max_size, storing, exec, exec_failed, .. } = options;
-    let commands = Commands::find(exec.as_deref(), exec_failed.as_deref(), log.clone())?;
+    let Options { directory, max_size, storing, .. } = options;
+    let (exec, exec_failed) = (options.exec.as_deref(), options.exec_failed.as_deref());
+    let commands = Commands::find(exec, exec_failed, options.exec_timeout, log.clone())?;
     let shown = directory.to_string_lossy();
     // Entered once: nobody can put another directory in its place later.
-    env::set_current_dir(directory)
-        .map_err(|error| format!("cannot enter the directory {}: {error}", Escaped(&shown)))?;
+    env::set_current_dir(directory).map_err(|error| {
+        let hint = match shown.parse::<Address>() {
+            Ok(_) if error.kind() == ErrorKind::NotFound && shown.contains([':', '.']) => {
+                " (an address goes with --listen)"
+            }
+            _ if error.kind() == ErrorKind::NotFound => " (make it first: mkdir -p)",
+            _ => "",
+        };
+        let (shown, reason) = (Escaped(&shown), Reason(&error));
+        format!("cannot enter the directory {shown}: {reason}{hint}")
+    })?;
     let (inbox, swept) = Inbox::open(Path::new("."), *storing)
         .map_err(|error| format!("cannot use the directory {}: {error}", Escaped(&shown)))?;
     if swept > 0 && !options.quiet {
@@ -296,16 +271,18 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
     start(move || tending.storage.inbox.tend())?;
     let exit = match &options.way {
         Way::Listen { addresses, rules } => {
-            let bind = |address: &SocketAddr| {
-                let bound = listen::listen(*address);
-                bound.map_err(|error| format!("cannot listen on {address}: {error}"))
-            };
-            listen(addresses.iter().map(bind).collect::<Result<_, _>>()?, rules, &desk)?
+            let mut listeners = Vec::new();
+            for (index, address) in addresses.iter().enumerate() {
+                let bound = listen::listen(*address)
+                    .map_err(|error| super::cannot_listen(*address, &error, &addresses[..index]))?;
+                listeners.push(bound);
+            }
+            listen(listeners, rules, &desk)?
         }
         Way::From(host) => fetch(host, options.patience, &desk),
         Way::Inetd(rules) => {
             let input = inherit::standard_input().map_err(|error| {
-                format!("cannot use standard input as a socket of TCP: {error}")
+                format!("cannot use standard input as a socket of TCP: {}", Reason(&error))
             })?;
             match input {
                 Inherited::Listener(address, listener) => {
@@ -338,6 +315,10 @@ fn listen(
             house.receive_guests(&listener, move |arrival| serving.serve(arrival, once));
         })?;
         desk.log.printer.print(format!("listening on {address}"));
+        if !desk.quiet {
+            let hint = super::elsewhere(address, "send to", ["qdrop", " FILE"]);
+            desk.log.tell(&Entry::Listening(address, &hint));
+        }
     }
     // Without --once this waits for ever.
     let outcome = desk.outcome.lock().unwrap_or_else(PoisonError::into_inner);
@@ -348,7 +329,7 @@ fn listen(
 
 fn start(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let thread = thread::Builder::new().stack_size(limits::STACK).spawn(work);
-    thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
+    thread.map(drop).map_err(|error| format!("cannot start a thread: {}", Reason(&error)))
 }
 
 /// Takes a transfer from a sender that listens.
@@ -356,7 +337,11 @@ fn fetch(host: &Address, patience: Patience, desk: &Desk) -> Exit {
     let stream = match dial::dial(host, limits::CONNECT_TIME) {
         Ok(stream) => stream,
         Err(error) => {
-            return desk.nothing(Exit::Unreachable, host, &format!("cannot connect: {error}"));
+            let hint = match error.has(ErrorKind::ConnectionRefused) {
+                true => " (is qdrop --listen running there?)",
+                false => "",
+            };
+            return desk.nothing(Exit::Unreachable, host, &format!("{error}{hint}"));
         }
     };
     let connected = stream.peer_addr();
@@ -364,7 +349,7 @@ fn fetch(host: &Address, patience: Patience, desk: &Desk) -> Exit {
         Ok((peer, mut connection)) => {
             desk.converse(&mut connection, peer).unwrap_or_else(|| desk.nothing_came(host))
         }
-        Err(error) => desk.nothing(Exit::Broken, host, &error),
+        Err(error) => desk.nothing(Exit::Broken, host, &Reason(&error)),
     }
 }
 
@@ -378,7 +363,7 @@ fn attend(stream: TcpStream, peer: SocketAddr, rules: &Rules, desk: &Desk) -> Ex
         Ok(Guest { mut connection, .. }) => {
             desk.converse(&mut connection, peer).unwrap_or_else(|| desk.nothing_came(&peer))
         }
-        Err(error) => desk.nothing(Exit::Broken, &peer, &error),
+        Err(error) => desk.nothing(Exit::Broken, &peer, &Reason(&error)),
     }
 }
 
@@ -401,7 +386,8 @@ impl Desk {
         let Guest { mut connection, peer, refusal } = match arrival {
             Arrival::Guest(guest) => guest,
             Arrival::Trouble(error) => {
-                self.log.tell(&Entry::Error(&format!("cannot accept connections: {error}")));
+                let why = format!("cannot accept connections: {}", Reason(&error));
+                self.log.tell(&Entry::Error(&why));
                 return;
             }
         };
@@ -477,6 +463,11 @@ impl Watch<'_> {
             Event::Began(name, size) => {
                 let id = printer.begin_from(shortened(name), Some(self.peer), size);
                 self.file = Some(File { name: name.to_owned(), began: Instant::now(), id });
+            }
+            Event::Resumed(bytes) => {
+                if let Some(file) = &self.file {
+                    printer.resume(file.id, bytes);
+                }
             }
             Event::Advanced(bytes) => {
                 if let Some(file) = &self.file {

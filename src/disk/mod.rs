@@ -8,7 +8,7 @@ pub mod source;
 pub mod tree;
 mod writeback;
 
-use crate::text::Escaped;
+use crate::text::{Escaped, Reason};
 use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ impl DiskError {
 impl Display for DiskError {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let path = self.path.to_string_lossy();
-        write!(f, "cannot {} {}: {}", self.operation, Escaped(&path), self.error)
+        write!(f, "cannot {} {}: {}", self.operation, Escaped(&path), Reason(&self.error))
     }
 }
 

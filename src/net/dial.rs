@@ -1,8 +1,9 @@
 //! Connecting to a receiver.
 
+use crate::text::Reason;
 use std::fmt::{self, Display, Formatter};
-use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,11 +17,21 @@ pub struct Address {
     port: u16,
 }
 
+impl Address {
+    /// The name or the IP address, without the port.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
+
 impl FromStr for Address {
     type Err = String;
 
-    /// `HOST` or `HOST:PORT`; an IPv6 address stands in brackets.
+    /// `HOST` or `HOST:PORT`; an IPv6 address with a port stands in brackets.
     fn from_str(text: &str) -> Result<Self, String> {
+        if is_bare_ipv6(text)? {
+            return Ok(Self { host: text.to_owned(), port: PORT });
+        }
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (host, rest) =
                 rest.split_once(']').ok_or_else(|| format!("{text:?} lacks a closing bracket"))?;
@@ -30,10 +41,8 @@ impl FromStr for Address {
                 None => return Err(format!("{text:?} is not [ADDRESS] or [ADDRESS]:PORT")),
             }
         } else {
+            plain_host(text)?;
             match text.split_once(':') {
-                Some((_, port)) if port.contains(':') => {
-                    return Err(format!("{text:?}: write an IPv6 address in brackets, [{text}]"));
-                }
                 Some((host, port)) => (host, Some(port)),
                 None => (text, None),
             }
@@ -47,10 +56,58 @@ impl FromStr for Address {
                 .filter(|port| port.bytes().all(|digit| digit.is_ascii_digit()))
                 .and_then(|port| port.parse().ok())
                 .filter(|&port| port != 0)
-                .ok_or_else(|| format!("{port:?} is not a port, 1 to 65535"))?,
+                .ok_or_else(|| format!("{text:?}: {port:?} is not a port, 1 to 65535"))?,
         };
         Ok(Self { host: host.to_owned(), port })
     }
+}
+
+/// Refuses what other programs would take for a host: a URL, a user, a path over there.
+fn plain_host(text: &str) -> Result<(), String> {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, text),
+    };
+    let place = rest.split(['/', '~', '\\']).next().unwrap_or(rest);
+    let path = place.len() < rest.len();
+    let place = place.strip_suffix(':').filter(|_| path).unwrap_or(place);
+    let host = place.rsplit_once('@').map_or(place, |(_, host)| host);
+    let problem = if scheme.is_some() {
+        "HOST is no URL"
+    } else if path {
+        "HOST has no path, the receiver decides where it stores"
+    } else if host.len() < place.len() {
+        "there are no users"
+    } else if text.contains(char::is_whitespace) {
+        return Err(format!("{text:?}: HOST has no spaces; write HOST:PORT"));
+    } else if host.matches(':').count() > 1 {
+        return Err(format!(
+            "{text:?} is no IPv6 address; one with a port stands in brackets, [ADDRESS]:PORT"
+        ));
+    } else {
+        return Ok(());
+    };
+    let example = if host.is_empty() { "HOST:PORT" } else { host };
+    Err(format!("{text:?}: {problem}; write {example}"))
+}
+
+/// Whether `text` is an IPv6 address without brackets, hence without a port.
+///
+/// # Errors
+/// It may as well be an address with a port.
+pub fn is_bare_ipv6(text: &str) -> Result<bool, String> {
+    let is_address = |text: &str| {
+        let address = text.split_once('%').map_or(text, |(address, _scope)| address);
+        address.parse::<Ipv6Addr>().is_ok()
+    };
+    let Some((before, last)) = text.rsplit_once(':') else { return Ok(false) };
+    if is_address(before) && !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(match is_address(text) {
+            true => format!("{text:?}: write [{before}]:{last}, or [{text}] without a port"),
+            false => format!("{text:?}: write [{before}]:{last}"),
+        });
+    }
+    Ok(is_address(text))
 }
 
 impl Display for Address {
@@ -66,20 +123,50 @@ impl Display for Address {
 /// Why no connection could be made.
 #[derive(Debug)]
 pub enum DialError {
-    /// The name means nothing.
+    /// The name has no address.
     Unresolved(io::Error),
-    /// None of the name's addresses answered: why not, each.
+    /// None of the host's addresses answered: why not, each.
     Unreached(Vec<(SocketAddr, io::Error)>),
+}
+
+impl DialError {
+    /// Whether one of the addresses failed in this way.
+    pub fn has(&self, kind: ErrorKind) -> bool {
+        match self {
+            Self::Unresolved(_) => false,
+            Self::Unreached(tried) => tried.iter().any(|(_, error)| error.kind() == kind),
+        }
+    }
 }
 
 impl Display for DialError {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unresolved(error) => write!(f, "its name cannot be resolved: {error}"),
+            Self::Unresolved(error) => {
+                let reason = Reason(error).to_string();
+                let reason = reason.rsplit_once(": ").map_or(reason.as_str(), |(_, last)| last);
+                write!(f, "cannot find the host: {reason}")
+            }
             Self::Unreached(tried) => {
-                let tried: Vec<_> =
-                    tried.iter().map(|(address, error)| format!("{error} at {address}")).collect();
-                f.write_str(&tried.join(", "))
+                // Each reason once, with its addresses where there are several.
+                let mut reasons: Vec<(String, Vec<IpAddr>)> = Vec::new();
+                for (address, error) in tried {
+                    let reason = Reason(error).to_string();
+                    match reasons.iter_mut().find(|(known, _)| *known == reason) {
+                        Some((_, addresses)) => addresses.push(address.ip()),
+                        None => reasons.push((reason, vec![address.ip()])),
+                    }
+                }
+                f.write_str("cannot connect")?;
+                for (index, (reason, addresses)) in reasons.iter().enumerate() {
+                    f.write_str(if index == 0 { ": " } else { ", " })?;
+                    f.write_str(reason)?;
+                    if tried.len() > 1 {
+                        let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+                        write!(f, " at {}", addresses.join(" and "))?;
+                    }
+                }
+                Ok(())
             }
         }
     }
@@ -113,24 +200,64 @@ mod tests {
             ("192.0.2.1:65535", "192.0.2.1:65535"),
             ("[::1]", "[::1]:9999"),
             ("[fe80::1%eth0]:7", "[fe80::1%eth0]:7"),
+            ("::1", "[::1]:9999"),
+            ("2001:db8::beef", "[2001:db8::beef]:9999"),
+            ("fe80::1%eth0", "[fe80::1%eth0]:9999"),
+            ("2001:db8:0:0:0:0:0:9999", "[2001:db8:0:0:0:0:0:9999]:9999"),
         ];
         for (text, shown) in table {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
         }
-        for bad in [
-            "",
-            ":1",
-            "box:",
-            "box:0",
-            "box:65536",
-            "box:x",
-            "box:+1",
-            "::1",
-            "[::1",
-            "[::1]x",
-            "[]",
-        ] {
+        let table = [
+            ("http://box:9999/", "HOST is no URL; write box:9999"),
+            ("qdrop://u@box/srv", "HOST is no URL; write box"),
+            ("http://", "HOST is no URL; write HOST:PORT"),
+            ("user@box", "there are no users; write box"),
+            ("user@box:22", "there are no users; write box:22"),
+            ("box:/srv/drop", "HOST has no path, the receiver decides where it stores; write box"),
+            ("me@box:/srv", "HOST has no path, the receiver decides where it stores; write box"),
+            (
+                "box:9999/x",
+                "HOST has no path, the receiver decides where it stores; write box:9999",
+            ),
+            ("C:\\f", "HOST has no path, the receiver decides where it stores; write C"),
+            ("box:notes", "\"notes\" is not a port, 1 to 65535"),
+            ("box:~", "HOST has no path, the receiver decides where it stores; write box"),
+            ("box 9999", "HOST has no spaces; write HOST:PORT"),
+            ("::1:9999", "write [::1]:9999, or [::1:9999] without a port"),
+            ("::1:65535", "write [::1]:65535"),
+            (
+                "fe80::1%eth0:9999",
+                "write [fe80::1%eth0]:9999, or [fe80::1%eth0:9999] without a port",
+            ),
+            ("a:b:1:", "is no IPv6 address; one with a port stands in brackets, [ADDRESS]:PORT"),
+            ("1:2:3", "is no IPv6 address; one with a port stands in brackets, [ADDRESS]:PORT"),
+            ("box:0", "\"0\" is not a port, 1 to 65535"),
+            ("box:65536", "\"65536\" is not a port, 1 to 65535"),
+            ("box:", "\"\" is not a port, 1 to 65535"),
+            ("box:+1", "\"+1\" is not a port, 1 to 65535"),
+        ];
+        for (text, why) in table {
+            let error = text.parse::<Address>().unwrap_err();
+            let colon = if why.starts_with("is ") { "" } else { ":" };
+            assert_eq!(error, format!("{text:?}{colon} {why}"));
+        }
+        for bad in ["", ":1", "[::1", "[::1]x", "[]"] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn each_reason_once() {
+        let refused = |address: &str| {
+            (address.parse().unwrap(), io::Error::from(ErrorKind::ConnectionRefused))
+        };
+        let error = DialError::Unreached(vec![refused("[::1]:1"), refused("127.0.0.1:1")]);
+        assert_eq!(error.to_string(), "cannot connect: connection refused at ::1 and 127.0.0.1");
+        let error = DialError::Unreached(vec![refused("127.0.0.1:1")]);
+        assert_eq!(error.to_string(), "cannot connect: connection refused");
+        let error = "failed to lookup address information: Name or service not known";
+        let error = DialError::Unresolved(io::Error::other(error));
+        assert_eq!(error.to_string(), "cannot find the host: Name or service not known");
     }
 }

@@ -6,7 +6,7 @@ use crate::limits;
 use crate::transfer::error::ReceiveError;
 use std::io::{self, ErrorKind};
 use std::mem;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -45,6 +45,24 @@ pub struct Guest {
 pub fn listen(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
     let listener = TcpListener::bind(address)?;
     Ok((listener.local_addr()?, listener))
+}
+
+/// An address at which other machines can reach a listener on `address`. For a listener on every
+/// address that is the one from which this machine reaches others; `None` if there is no network.
+pub fn outside(address: IpAddr) -> Option<IpAddr> {
+    if !address.is_unspecified() {
+        return Some(address);
+    }
+    // Addresses for documentation (RFC 5737, RFC 3849). A datagram socket that connects sends nothing.
+    let v4 = (IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from([192, 0, 2, 1]));
+    let v6 = (address, IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]));
+    // A listener on every address of IPv6 usually has those of IPv4 as well.
+    let routes = if address.is_ipv4() { vec![v4] } else { vec![v4, v6] };
+    routes.into_iter().find_map(|(from, to)| {
+        let socket = UdpSocket::bind((from, 0)).ok()?;
+        socket.connect((to, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    })
 }
 
 /// Waits for the next connection of a listener that takes them one by one.

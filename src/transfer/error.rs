@@ -76,7 +76,7 @@ impl ReceiveError {
             Self::Store(StoreError::Disk(_)) => match self.status() {
                 Some(Status::NoSpace) => "no space left on the receiver's disk".to_owned(),
                 Some(Status::TooLarge) => "too large for the receiver's file system".to_owned(),
-                _ => "the receiver's disk failed".to_owned(),
+                _ => "the receiver could not store it; its log says why".to_owned(),
             },
             Self::NotAllowed => "this address may not send here".to_owned(),
             Self::Busy => "too many transfers at once from this address".to_owned(),
@@ -117,6 +117,8 @@ pub enum SendError {
     Untaken,
     /// A receiver that does not know what an extended transfer asks for.
     Classic,
+    /// The peer is a program of this other protocol.
+    Foreign(&'static str),
     /// The receiver stored other bytes than were sent.
     Damaged {
         /// Bytes and digest that were sent.
@@ -132,15 +134,22 @@ impl Display for SendError {
             Self::Source(disk) => disk.fmt(f),
             Self::Unsendable(error) => error.fmt(f),
             Self::Refused(receipt) => {
-                let message = String::from_utf16_lossy(receipt.message.as_deref().unwrap_or(&[]));
-                let code = receipt.status.code();
-                write!(f, "refused by the receiver: {} (status {code})", Escaped(&message))
+                match receipt.message.as_deref().map(String::from_utf16_lossy).as_deref() {
+                    None | Some("") => {
+                        let code = receipt.status.code();
+                        write!(f, "refused by the receiver, which gives no reason (receipt {code})")
+                    }
+                    Some(why) => write!(f, "refused by the receiver: {}", Escaped(why)),
+                }
             }
             Self::Unreachable(text) | Self::Broken(text) => f.write_str(text),
             Self::Classic => f.write_str(
                 "the receiver does not know --resume, --preserve and --skip-existing, \
                  which need qdropd: leave them out",
             ),
+            Self::Foreign(protocol) => {
+                write!(f, "it is no receiver of files: it looks like {protocol} (wrong port?)")
+            }
             Self::Untaken => f.write_str("the receiver closed before it took the file"),
             Self::Damaged { sent, stored } => write!(
                 f,

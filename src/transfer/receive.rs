@@ -9,6 +9,7 @@ use crate::disk::inbox::Inbox;
 use crate::disk::kept::{Body, Identity};
 use crate::disk::name::SafeName;
 use crate::limits;
+use crate::text::Reason;
 use crate::wire::header::{Dialect, Header, HeaderError, Wishes};
 use crate::wire::qdatastream::{ReadError, Reader};
 use crate::wire::receipt::{Receipt, Status};
@@ -35,6 +36,8 @@ pub struct Stored {
 pub enum Event<'a> {
     /// A header came: the name as it was sent, and the bytes of the body.
     Began(&'a str, u64),
+    /// So many bytes of the body came before, on another connection.
+    Resumed(u64),
     /// So many further bytes of the body came.
     Advanced(u64),
     /// The file is stored, but its part could not be removed.
@@ -166,7 +169,7 @@ impl<C: Connection> Conversation<'_, C> {
         let path = body.incoming.path().to_owned();
         let mut underway = inbox.underway(file.clone(), body, wishes.resume);
         let come = start.and_then(|start| {
-            (self.watch)(&Event::Advanced(start));
+            (self.watch)(&Event::Resumed(start));
             let ear = underway.ear();
             self.body(&mut underway, &path, &mut || ear.hear())
         });
@@ -248,7 +251,8 @@ impl<C: Connection> Conversation<'_, C> {
             }
             PumpError::Read(error) if is_timeout(&error) => ReceiveError::TimedOut { part: "body" },
             PumpError::Read(error) => ReceiveError::Broken(format!(
-                "the connection failed after {taken} of {size} bytes: {error}"
+                "the connection failed after {taken} of {size} bytes: {}",
+                Reason(&error)
             )),
             PumpError::Ended => {
                 ReceiveError::Broken(format!("the peer closed after {taken} of {size} bytes"))
@@ -317,7 +321,7 @@ fn elsewhere() -> ReceiveError {
 }
 
 fn broken(error: &io::Error) -> ReceiveError {
-    ReceiveError::Broken(format!("the connection failed: {error}"))
+    ReceiveError::Broken(format!("the connection failed: {}", Reason(error)))
 }
 
 fn unheaded(error: HeaderError) -> ReceiveError {
@@ -325,7 +329,7 @@ fn unheaded(error: HeaderError) -> ReceiveError {
         HeaderError::Malformed(text) => ReceiveError::Malformed(text),
         HeaderError::Silent => ReceiveError::Silent,
         HeaderError::Io(error) if is_timeout(&error) => ReceiveError::TimedOut { part: "header" },
-        other => ReceiveError::Broken(other.to_string()),
+        other => ReceiveError::Broken(Reason(&other).to_string()),
     }
 }
 

@@ -7,6 +7,8 @@ use crate::digest::Xxh64;
 use crate::disk::DiskError;
 use crate::disk::source::Source;
 use crate::limits;
+use crate::text::Reason;
+use crate::wire::foreign;
 use crate::wire::header::{Dialect, Header, Wishes};
 use crate::wire::receipt::{Receipt, Status};
 use crate::wire::resume::{Answer, Go};
@@ -101,7 +103,7 @@ impl<C: Connection> Outgoing<C> {
     /// Asks for an extended transfer of a file and, if the receiver wants it, sends it.
     /// `answers`: whether this receiver is known to be one that answers.
     ///
-    /// `advance` hears of the bytes that the receiver has and of those of each read of the file.
+    /// `resumed` hears of the bytes that the receiver has, `advance` of those of each read of the file.
     ///
     /// # Errors
     /// See [`SendError`]. But for a name that cannot be sent and a refusal that came in place of
@@ -112,6 +114,7 @@ impl<C: Connection> Outgoing<C> {
         name: &[u16],
         wishes: Wishes,
         answers: bool,
+        resumed: &mut dyn FnMut(u64),
         advance: &mut dyn FnMut(u64),
     ) -> Result<Sent, SendError> {
         let size = source.size();
@@ -122,14 +125,14 @@ impl<C: Connection> Outgoing<C> {
         let go = match self.question(&header, answers)? {
             Answer::Go(go) => go,
             Answer::Receipt(receipt) if receipt.status == Status::AlreadyThere => {
-                advance(size);
+                resumed(size);
                 let name = receipt.name.unwrap_or_default();
                 let stored_as = Some(String::from_utf16_lossy(&name));
                 return Ok(Sent { size, digest: 0, stored_as, had: size, there: true });
             }
             Answer::Receipt(receipt) => return Err(SendError::Refused(receipt)),
         };
-        let fate = self.answer(source, go, advance);
+        let fate = self.answer(source, go, resumed, advance);
         if !matches!(fate, Ok(_) | Err(SendError::Damaged { .. } | SendError::Refused(_))) {
             self.failure.get_or_insert_with(|| ErrorKind::BrokenPipe.into());
         }
@@ -140,9 +143,14 @@ impl<C: Connection> Outgoing<C> {
         let asked = self
             .connection
             .write_all(header)
-            .and_then(|()| self.connection.expect(Awaited::Answer))
-            .and_then(|()| Answer::read(BufReader::new(&mut self.connection)));
-        match asked {
+            .and_then(|()| self.connection.expect(Awaited::Answer));
+        let mut stream = BufReader::new(&mut self.connection);
+        let first = asked.and_then(|()| beginning(&mut stream));
+        if let Some(protocol) = first.as_ref().ok().and_then(|it| foreign::protocol(it.get_ref())) {
+            self.failure = Some(ErrorKind::InvalidData.into());
+            return Err(SendError::Foreign(protocol));
+        }
+        match first.and_then(|first| Answer::read(first.chain(stream))) {
             Ok(Some(answer)) => {
                 self.answered = true;
                 return Ok(answer);
@@ -169,6 +177,7 @@ impl<C: Connection> Outgoing<C> {
         &mut self,
         source: &mut Source,
         go: Go,
+        resumed: &mut dyn FnMut(u64),
         advance: &mut dyn FnMut(u64),
     ) -> Result<Sent, SendError> {
         let size = source.size();
@@ -188,7 +197,7 @@ impl<C: Connection> Outgoing<C> {
             source.rewind().map_err(|error| unread(source, PumpError::Read(error)))?;
         }
         self.start = start;
-        advance(start);
+        resumed(start);
         let body = self
             .connection
             .expect(Awaited::Body)
@@ -311,13 +320,16 @@ impl<C: Connection> Outgoing<C> {
             .connection
             .expect(awaited)
             .and_then(|()| read(&mut self.connection, self.files.len(), &mut receipts));
+        if let Ok(Some(protocol)) = read {
+            return self.files.iter().map(|_| Err(SendError::Foreign(protocol))).collect();
+        }
         let broke = match (ended, read) {
             (Err(error), _) => Some(unwritten(&error)),
             (Ok(()), Err(error)) if is_timeout(&error) => {
                 Some("the receiver gave no receipt in time, nor did it close".to_owned())
             }
             (Ok(()), Err(error)) => Some(broken("give a receipt", &error)),
-            (Ok(()), Ok(())) => None,
+            (Ok(()), Ok(_)) => None,
         };
         let answered = !receipts.is_empty();
         let mut receipts = receipts.into_iter();
@@ -359,13 +371,26 @@ fn unread(source: &Source, error: PumpError) -> SendError {
     SendError::Source(DiskError::at("read", source.path())(error))
 }
 
-/// Reads the receipts of so many files, or, if there are fewer, the stream to its end.
+/// Reads the first bytes of what a receiver says, fewer if it ends before.
+fn beginning(stream: &mut impl Read) -> io::Result<io::Cursor<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    stream.take(foreign::ENOUGH as u64).read_to_end(&mut bytes)?;
+    Ok(io::Cursor::new(bytes))
+}
+
+/// Reads the receipts of so many files, or, if there are fewer, the stream to its end. Returns the
+/// name of another protocol, if what comes begins like one.
 fn read<C: Connection>(
     connection: &mut C,
     files: usize,
     receipts: &mut Vec<Receipt>,
-) -> io::Result<()> {
+) -> io::Result<Option<&'static str>> {
     let mut stream = BufReader::new(connection.take(limits::DRAIN));
+    let first = beginning(&mut stream)?;
+    if let Some(protocol) = foreign::protocol(first.get_ref()) {
+        return Ok(Some(protocol));
+    }
+    let mut stream = first.chain(stream);
     while receipts.len() < files {
         // Some old receivers answer a few bytes of their own; only their close counts, and that
         // only if it is not one from the middle of the body.
@@ -373,15 +398,15 @@ fn read<C: Connection>(
             Some(receipt) => receipts.push(receipt),
             None => {
                 io::copy(&mut stream, &mut io::sink())?;
-                if stream.get_ref().limit() == 0 {
+                if stream.get_ref().1.get_ref().limit() == 0 {
                     return Err(io::Error::new(ErrorKind::InvalidData, "it answers without end"));
                 }
                 drop(stream);
-                return connection.drained();
+                return connection.drained().map(|()| None);
             }
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn unwritten(error: &io::Error) -> String {
@@ -392,5 +417,5 @@ fn unwritten(error: &io::Error) -> String {
 }
 
 fn broken(what: &str, error: &io::Error) -> String {
-    format!("the connection broke before the receiver could {what}: {error}")
+    format!("the connection broke before the receiver could {what}: {}", Reason(error))
 }

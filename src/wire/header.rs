@@ -1,5 +1,6 @@
 //! The headers of the classic transfer, in every dialect that is deployed (docs/PROTOCOL.md, 1).
 
+use super::foreign;
 use super::qdatastream::{QString, ReadError, Reader, Writer};
 use crate::limits;
 use std::fmt::{self, Display, Formatter};
@@ -104,6 +105,9 @@ impl Header {
                 ErrorKind::TimedOut => HeaderError::Silent,
                 _ => HeaderError::Io(error),
             },
+            Cause::Read(ReadError::Ended { .. }) if foreign::protocol(&glimpse).is_some() => {
+                HeaderError::Malformed(explain(&glimpse, "it is cut"))
+            }
             Cause::Read(ReadError::Ended { got, wanted }) => {
                 let come = reader.consumed() as u64;
                 let wanted = come + (wanted - got) as u64;
@@ -259,26 +263,20 @@ fn explain(glimpse: &[u8], why: &str) -> String {
         number(size).zip(length(name)).is_some_and(|(size, length)| size == i64::from(length) + 4)
     };
     let text = glimpse.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n'));
-    let starts = |words: &[&[u8]]| words.iter().any(|word| glimpse.starts_with(word));
-    let (what, advice) =
-        if starts(&[b"GET ", b"POST ", b"PUT ", b"HEAD ", b"OPTIONS ", b"PRI * HTTP"]) {
-            ("HTTP", "this is no web server: send with qdrop or a Qt program")
-        } else if starts(&[b"\x16\x03"]) {
-            ("TLS", "switch encryption off at the sender")
-        } else if starts(&[b"SSH-"]) {
-            ("SSH", "the sender has the wrong port")
-        } else if text && glimpse.len() >= 4 {
+    let (what, advice) = match foreign::protocol(glimpse) {
+        Some("HTTP") => ("HTTP", "this is no web server: send with qdrop or a Qt program"),
+        Some("TLS") => ("TLS", "switch encryption off at the sender"),
+        Some(protocol) => (protocol, "the sender has the wrong port"),
+        None if text && glimpse.len() >= 4 => {
             ("text", "send with qdrop or a Qt program that writes a QDataStream header")
-        } else if name_at(8, 24) {
-            ("a header with a command word after the sizes", PRIVATE)
-        } else if name_at(16, 24) && number(0) > number(8) {
+        }
+        None if name_at(8, 24) => ("a header with a command word after the sizes", PRIVATE),
+        None if name_at(16, 24) && number(0) > number(8) => {
             ("a header with a command word between the sizes", PRIVATE)
-        } else if name_at(16, 24) {
-            ("a header with a number of 64 bits in front", PRIVATE)
-        } else if name_at(12, 20) {
-            ("a header with a number of 32 bits in front", PRIVATE)
-        } else {
-            return why.to_owned();
-        };
+        }
+        None if name_at(16, 24) => ("a header with a number of 64 bits in front", PRIVATE),
+        None if name_at(12, 20) => ("a header with a number of 32 bits in front", PRIVATE),
+        None => return why.to_owned(),
+    };
     format!("it looks like {what} ({advice})")
 }
