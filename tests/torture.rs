@@ -195,7 +195,8 @@ fn assert_verdicts(sent: &Sent, files: &[PathBuf]) -> Vec<(String, usize)> {
             let theirs = what.split_once(" not sent to 127.0.0.1:").map(|(path, _)| path);
             let is_ours =
                 ours.iter().any(|start| what.starts_with(start)) && files.iter().any(names);
-            let is_theirs = theirs.is_some_and(|path| files.iter().any(|file| file == path));
+            let is_theirs =
+                theirs.is_some_and(|path| files.iter().any(|file| file == Path::new(path)));
             (is_ours || is_theirs).then_some(cause)
         });
         assert!(cause.is_some_and(|cause| !cause.is_empty()), "not clear: {line:?}");
