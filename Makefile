@@ -203,6 +203,10 @@ bench: all $(target)/bench/floor $(target)/bench/hole.so
 bench-instructions: all
 	@QDROP_BIN=$(binaries) bench/instructions.py
 
+# What stands at the top level, and nothing else (tests/house.rs).
+top := .ci .gitignore CHANGELOG.md Cargo.lock Cargo.toml LICENSE-APACHE LICENSE-MIT Makefile README.md \
+	README.zh-CN.md bench clippy.toml contrib docs fuzz interop man rustfmt.toml src tests
+
 # A source archive of the last commit, the same bytes wherever it is made; and what it has to be able to
 # do on its own.
 dist:

@@ -1,7 +1,7 @@
 //! The floors of the house (src/lib.rs): who may import whom, and which part of std, hence of the
 //! outside world, each floor may name. A permission that nobody needs is an error too.
 
-use harness::{read, root};
+use harness::{left_out, read, root};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -185,6 +185,33 @@ fn only_one_file_touches_each_part_of_the_outside() {
             .collect();
         assert_eq!(found, set(&files), "files that name {call}");
     }
+}
+
+/// The Makefile lists what `make dist` archives. A note to oneself, a dump or a build has no place there.
+#[test]
+fn nothing_else_stands_at_the_top_level() {
+    let makefile = read("Makefile").replace("\\\n", "");
+    let listed = makefile.lines().find_map(|line| line.strip_prefix("top := ")).unwrap();
+    let listed: BTreeSet<String> = listed.split_whitespace().map(str::to_owned).collect();
+    let found: BTreeSet<String> = if root(".git").exists() {
+        let mut git = Command::new("git");
+        let Ok(output) =
+            git.args(["-c", "safe.directory=*", "ls-files", "-z"]).current_dir(root("")).output()
+        else {
+            left_out("what is at the top level of a checkout", "there is no git (Debian: git)");
+            return;
+        };
+        assert!(output.status.success(), "{output:?}");
+        let paths = String::from_utf8(output.stdout).unwrap();
+        let paths = paths.split_terminator('\0');
+        paths.map(|path| path.split('/').next().unwrap().to_owned()).collect()
+    } else {
+        // An unpacked archive, in which something may have been built.
+        let names = fs::read_dir(root("")).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = names.map(|name| name.into_string().unwrap());
+        names.filter(|name| name != "target").collect()
+    };
+    assert_eq!(found, listed, "at the top level, and in the Makefile's list of it");
 }
 
 #[test]
