@@ -207,28 +207,47 @@ bench-instructions: all
 top := .ci .gitignore CHANGELOG.md Cargo.lock Cargo.toml LICENSE-APACHE LICENSE-MIT Makefile README.md \
 	README.zh-CN.md bench clippy.toml contrib docs fuzz interop man rustfmt.toml src tests
 
-# A source archive of the last commit, the same bytes wherever it is made; and what it has to be able to
-# do on its own.
+# A source archive: of the last commit in a checkout, of the files themselves in an unpacked archive. It
+# has the same bytes wherever it is made, with the date of the version and the modes of git.
+# Debian: apt-get install git
+archive := $(target)/qdrop-$(version).tar.gz
+staged := $(target)/dist/qdrop-$(version)
 dist:
-	@mkdir -p $(target)
-	git archive --format=tar --prefix=qdrop-$(version)/ HEAD | gzip -n9 >$(target)/qdrop-$(version).tar.gz
-	@sha256sum $(target)/qdrop-$(version).tar.gz
+	@rm -rf $(archive) $(target)/dist
+	@mkdir -p $(staged)
+	@if [ ! -e .git ]; then \
+		tar --exclude=target --exclude=__pycache__ --exclude=fuzz/artifacts --exclude=fuzz/coverage \
+			-cf $(target)/dist/source.tar $(top); \
+	elif command -v git >/dev/null; then \
+		git archive --output=$(target)/dist/source.tar HEAD; \
+	else \
+		echo 'dist needs git in a checkout (Debian: apt-get install git)' >&2; exit 1; \
+	fi
+	@tar -xf $(target)/dist/source.tar -C $(staged)
+	@tar --sort=name --format=ustar --owner=root:0 --group=root:0 --mode=go+u,go-w \
+		--mtime="$$(sed -n 's/^ -- .*>  //p' $(staged)/contrib/debian/changelog | head -n 1)" \
+		-cf $(target)/dist/sorted.tar -C $(target)/dist qdrop-$(version)
+	@gzip -n9 <$(target)/dist/sorted.tar >$(target)/dist/sorted.tar.gz
+	@mv $(target)/dist/sorted.tar.gz $(archive)
+	@sha256sum $(archive)
 
+# What the archive has to be able to do on its own.
 distcheck: dist
 	rm -rf $(target)/distcheck
 	mkdir $(target)/distcheck
-	tar -xzf $(target)/qdrop-$(version).tar.gz -C $(target)/distcheck
-	cd $(target)/distcheck/qdrop-$(version) && env -u CARGO_TARGET_DIR $(MAKE) all rustc test
+	tar -xzf $(archive) -C $(target)/distcheck
+	cd $(target)/distcheck/qdrop-$(version) && env -u CARGO_TARGET_DIR $(MAKE) all rustc test dist
+	cmp $(archive) $(target)/distcheck/qdrop-$(version)/target/qdrop-$(version).tar.gz
 
-# Packages of the last commit for Debian, in target/deb: the same bytes whenever they are made. With the
+# Packages for Debian of what `make dist` archives, in target/deb: the same bytes whenever they are made. With the
 # compiler of Debian, no other, and without a network.
-# Debian 12: apt-get install build-essential debhelper rustc-web cargo-web
-# Debian 13: apt-get install build-essential debhelper cargo
+# Debian 12: apt-get install build-essential debhelper git rustc-web cargo-web
+# Debian 13: apt-get install build-essential debhelper git cargo
 deb: dist
 	rm -rf $(target)/deb
 	mkdir $(target)/deb
-	cp $(target)/qdrop-$(version).tar.gz $(target)/deb/qdrop_$(version).orig.tar.gz
-	tar -xzf $(target)/qdrop-$(version).tar.gz -C $(target)/deb
+	cp $(archive) $(target)/deb/qdrop_$(version).orig.tar.gz
+	tar -xzf $(archive) -C $(target)/deb
 	cp -R $(target)/deb/qdrop-$(version)/contrib/debian $(target)/deb/qdrop-$(version)
 	cd $(target)/deb/qdrop-$(version) && env -u CARGO_TARGET_DIR dpkg-buildpackage -us -uc
 

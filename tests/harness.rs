@@ -44,6 +44,33 @@ pub fn read(path: &str) -> String {
     fs::read_to_string(root(path)).unwrap()
 }
 
+/// A program without which there is nothing to test. README.md names the packages of all of them.
+pub fn needed(program: &str) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    let package = match program {
+        "cc" => "gcc",
+        "script" | "unshare" | "nsenter" => "util-linux",
+        other => other,
+    };
+    assert!(
+        is_there,
+        "the tests need {program}, which is not in the PATH (Debian: apt-get install {package})"
+    );
+    Command::new(program)
+}
+
+/// `make` with the Makefile of a directory, whichever make runs the tests.
+pub fn make(directory: &Path) -> Command {
+    let mut make = needed("make");
+    make.current_dir(directory);
+    // What the outer make was told is for itself.
+    for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CARGO_TARGET_DIR", "DESTDIR", "PREFIX"] {
+        make.env_remove(variable);
+    }
+    make
+}
+
 /// Whether the calls of a program can be watched here.
 pub fn can_trace(what: &str) -> bool {
     let trace = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
@@ -273,7 +300,7 @@ pub fn patient(stream: TcpStream) -> TcpStream {
 pub fn faulty(name: &str, fault: &str, refused: &Path) -> Command {
     let library = refused.with_extension("so");
     let source = root("tests/faults.c");
-    let mut compiler = Command::new("cc");
+    let mut compiler = needed("cc");
     compiler.args(["-shared", "-fPIC", "-o"]).args([&library, &source]);
     assert!(compiler.status().unwrap().success(), "cc cannot build faults.c");
     let mut command = Command::new(program(name));

@@ -1,0 +1,152 @@
+//! What `make` does beside building: archives, packages, installation. It runs on a copy of the tree.
+
+use harness::*;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// The value of a variable in the Makefile, or a setting in a manifest.
+fn value(file: &str, start: &str) -> String {
+    let text = read(file).replace("\\\n", "");
+    let line = text.lines().find_map(|line| line.strip_prefix(start));
+    line.unwrap_or_else(|| panic!("no line of {file} begins with {start:?}")).to_owned()
+}
+
+fn version() -> String {
+    value("Cargo.toml", "version = ").trim_matches('"').to_owned()
+}
+
+/// Runs a command to its end and returns what it printed.
+fn ran(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success(), "{command:?}: {stdout}{stderr}");
+    stdout
+}
+
+/// Runs a command that must fail and returns what it said.
+fn failed(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(!output.status.success(), "{command:?} should fail: {output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// A copy of the tree as an archive would have it, without .git.
+fn copy() -> TempDir {
+    let copy = TempDir::new().unwrap();
+    let top = value("Makefile", "top := ");
+    let mut cp = Command::new("cp");
+    cp.current_dir(root("")).arg("-R").args(top.split_whitespace()).arg(copy.path());
+    ran(&mut cp);
+    for built in ["tests/target", "fuzz/target", "bench/__pycache__"] {
+        let _ = fs::remove_dir_all(copy.path().join(built));
+    }
+    copy
+}
+
+/// What `make dist` makes in a directory.
+fn dist(directory: &Path) -> Vec<u8> {
+    ran(make(directory).arg("dist"));
+    fs::read(directory.join(format!("target/qdrop-{}.tar.gz", version()))).unwrap()
+}
+
+/// Unpacks an archive and returns its only directory.
+fn unpacked(archive: &[u8], there: &Path) -> PathBuf {
+    let archive = file(there, "archive.tar.gz", archive);
+    ran(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(there));
+    there.join(format!("qdrop-{}", version()))
+}
+
+/// Every file and link below a directory, by its path, with its mode.
+fn tree(directory: &Path) -> BTreeSet<String> {
+    let mut find = Command::new("find");
+    find.arg(directory).args(["!", "-type", "d", "-printf", "%P %m\n"]);
+    ran(&mut find).lines().map(str::to_owned).collect()
+}
+
+/// An executable file in place of a program.
+fn executable(path: &Path, script: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, script).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn an_archive_makes_itself_again() {
+    let (copy, there) = (copy(), TempDir::new().unwrap());
+    let archive = dist(copy.path());
+    let directory = unpacked(&archive, there.path());
+    assert_eq!(tree(&directory), {
+        let mut files = tree(copy.path());
+        files.retain(|file| !file.starts_with("target/"));
+        files
+    });
+
+    // What a build leaves stays out, and so does the time at which somebody touched a file.
+    for built in ["target/release/qdrop", "tests/target/x", "bench/__pycache__/x.pyc"] {
+        let path = directory.join(built);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "built").unwrap();
+    }
+    let readme = fs::read(directory.join("README.md")).unwrap();
+    fs::write(directory.join("README.md"), readme).unwrap();
+    assert!(dist(&directory) == archive, "another archive from the unpacked one");
+
+    // `make deb` finds the same there. What builds the package is not needed to see that.
+    let bin = there.path().join("bin");
+    executable(&bin.join("dpkg-buildpackage"), "#!/bin/sh\nls -d debian/rules ../*.orig.tar.gz\n");
+    let path = std::env::var("PATH").unwrap();
+    let told = ran(make(&directory).arg("deb").env("PATH", format!("{}:{path}", bin.display())));
+    let orig = format!("qdrop_{}.orig.tar.gz", version());
+    assert!(told.ends_with(&format!("../{orig}\ndebian/rules\n")), "{told}");
+    assert!(fs::read(directory.join("target/deb").join(orig)).unwrap() == archive);
+}
+
+#[test]
+fn a_checkout_archives_its_last_commit_or_nothing() {
+    let copy = copy();
+    let archive = dist(copy.path());
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.current_dir(copy.path()).args([
+            "-c",
+            "user.name=x",
+            "-c",
+            "user.email=x@qdrop.invalid",
+        ]);
+        git.args(arguments).env("GIT_CONFIG_GLOBAL", "/dev/null").output()
+    };
+    if git(&["--version"]).is_err() {
+        left_out("an archive of a checkout", "there is no git (Debian: git)");
+        return;
+    }
+    for arguments in [&["init", "-q"][..], &["add", "-A"], &["commit", "-qm", "x"]] {
+        let output = git(arguments).unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    fs::write(copy.path().join("src/uncommitted.rs"), "").unwrap();
+    fs::write(copy.path().join("README.md"), "uncommitted").unwrap();
+    assert!(dist(copy.path()) == archive, "not the last commit");
+
+    // A directory with what the target takes, but for git.
+    let bin = TempDir::new().unwrap();
+    for program in "make sh sed find rm mkdir tar gzip mv head sha256sum".split(' ') {
+        let path = ran(Command::new("sh").args(["-c", &format!("command -v {program}")]));
+        std::os::unix::fs::symlink(path.trim_end(), bin.path().join(program)).unwrap();
+    }
+    let told = failed(make(copy.path()).arg("dist").env("PATH", bin.path()));
+    assert!(
+        told.contains("dist needs git in a checkout (Debian: apt-get install git)\n"),
+        "{told}"
+    );
+    // A checkout that git does not take for one.
+    fs::remove_file(copy.path().join(".git/HEAD")).unwrap();
+    let above = copy.path().parent().unwrap();
+    failed(make(copy.path()).arg("dist").env("GIT_CEILING_DIRECTORIES", above));
+    let left = tree(&copy.path().join("target"));
+    assert!(left.iter().all(|file| !file.contains(".tar.gz")), "{left:?}");
+}
