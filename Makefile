@@ -5,6 +5,7 @@ RUSTC ?= rustc
 QMAKE ?= $(shell command -v qmake) $(shell command -v qmake6)
 PREFIX ?= /usr/local
 DESTDIR ?=
+UNITDIR ?= /etc/systemd/system
 FILE ?= README.md
 FUZZ_SECONDS ?= 60
 ROUNDS ?= 5
@@ -22,7 +23,8 @@ tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
 .PHONY: all rustc demo picture test check audit msrv cross cross-test tiny interop packages-check torture \
-	torture-peers fuzz bench bench-instructions dist distcheck deb deb-test install clean
+	torture-peers fuzz bench bench-instructions dist distcheck deb deb-test \
+	install install-systemd uninstall clean
 
 all:
 	$(CARGO) build --release --locked
@@ -260,7 +262,12 @@ deb-test: deb
 completions := share/bash-completion/completions share/zsh/site-functions \
 	share/fish/vendor_completions.d
 
-install: all
+# Builds nothing: root may have no cargo, or another one.
+install:
+	@for program in qdrop qdropd; do \
+		test -x $(binaries)/$$program || { \
+			echo "install: there is no $(binaries)/$$program: run make first" >&2; exit 1; }; \
+	done
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/man/man7 \
 		share/man/man8 $(completions))
 	install $(binaries)/qdrop $(binaries)/qdropd $(DESTDIR)$(PREFIX)/bin
@@ -273,6 +280,24 @@ install: all
 	install -m 644 contrib/completions/_qdrop $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 	install -m 644 contrib/completions/qdrop.fish contrib/completions/qdropd.fish \
 		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+
+# The units of contrib/systemd, for the programs below PREFIX.
+units := qdropd.service qdropd.socket qdropd-socket.service
+install-systemd:
+	install -d $(DESTDIR)$(UNITDIR)
+	@set -e; for unit in $(units); do \
+		echo "contrib/systemd/$$unit -> $(DESTDIR)$(UNITDIR)/$$unit"; \
+		sed 's,/usr/bin/qdropd,$(PREFIX)/bin/qdropd,' contrib/systemd/$$unit >$(DESTDIR)$(UNITDIR)/$$unit; \
+		chmod 644 $(DESTDIR)$(UNITDIR)/$$unit; \
+	done
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/qdrop bin/qdropd share/man/man1/qdrop.1 \
+		share/man/man7/qdrop-protocol.7 share/man/man8/qdropd.8 \
+		share/bash-completion/completions/qdrop share/bash-completion/completions/qdropd \
+		share/zsh/site-functions/_qdrop share/fish/vendor_completions.d/qdrop.fish \
+		share/fish/vendor_completions.d/qdropd.fish)
+	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,$(units))
 
 clean:
 	rm -rf $(target) tests/target fuzz/target bench/__pycache__

@@ -150,3 +150,58 @@ fn a_checkout_archives_its_last_commit_or_nothing() {
     let left = tree(&copy.path().join("target"));
     assert!(left.iter().all(|file| !file.contains(".tar.gz")), "{left:?}");
 }
+
+#[test]
+fn install_copies_what_was_built_and_uninstall_removes_it() {
+    let (copy, there) = (copy(), TempDir::new().unwrap());
+    let destination = format!("DESTDIR={}", there.path().display());
+    // Nothing may be built here.
+    let target = |target: &str| {
+        let mut make = make(copy.path());
+        make.args([target, &destination, "CARGO=false", "RUSTC=false"]);
+        make
+    };
+    let told = failed(&mut target("install"));
+    let path = fs::canonicalize(copy.path()).unwrap().join("target/release/qdrop");
+    assert!(told.contains(&format!("there is no {}: run make first\n", path.display())), "{told}");
+    assert!(tree(there.path()).is_empty());
+
+    for name in ["qdrop", "qdropd"] {
+        executable(&copy.path().join("target/release").join(name), name);
+    }
+    ran(&mut target("install"));
+    let mut expected = BTreeSet::from(["bin/qdrop 755", "bin/qdropd 755"].map(str::to_owned));
+    for page in fs::read_dir(root("man")).unwrap().map(|entry| entry.unwrap().file_name()) {
+        let page = page.into_string().unwrap();
+        let section = page.rsplit('.').next().unwrap();
+        expected.insert(format!("share/man/man{section}/{page} 644"));
+    }
+    for completion in [
+        "bash-completion/completions/qdrop 644",
+        "bash-completion/completions/qdropd 777",
+        "zsh/site-functions/_qdrop 644",
+        "fish/vendor_completions.d/qdrop.fish 644",
+        "fish/vendor_completions.d/qdropd.fish 644",
+    ] {
+        expected.insert(format!("share/{completion}"));
+    }
+    assert_eq!(tree(&there.path().join("usr/local")), expected);
+    assert_eq!(fs::read_to_string(there.path().join("usr/local/bin/qdrop")).unwrap(), "qdrop");
+
+    ran(&mut target("install-systemd"));
+    let units = there.path().join("etc/systemd/system");
+    let names = ["qdropd-socket.service", "qdropd.service", "qdropd.socket"];
+    assert_eq!(tree(&units), BTreeSet::from(names.map(|name| format!("{name} 644"))));
+    for name in names {
+        let unit = fs::read_to_string(units.join(name)).unwrap();
+        assert_eq!(unit, read(&format!("contrib/systemd/{name}")).replace("/usr/", "/usr/local/"));
+    }
+
+    // What others have installed there stays.
+    let other = file(&there.path().join("usr/local/bin"), "qdrop-other", b"");
+    ran(&mut target("uninstall"));
+    fs::remove_file(other).unwrap();
+    assert_eq!(tree(there.path()), BTreeSet::new());
+    // Where there is nothing, there is nothing to remove.
+    ran(&mut target("uninstall"));
+}
