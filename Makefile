@@ -32,8 +32,10 @@ all:
 # The same two programs with rustc alone: no cargo, no network, nothing to download.
 rustc: $(target)/rustc/qdrop $(target)/rustc/qdropd
 
-rustc_flags := --edition 2024 -C opt-level=3 -C lto -C codegen-units=1 -C strip=symbols \
-	-C overflow-checks=on --remap-path-prefix=$(CURDIR)=. $(RUSTFLAGS)
+# The profile of Cargo.toml in the words of rustc, which knows no `strip=true`.
+rustc_flags := --edition 2024 $(shell sed -n -e '/^\[profile\.release\]/,/^$$/!d' \
+	-e 's/^strip = true/strip = "symbols"/' -e 's/^\(.*\) = "*\([^"]*\)"*$$/-C \1=\2/p' Cargo.toml) \
+	--remap-path-prefix=$(CURDIR)=. $(RUSTFLAGS)
 
 $(target)/rustc/libqdrop.rlib: $(sources) Cargo.toml
 	@mkdir -p $(@D)

@@ -205,3 +205,24 @@ fn install_copies_what_was_built_and_uninstall_removes_it() {
     // Where there is nothing, there is nothing to remove.
     ran(&mut target("uninstall"));
 }
+
+#[test]
+fn rustc_alone_builds_with_the_profile_of_cargo() {
+    let mut told = make(&root(""));
+    let told = ran(told.args(["--dry-run", "--always-make", "rustc"]));
+    let commands: Vec<&str> = told.lines().filter(|line| line.contains("--edition")).collect();
+    assert_eq!(commands.len(), 3, "{told}");
+    let manifest = read("Cargo.toml");
+    let (_, profile) = manifest.split_once("[profile.release]\n").unwrap();
+    let settings: Vec<&str> = profile.lines().take_while(|line| !line.is_empty()).collect();
+    assert!(settings.len() > 4, "{settings:?}");
+    for command in commands {
+        for setting in &settings {
+            let (key, value) = setting.split_once(" = ").unwrap();
+            // To cargo, `true` is to strip all symbols.
+            let value = if *setting == "strip = true" { "symbols" } else { value };
+            let flag = format!(" -C {key}={} ", value.trim_matches('"'));
+            assert!(command.contains(&flag), "no {flag:?} in {command}");
+        }
+    }
+}
