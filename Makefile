@@ -22,8 +22,8 @@ msrv := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo picture test check audit msrv cross cross-test tiny interop packages-check torture \
-	torture-peers fuzz bench bench-instructions dist distcheck deb deb-test \
+.PHONY: all rustc demo picture test check lint audit msrv cross cross-test tiny interop packages-check \
+	torture torture-peers fuzz bench bench-instructions dist distcheck deb deb-test \
 	install install-systemd uninstall clean
 
 all:
@@ -61,21 +61,26 @@ picture: all
 audit:
 	@contrib/audit.sh
 
+# Debian: apt-get install gcc python3 util-linux ca-certificates (README.md has the rest)
 test: all
 	$(CARGO) test --quiet --locked --lib
 	QDROP_BIN=$(binaries) $(tests)
 
-check: test
+check: lint test
+
+# Format, clippy and the library's documentation. Clippy sees every file of tests/, also those that
+# `make test` does not run.
+lint:
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path tests/Cargo.toml
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --all-targets --manifest-path tests/Cargo.toml -- -D warnings
+	$(CARGO) clippy --locked --lib --test '*' --manifest-path tests/Cargo.toml -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --lib
 
 # Builds with the oldest Rust that Cargo.toml promises, and no other, with cargo and with rustc alone,
-# and runs the unit tests. It is looked for in /usr/bin and among the toolchains of rustup;
-# MSRV_RUSTC and MSRV_CARGO name one elsewhere.
+# runs the unit tests and compiles every file of tests/. It is looked for in /usr/bin and among the
+# toolchains of rustup; MSRV_RUSTC and MSRV_CARGO name one elsewhere.
 # Debian 12: apt-get install rustc-web=1.85\* libstd-rust-web-dev=1.85\* cargo-web=1.85\*
 # Debian 13: apt-get install cargo
 msrv:
@@ -95,6 +100,7 @@ msrv:
 	export RUSTC="$$rustc" CARGO_TARGET_DIR=$(abspath $(target))/msrv; \
 	"$$cargo" build --release --frozen; \
 	"$$cargo" test --quiet --frozen --lib; \
+	"$$cargo" test --quiet --locked --no-run --test '*' --manifest-path tests/Cargo.toml; \
 	$(MAKE) --silent rustc RUSTC="$$rustc" CARGO_TARGET_DIR="$$CARGO_TARGET_DIR"; \
 	for program in qdrop qdropd; do "$$CARGO_TARGET_DIR/rustc/$$program" --version; done
 

@@ -226,3 +226,20 @@ fn rustc_alone_builds_with_the_profile_of_cargo() {
         }
     }
 }
+
+/// `make lint` and `make msrv` run none of tests/.
+#[test]
+fn the_ci_runs_the_tests_once_with_each_rust() {
+    let script = read(".ci/run");
+    let runs = script.lines().map(str::trim).filter(|line| {
+        let words: Vec<&str> = line.split(' ').collect();
+        words.windows(2).any(|pair| pair == ["make", "test"] || pair == ["make", "check"])
+            && !line.starts_with("echo ")
+    });
+    let oldest = "make test CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc CARGO_TARGET_DIR=target/msrv";
+    assert_eq!(runs.collect::<Vec<_>>(), [oldest, "make test"]);
+    for target in ["lint", "msrv"] {
+        assert!(script.lines().any(|line| line.trim() == format!("make {target}")));
+        assert_eq!(value("Makefile", &format!("{target}:")), "", "{target} needs other targets");
+    }
+}
