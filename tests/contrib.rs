@@ -30,8 +30,14 @@ fn settings<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
 }
 
 fn analyze(args: &[&str], directory: &Path) -> Sent {
-    let mut analyze = assert_cmd::Command::new("systemd-analyze");
-    run(analyze.args(args).current_dir(directory).env("SYSTEMD_PAGER", ""))
+    analyze_by("systemd-analyze", args, directory)
+}
+
+/// Runs systemd-analyze, or what runs it. It reads the units of its directory, and none of this machine's.
+fn analyze_by(program: &str, args: &[&str], directory: &Path) -> Sent {
+    let mut analyze = assert_cmd::Command::new(program);
+    analyze.args(args).current_dir(directory);
+    run(analyze.env("SYSTEMD_PAGER", "").env("SYSTEMD_UNIT_PATH", ""))
 }
 
 /// Whether there is a systemd-analyze that reads units which are not installed.
@@ -44,13 +50,16 @@ fn can_analyze(what: &str) -> bool {
     can
 }
 
-/// The units with this build in the place of the installed program.
+/// The units with this build in the place of the installed program, and what they refer to.
 fn units() -> TempDir {
     let directory = TempDir::new().unwrap();
     let program = program("qdropd").display().to_string();
     for name in UNITS {
         let unit = unit(name).replace("=/usr/bin/qdropd ", &format!("={program} "));
         file(directory.path(), name, unit.as_bytes());
+    }
+    for target in ["basic", "multi-user", "network", "shutdown", "sockets", "sysinit"] {
+        file(directory.path(), &format!("{target}.target"), b"[Unit]\n");
     }
     directory
 }
@@ -74,6 +83,27 @@ fn the_units_are_as_little_exposed_as_they_say() {
             assert_eq!(judged.exit, 0, "{}", judged.stdout);
             let is_told = judged.stdout.contains(&format!("level for {unit}: "));
             assert!(is_told, "{}", judged.stdout);
+        }
+    }
+}
+
+#[test]
+fn no_test_reads_the_units_of_this_machine() {
+    let what = "whether the tests of the units read this machine's";
+    if !can_analyze(what) || !can_trace(what) {
+        return;
+    }
+    for args in [&["verify", "--man=no"][..], &["security", "--offline=true"]] {
+        let units = units();
+        let strace = ["-f", "-o", "trace", "-e", "trace=open,openat", "systemd-analyze"];
+        let args = [&strace, args, &["qdropd.service"]].concat();
+        let traced = analyze_by("strace", &args, units.path());
+        assert_eq!(traced.exit, 0, "{}", traced.stderr);
+        let trace = fs::read_to_string(units.path().join("trace")).unwrap();
+        assert!(trace.contains("/qdropd.service\""), "{trace}");
+        for line in trace.lines() {
+            let is_there = line.contains("/systemd/system/") || line.contains("/systemd/system\"");
+            assert!(!is_there, "{args:?}: {line}");
         }
     }
 }
@@ -287,7 +317,7 @@ impl Shell {
         let path = |name: &str| self.home.path().join(name);
         let (offered, ready) = (path("offered"), path("ready"));
         let listed = file(self.home.path(), "lines", (lines.join("\n") + "\n").as_bytes());
-        let mut shell = Command::new(if self.name == "fish" { "fish" } else { "script" });
+        let mut shell = if self.name == "fish" { Command::new("fish") } else { needed("script") };
         match self.name {
             "bash" => {
                 shell.args(["-qec", "exec bash --noprofile --rcfile ~/.bashrc -i", "/dev/null"])
