@@ -234,7 +234,7 @@ dist:
 		echo 'dist needs git in a checkout (Debian: apt-get install git)' >&2; exit 1; \
 	fi
 	@tar -xf $(target)/dist/source.tar -C $(staged)
-	@tar --sort=name --format=ustar --owner=root:0 --group=root:0 --mode=go+u,go-w \
+	@tar --sort=name --format=gnu --owner=root:0 --group=root:0 --mode=go+u,go-w \
 		--mtime="$$(sed -n 's/^ -- .*>  //p' $(staged)/contrib/debian/changelog | head -n 1)" \
 		-cf $(target)/dist/sorted.tar -C $(target)/dist qdrop-$(version)
 	@gzip -n9 <$(target)/dist/sorted.tar >$(target)/dist/sorted.tar.gz
