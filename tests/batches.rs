@@ -110,10 +110,15 @@ fn each_file_of_a_connection_has_its_own_verdict() {
 
 #[test]
 fn a_file_that_fails_in_the_middle_takes_no_other_with_it() {
+    // It has a size and no bytes.
+    let shrunken = Path::new("/sys/kernel/uevent_seqnum");
+    if !shrunken.exists() {
+        left_out("a file that fails in the middle", "there is no /sys");
+        return;
+    }
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
     let mut sources = numbered(source.path(), 40);
-    // It has a size and no bytes.
-    sources[20] = "/sys/kernel/uevent_seqnum".into();
+    sources[20] = shrunken.into();
     assert!(File::open(&sources[20]).unwrap().metadata().unwrap().len() > 100);
     let sent = send_all(qdropd.address, &["--require-receipt"], &sources);
     assert_eq!((sent.exit, sent.stderr.lines().count()), (1, 1), "{sent:?}");
