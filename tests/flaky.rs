@@ -1551,7 +1551,7 @@ for line in sys.stdin.buffer:
             'status': int}.get(key, (str, type(None)))), (key, value)
         print(key, str(value).encode().hex())
     print()";
-    let mut python = assert_cmd::Command::new("python3");
+    let mut python = assert_cmd::Command::from_std(needed("python3"));
     let output = run(python.args(["-c", PROGRAM]).write_stdin(&*sent.stdout));
     assert_eq!((output.exit, &*output.stderr), (0, ""), "{sent:?}");
     let text = |hex: &str| {

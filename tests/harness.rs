@@ -44,15 +44,22 @@ pub fn read(path: &str) -> String {
     fs::read_to_string(root(path)).unwrap()
 }
 
-/// A program without which there is nothing to test. README.md names the packages of all of them.
+/// The programs without which `make test` fails, beside those that every system has, and the packages
+/// of Debian that they are in.
+pub const NEEDED: [(&str, &str); 6] = [
+    ("cc", "gcc"),
+    ("make", "make"),
+    ("nsenter", "util-linux"),
+    ("python3", "python3"),
+    ("script", "bsdutils"),
+    ("unshare", "util-linux"),
+];
+
+/// One of them. Where it is missing, the test fails with what to install.
 pub fn needed(program: &str) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
-    let package = match program {
-        "cc" => "gcc",
-        "script" | "unshare" | "nsenter" => "util-linux",
-        other => other,
-    };
+    let (_, package) = NEEDED.iter().find(|(name, _)| *name == program).unwrap();
     assert!(
         is_there,
         "the tests need {program}, which is not in the PATH (Debian: apt-get install {package})"

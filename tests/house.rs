@@ -1,7 +1,7 @@
 //! The floors of the house (src/lib.rs): who may import whom, and which part of std, hence of the
 //! outside world, each floor may name. A permission that nobody needs is an error too.
 
-use harness::{left_out, read, root};
+use harness::{NEEDED, left_out, read, root};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -240,7 +240,26 @@ fn the_audit_page_has_what_the_source_touches() {
     assert_eq!(listed, told + "```\n", "make audit prints what docs/AUDIT.md should say");
 }
 
-/// `make msrv` builds the crate with it.
+/// Whoever has not got such a program learns its name from README.md, or else from the test that fails.
+#[test]
+fn every_program_that_the_tests_need_is_told() {
+    for (program, package) in NEEDED {
+        for readme in ["README.md", "README.zh-CN.md"] {
+            assert!(read(readme).contains(package), "{readme} does not name {package}");
+        }
+        let started = format!("Command::new({program:?})");
+        for file in fs::read_dir(root("tests")).unwrap().map(|entry| entry.unwrap().path()) {
+            let is_test = file.extension().is_some_and(|extension| extension == "rs");
+            assert!(
+                !is_test || !fs::read_to_string(&file).unwrap().contains(&started),
+                "{}: harness::needed({program:?}) names it where it is missing",
+                file.display()
+            );
+        }
+    }
+}
+
+/// `make msrv` builds the crate and the tests with it.
 #[test]
 fn the_oldest_rust_is_the_same_everywhere() {
     let manifest = read("Cargo.toml");

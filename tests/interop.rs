@@ -1,6 +1,8 @@
 //! Real Qt programs at either end (interop/qt), and Debian's xxhsum: `make interop`.
 
-use harness::{Qdropd, Receiver, Sent, eventually, files, noise, program, qdrop, root, send};
+use harness::{
+    Qdropd, Receiver, Sent, eventually, files, needed, noise, program, qdrop, root, send,
+};
 use qdrop::wire::header::{Dialect, Header};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -351,7 +353,7 @@ fn a_naive_sender_loses_nothing() {
         let paths: Vec<PathBuf> = (0..count)
             .map(|n| file(source.path(), &format!("{n}.bin"), 2_000_000 / count + transfer))
             .collect();
-        let mut sender = Command::new("python3");
+        let mut sender = needed("python3");
         let output =
             sender.arg(&script).args(host_and_port(&qdropd)).args(&paths).output().unwrap();
         assert!(output.status.success(), "{output:?}");

@@ -227,6 +227,17 @@ fn rustc_alone_builds_with_the_profile_of_cargo() {
     }
 }
 
+/// This program, where no program can be found.
+#[test]
+fn a_program_that_is_missing_is_named() {
+    let mut test = Command::new(std::env::current_exe().unwrap());
+    test.args(["--exact", "rustc_alone_builds_with_the_profile_of_cargo"]).env("PATH", "");
+    let output = test.output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    let why = "the tests need make, which is not in the PATH (Debian: apt-get install make)";
+    assert!(!output.status.success() && told.contains(why), "{told}");
+}
+
 /// `make lint` and `make msrv` run none of tests/.
 #[test]
 fn the_ci_runs_the_tests_once_with_each_rust() {

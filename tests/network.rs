@@ -169,9 +169,9 @@ struct Relays {
 impl Relays {
     fn start() -> Self {
         let path = root("tests/relay.py");
-        let mut command = Command::new("python3");
+        let mut command = needed("python3");
         command.arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut program = command.spawn().expect("python3 runs");
+        let mut program = command.spawn().unwrap();
         let asked = program.stdin.take().unwrap();
         let addresses = BufReader::new(program.stdout.take().unwrap());
         Self { program, asked, addresses }
@@ -531,16 +531,10 @@ impl Network {
     /// `None` where nobody may have such a thing; this is printed.
     fn start(what: &str, setup: &[&str]) -> Option<Self> {
         let line = [setup, &["echo ready", "exec cat"]].concat().join(" && ");
-        let mut command = Command::new("unshare");
+        let mut command = needed("unshare");
         command.args(["-rn", "sh", "-c", &line]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut holder = match command.spawn() {
-            Ok(holder) => holder,
-            Err(error) => {
-                left_out(what, &format!("unshare: {error}"));
-                return None;
-            }
-        };
+        let mut holder = command.spawn().unwrap();
         let mut said = String::new();
         BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
         if said == "ready\n" {
@@ -552,7 +546,7 @@ impl Network {
     }
 
     fn enter(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
+        let mut command = needed("nsenter");
         command.args(["-t", &self.holder.id().to_string(), "-U", "--preserve-credentials", "-n"]);
         command.arg("--").arg(program);
         command

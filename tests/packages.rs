@@ -144,7 +144,7 @@ fn the_licenses_have_these_sums() {
 #[test]
 fn openwrt_builds_two_packages() {
     let out = TempDir::new().unwrap();
-    let mut make = builder(Command::new("make"));
+    let mut make = builder(needed("make"));
     make.args(["-s", "-C"]).arg(root("contrib/openwrt/qdrop"));
     make.arg(format!("TOPDIR={}", root("tests/packages/openwrt").display()));
     make.arg(format!("OUT={}", out.path().display()));
@@ -351,7 +351,7 @@ print(*k.warnings)
 /// Builds with these options into a directory.
 fn buildroot(options: &[&str]) -> (TempDir, String) {
     let out = TempDir::new().unwrap();
-    let mut make = builder(Command::new("make"));
+    let mut make = builder(needed("make"));
     make.args(["-s", "-f"]).arg(root("tests/packages/buildroot.mk"));
     make.arg(format!("BR2_EXTERNAL_QDROP_PATH={}", root("contrib/buildroot").display()));
     make.arg(format!("OUT={}", out.path().display())).args(options);

@@ -154,7 +154,7 @@ impl Running {
     fn on_terminal(columns: usize, name: &str, args: &[&str]) -> Self {
         let (program, args) = (program(name), args.join("' '"));
         let line = format!("stty cols {columns}; exec '{}' '{args}'", program.display());
-        let mut script = Command::new("script");
+        let mut script = needed("script");
         Self::spawn(script.args(["-qec", &line, "/dev/null"]).env("SHELL", "/bin/sh"))
     }
 

@@ -50,7 +50,10 @@ impl Drop for Service {
         // What inetd has started outlives it. Its working directory tells whose it is.
         for process in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
             if fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == self.directory) {
-                let _ = Command::new("kill").arg(process.file_name()).status();
+                let _ = Command::new("sh")
+                    .args(["-c", "kill \"$0\""])
+                    .arg(process.file_name())
+                    .status();
             }
         }
     }
@@ -295,6 +298,9 @@ fn inetd_gives_connections_and_listening_sockets() {
 /// A program for --exec. Not written by us: while another test starts a program, that holds what
 /// we have open, and nobody may run a file that is being written to.
 fn script(directory: &Path, text: &str) -> String {
+    if text.starts_with("#!/usr/bin/env python3\n") {
+        needed("python3");
+    }
     let path = directory.join("command");
     let mut install = Command::new("install");
     install.args(["-m", "755", "/dev/stdin"]).arg(&path).stdin(Stdio::piped());
@@ -728,7 +734,8 @@ for line in sys.stdin.buffer.read().decode().split('\\n')[:-1]:
     assert abs(fields.pop('time') - time.time()) < 600, line
     print(ascii(fields))
 ";
-    let sent = run(assert_cmd::Command::new("python3").args(["-c", script]).write_stdin(log));
+    let sent =
+        run(assert_cmd::Command::from_std(needed("python3")).args(["-c", script]).write_stdin(log));
     assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{log}");
     sent.stdout.lines().map(str::to_owned).collect()
 }
@@ -827,7 +834,7 @@ fn a_log_of_json_has_no_bar_even_on_a_terminal() {
         directory.path().display()
     );
     let out = printed.path().join("out");
-    let mut script = Command::new("script");
+    let mut script = needed("script");
     script.args(["-qec", &line, "/dev/null"]).env("SHELL", "/bin/sh").stdin(Stdio::piped());
     script.stdout(File::create(&out).unwrap());
     let service = Service::start(&mut script, directory.path());

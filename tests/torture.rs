@@ -303,7 +303,7 @@ fn a_sender_whose_calls_fail_says_so_and_nothing_false() {
 
 /// Whether a namespace of one's own can be had; if not, says what is left out.
 fn can_unshare(what: &str) -> bool {
-    let can = Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|s| s.success());
+    let can = needed("unshare").args(["-rm", "true"]).status().is_ok_and(|s| s.success());
     if !can {
         left_out(what, "there is no namespace of our own (unshare -rm)");
     }
@@ -313,7 +313,7 @@ fn can_unshare(what: &str) -> bool {
 /// A `qdropd` on a file system of its own, which a line of shell mounts at `$DROP`. It goes with the
 /// receiver.
 fn on_file_system(mount: &str, place: &Path) -> Qdropd {
-    let mut unshare = Command::new("unshare");
+    let mut unshare = needed("unshare");
     let script = format!("{mount} && exec \"$0\" \"$@\"");
     unshare.args(["-rm", "sh", "-c", &script]).arg(program("qdropd")).env("DROP", place);
     let mut qdropd = Qdropd::spawn(unshare.args(["--timeout", "10"]), place);
@@ -561,7 +561,7 @@ fn a_crowd_that_holds_connections_open_does_not_stop_the_others() {
     let mut before: Vec<Duration> = (0..ROUNDS).map(|_| honest()).collect();
     let many = times(200, 2_000).to_string();
     let crowd = root("tests/crowd.py");
-    let mut crowd = Command::new("python3")
+    let mut crowd = needed("python3")
         .arg(crowd)
         .args([&qdropd.address.to_string(), "127.0.0.2", &many, &many])
         .stdin(Stdio::piped())
