@@ -61,7 +61,7 @@ picture: all
 audit:
 	@contrib/audit.sh
 
-# Debian: apt-get install gcc python3 util-linux ca-certificates (README.md has the rest)
+# Debian: apt-get install gcc python3 ca-certificates
 test: all
 	$(CARGO) test --quiet --locked --lib
 	QDROP_BIN=$(binaries) $(tests)
