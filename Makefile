@@ -23,7 +23,7 @@ tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
 .PHONY: all rustc demo picture test check lint audit msrv cross cross-test tiny interop packages-check \
-	torture torture-peers fuzz bench bench-instructions dist distcheck deb deb-test \
+	apt-check torture torture-peers fuzz bench bench-instructions dist distcheck deb deb-test \
 	install install-systemd uninstall clean
 
 all:
@@ -105,17 +105,19 @@ msrv:
 	for program in qdrop qdropd; do "$$CARGO_TARGET_DIR/rustc/$$program" --version; done
 
 # For another machine, dynamic and static: x86_64, aarch64, armv7, riscv64, s390x, mipsel (docs/CROSS.md).
-# Debian 12: apt-get install rustc-web=1.85\* cargo-web=1.85\* rust-web-src=1.85\* gcc-aarch64-linux-gnu
+# Debian 12: apt-get install rustc-web=1.85\* libstd-rust-web-dev=1.85\* cargo-web=1.85\* \
+#	rust-web-src=1.85\* gcc-aarch64-linux-gnu
+# Debian 13: apt-get install cargo rust-src gcc-aarch64-linux-gnu
 cross:
 	@RUSTC='$(RUSTC)' contrib/cross.sh build $(TARGET)
 
 # Runs the tests on them under qemu, and with a peer of this machine: for TARGET, or all there are tools for.
-# Debian: apt-get install qemu-user-static, besides.
+# Debian, besides: apt-get install qemu-user-static
 cross-test: all
 	@CARGO='$(CARGO)' RUSTC='$(RUSTC)' contrib/cross.sh test $(TARGET)
 
 # The smallest: static, without a text for a panic, which ends the whole program.
-# Debian 12: apt-get install musl-tools, besides.
+# Debian, besides: apt-get install musl-tools
 tiny:
 	@RUSTC='$(RUSTC)' contrib/cross.sh tiny $(or $(TARGET),x86_64)
 
@@ -266,6 +268,12 @@ deb: dist
 # Debian: apt-get install lintian debootstrap systemd-container
 deb-test: deb
 	contrib/debian-test.sh $(target)/deb
+
+# Whether all that is told here and in the documents to be installed can be, on Debian 12 and 13 of their own
+# that have all updates. As root, on a Debian whose apt knows main, updates and security.
+# Debian: apt-get install python3 debootstrap
+apt-check:
+	@tests/apt-lines.py
 
 completions := share/bash-completion/completions share/zsh/site-functions \
 	share/fish/vendor_completions.d

@@ -54,7 +54,7 @@ find_rustc() {
 		build_std=yes here=$("$rustc" --print sysroot)/lib/rustlib/src/rust/library
 		if [ -d "$here" ]; then return; fi
 	done
-	echo "there is no std for $1, nor its source (Debian 12: rust-web-src)"
+	echo "there is no std for $1, nor its source (docs/CROSS.md has the packages)"
 	return 1
 }
 

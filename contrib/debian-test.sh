@@ -165,7 +165,7 @@ esac
 
 [ "$(id -u)" = 0 ] || fail 'it needs root, for the chroot'
 for tool in debootstrap lintian; do
-	command -v $tool >/dev/null || fail "it needs $tool (Debian: apt-get install $tool)"
+	command -v $tool >/dev/null || fail "it needs $tool (Debian: apt-get install debootstrap lintian)"
 done
 made=$1
 version=$(sed -n 's/^qdrop (\(.*\)-.*/\1/p' "${0%/*}/debian/changelog" | head -n 1)
@@ -206,7 +206,7 @@ nspawn() {
 }
 if ! why=$(nspawn true 2>&1); then
 	echo "LEFT OUT: the units under systemd: systemd-nspawn cannot run" \
-		"(Debian: systemd-container): $why" >&2
+		"(Debian: apt-get install systemd-container): $why" >&2
 	exit
 fi
 cat >"$root/etc/systemd/system/test.service" <<END
