@@ -215,7 +215,7 @@ bench: all $(target)/bench/floor $(target)/bench/hole.so
 bench-instructions: all
 	@QDROP_BIN=$(binaries) bench/instructions.py
 
-# What stands at the top level, and nothing else (tests/house.rs).
+# What stands at the top level, and nothing else (tests/layering.rs).
 top := .ci .gitignore CHANGELOG.md Cargo.lock Cargo.toml LICENSE-APACHE LICENSE-MIT Makefile README.md \
 	README.zh-CN.md bench clippy.toml contrib docs fuzz interop man rustfmt.toml src tests
 

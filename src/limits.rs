@@ -38,13 +38,19 @@ pub const PATH: usize = 3_500;
 
 /// How long nothing must have come of a body before another connection may go on with it: less
 /// than a sender waits before it tries again.
-pub const SILENT: Duration = Duration::from_millis(500);
+pub const TAKEOVER_SILENCE: Duration = Duration::from_millis(500);
 
 /// Interrupted bodies that are kept at once for their senders.
 pub const KEPT: usize = 16;
 
 /// How long they are kept, if a receiver is not told otherwise.
 pub const KEEP_PARTIAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a silent peer is waited for, if a program is not told otherwise.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Transfers at once, if a receiver is not told otherwise.
+pub const TRANSFERS: usize = 16;
 
 /// How long a whole header may take, from its connection's first moment or from its own first
 /// byte. Fixed, so that nobody can hold a slot by trickling.
@@ -107,7 +113,7 @@ pub const WRITEBACK: u64 = 32 * 1024 * 1024;
 pub const PIECES: u64 = 20;
 
 /// How much too late a piece may be to be made up for.
-pub const MADE_UP: Duration = Duration::from_millis(50);
+pub const MAX_CATCH_UP: Duration = Duration::from_millis(50);
 
 /// The first and the longest pause before another try of a transfer.
 pub const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));

@@ -145,24 +145,24 @@ impl Display for Timestamp {
 
 /// What there is to say of a body that has moved:
 /// `(1000 bytes, xxh64 00112233aabbccdd, 0.001 s, 976 KiB/s)`, perhaps with `, resumed at 1.0 MiB`.
-pub struct Facts {
+pub struct TransferSummary {
     /// Bytes of it.
     pub size: u64,
     /// XXH64 of it.
     pub digest: u64,
     /// Bytes of it that had moved before.
-    pub had: u64,
+    pub resumed_at: u64,
     /// How long it took.
     pub time: Duration,
 }
 
-impl Display for Facts {
+impl Display for TransferSummary {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { size, digest, had, time } = *self;
-        let (seconds, rate) = (Seconds(time), Rate::of(size - had, time));
+        let Self { size, digest, resumed_at, time } = *self;
+        let (seconds, rate) = (Seconds(time), Rate::of(size - resumed_at, time));
         write!(f, "({size} bytes, xxh64 {digest:016x}, {seconds} s, {rate}")?;
-        if had > 0 {
-            write!(f, ", resumed at {}", Bytes(had))?;
+        if resumed_at > 0 {
+            write!(f, ", resumed at {}", Bytes(resumed_at))?;
         }
         f.write_char(')')
     }

@@ -5,7 +5,7 @@ use harness::{
     receipts, send, transfer, units,
 };
 use qdrop::limits;
-use qdrop::wire::header::{Dialect, Header, Wishes};
+use qdrop::wire::header::{Dialect, ExtendedOptions, Header};
 use qdrop::wire::receipt::{Receipt, Status};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -417,7 +417,8 @@ fn example() -> Vec<Vec<u8>> {
 fn the_example_of_an_extended_transfer_is_what_happens() {
     let [question, answer, start, receipt] = example().try_into().unwrap();
     let (resume, preserve, skip) = (true, true, false);
-    let dialect = Dialect::Extended(Wishes { resume, preserve, skip, modified: 1_790_000_000_500 });
+    let dialect =
+        Dialect::Extended(ExtendedOptions { resume, preserve, skip, modified: 1_790_000_000_500 });
     let header = Header { dialect, name: Some(units("测试.txt")), body: 1000 };
     assert_eq!(question, header.encode().unwrap());
 

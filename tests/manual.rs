@@ -139,7 +139,7 @@ fn both_descriptions_have_the_numbers_of_the_source() {
             number(limits::HEADER) + " bytes",
             format!("{} ms", limits::HEADER_PAUSE.as_millis()),
             seconds(limits::LINGER, " s"),
-            seconds(limits::SILENT, " s"),
+            seconds(limits::TAKEOVER_SILENCE, " s"),
             seconds(limits::BATCH_WRITING, " s"),
             number(limits::RECEIPTS as u64),
             mib(limits::DRAIN, " "),

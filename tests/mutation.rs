@@ -7,11 +7,11 @@
 
 use harness::{files, noise, units};
 use qdrop::digest::xxh64;
-use qdrop::disk::inbox::{Inbox, OnConflict, Rules};
+use qdrop::disk::inbox::{Inbox, OnConflict, StorePolicy};
 use qdrop::disk::name::{SafeName, is_hard_to_store};
 use qdrop::limits;
 use qdrop::transfer::receive::{Event, Storage, Stored, receive};
-use qdrop::transfer::{Awaited, Connection};
+use qdrop::transfer::{Connection, Phase};
 use qdrop::wire::header::{Dialect, Header, HeaderError};
 use qdrop::wire::qdatastream::QString;
 use qdrop::wire::receipt::{Receipt, Status};
@@ -461,7 +461,7 @@ struct Sender<'a> {
     /// Bytes of the largest piece.
     piece: usize,
     random: Random,
-    awaited: Vec<Awaited>,
+    awaited: Vec<Phase>,
     answer: Vec<u8>,
     closed: bool,
 }
@@ -496,20 +496,22 @@ impl Write for Sender<'_> {
 }
 
 impl Connection for Sender<'_> {
-    fn expect(&mut self, what: Awaited) -> io::Result<()> {
-        assert!(self.answer.is_empty() || what == Awaited::Goodbye, "receipts come last");
+    fn enter_phase(&mut self, what: Phase) -> io::Result<()> {
+        assert!(self.answer.is_empty() || what == Phase::Drain, "receipts come last");
         self.awaited.push(what);
         Ok(())
     }
 
-    fn pause(&mut self) {}
+    fn wait_for_slot(&mut self) {}
+
+    fn pause_after_header(&mut self) {}
 
     fn half_close(&mut self) -> io::Result<()> {
         self.closed = true;
         Ok(())
     }
 
-    fn drained(&mut self) -> io::Result<()> {
+    fn wait_acknowledged(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -547,7 +549,7 @@ struct Outcome {
     /// What is in the directory in the end.
     files: BTreeMap<String, Vec<u8>>,
     /// What was awaited in turn.
-    awaited: Vec<Awaited>,
+    awaited: Vec<Phase>,
 }
 
 /// What docs/PROTOCOL.md has a receiver make of a connection.
@@ -559,7 +561,7 @@ fn expected(
 ) -> Outcome {
     let mut fates = Vec::new();
     let mut files = BTreeMap::new();
-    let mut awaited = vec![Awaited::Header];
+    let mut awaited = vec![Phase::Header];
     let gone = (end == End::Silence).then_some(Status::TimedOut);
     if stream.is_empty() && gone.is_some() {
         fates.push((Err(gone), 0));
@@ -588,9 +590,9 @@ fn expected(
             (on_conflict == OnConflict::Refuse && is_taken(&name)).then_some(Status::Exists)
         };
         if refusal.is_none() {
-            awaited.push(Awaited::Body);
+            awaited.push(Phase::Body);
         } else if size <= limits::DRAIN {
-            awaited.push(Awaited::Rest);
+            awaited.push(Phase::RefusedBody);
         }
         fates.push(match refusal {
             Some(status) => (Err(Some(status)), if size > limits::DRAIN { 0 } else { come }),
@@ -600,21 +602,21 @@ fn expected(
                 let free = names.find(|name| on_conflict == OnConflict::Replace || !is_taken(name));
                 let name = free.unwrap();
                 files.insert(name.to_string(), body.to_vec());
-                (Ok(Stored { name, size, digest: xxh64(body), had: 0 }), size)
+                (Ok(Stored { name, size, digest: xxh64(body), resumed_at: 0 }), size)
             }
         });
         whole = come == size;
         if !whole {
             break;
         }
-        awaited.push(Awaited::Next { stays: header.dialect == Dialect::HeaderSize });
+        awaited.push(Phase::NextFile { stays_open: header.dialect == Dialect::HeaderSize });
         stream = &rest[body.len()..];
         if !stream.is_empty() {
-            awaited.push(Awaited::Header);
+            awaited.push(Phase::Header);
         }
     }
     if !whole && fates.iter().any(|(fate, _)| *fate != Err(None)) {
-        awaited.push(Awaited::Goodbye);
+        awaited.push(Phase::Drain);
     }
     Outcome { fates, files, awaited }
 }
@@ -643,7 +645,7 @@ fn conversations_store_what_they_report_and_nothing_else() {
         let outer = TempDir::new().unwrap();
         let directory = outer.path().join("drop");
         fs::create_dir(&directory).unwrap();
-        let rules = Rules { on_conflict, sync: false, ..Rules::default() };
+        let rules = StorePolicy { on_conflict, sync: false, ..StorePolicy::default() };
         let (inbox, _) = Inbox::open(&directory, rules).unwrap();
         let mut sender = Sender {
             stream: &stream,
@@ -687,8 +689,8 @@ fn conversations_store_what_they_report_and_nothing_else() {
         let mut waited = sender.awaited.iter().peekable();
         let mut ahead = awaited.iter().peekable();
         while let Some(next) = ahead.next() {
-            let is_here = matches!(next, Awaited::Next { .. })
-                && ahead.peek() == Some(&&Awaited::Header)
+            let is_here = matches!(next, Phase::NextFile { .. })
+                && ahead.peek() == Some(&&Phase::Header)
                 && waited.peek() == ahead.peek();
             // A header that came with what was before it is not waited for.
             assert!(is_here || waited.next() == Some(next), "{:?}: {what}", sender.awaited);

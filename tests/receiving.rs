@@ -3,10 +3,10 @@
 
 use harness::*;
 use qdrop::digest::xxh64;
-use qdrop::disk::inbox::{Inbox, Rules};
+use qdrop::disk::inbox::{Inbox, StorePolicy};
 use qdrop::limits;
 use qdrop::transfer::receive::{Storage, receive};
-use qdrop::transfer::{Awaited, Connection};
+use qdrop::transfer::{Connection, Phase};
 use qdrop::wire::header::{Dialect, Header};
 use qdrop::wire::qdatastream::QString;
 use qdrop::wire::receipt::{Receipt, Status};
@@ -226,13 +226,15 @@ impl Write for Pieces<'_> {
 }
 
 impl Connection for Pieces<'_> {
-    fn expect(&mut self, _: Awaited) -> io::Result<()> {
+    fn enter_phase(&mut self, _: Phase) -> io::Result<()> {
         Ok(())
     }
 
-    fn pause(&mut self) {}
+    fn wait_for_slot(&mut self) {}
 
-    fn drained(&mut self) -> io::Result<()> {
+    fn pause_after_header(&mut self) {}
+
+    fn wait_acknowledged(&mut self) -> io::Result<()> {
         Ok(())
     }
 
@@ -251,7 +253,7 @@ fn read_in_pieces(interrupted: Option<bool>) {
     for pieces in cuts(&stream) {
         let first = pieces[0].len();
         let directory = TempDir::new().unwrap();
-        let rules = Rules { sync: false, ..Rules::default() };
+        let rules = StorePolicy { sync: false, ..StorePolicy::default() };
         let (inbox, _) = Inbox::open(directory.path(), rules).unwrap();
         let storage = Storage { inbox, max_size: None };
         let mut connection = Pieces { pieces, interrupted, answer: Vec::new() };

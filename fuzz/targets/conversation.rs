@@ -8,9 +8,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use qdrop::digest::xxh64;
-use qdrop::disk::inbox::{Inbox, OnConflict, Rules};
+use qdrop::disk::inbox::{Inbox, OnConflict, StorePolicy};
 use qdrop::transfer::receive::{Event, Storage, Stored, receive};
-use qdrop::transfer::{Awaited, Connection};
+use qdrop::transfer::{Connection, Phase};
 use qdrop::wire::receipt::{Receipt, Status};
 use std::collections::BTreeMap;
 use std::fs;
@@ -65,24 +65,23 @@ impl Write for Sender<'_> {
 }
 
 impl Connection for Sender<'_> {
-    fn expect(&mut self, what: Awaited) -> io::Result<()> {
+    fn enter_phase(&mut self, what: Phase) -> io::Result<()> {
         // But for a sender that asks: it reads.
         let asked = self.asks;
-        assert!(
-            asked || self.answer.is_empty() || what == Awaited::Goodbye,
-            "a receipt comes last"
-        );
+        assert!(asked || self.answer.is_empty() || what == Phase::Drain, "a receipt comes last");
         Ok(())
     }
 
-    fn pause(&mut self) {}
+    fn wait_for_slot(&mut self) {}
+
+    fn pause_after_header(&mut self) {}
 
     fn half_close(&mut self) -> io::Result<()> {
         self.closed = true;
         Ok(())
     }
 
-    fn drained(&mut self) -> io::Result<()> {
+    fn wait_acknowledged(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -110,8 +109,12 @@ fuzz_target!(|input: &[u8]| {
     let outer = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let directory = outer.path().join("drop");
     fs::create_dir(&directory).unwrap();
-    let rules =
-        Rules { on_conflict, sync: false, keep_partial: Duration::ZERO, ..Rules::default() };
+    let rules = StorePolicy {
+        on_conflict,
+        sync: false,
+        keep_partial: Duration::ZERO,
+        ..StorePolicy::default()
+    };
     let (inbox, swept) = Inbox::open(&directory, rules).unwrap();
     assert_eq!(swept, 0);
     let storage = Storage { inbox, max_size: [None, Some(100)][how / 4 % 2] };

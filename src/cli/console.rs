@@ -24,7 +24,7 @@ pub(super) enum Progress {
 
 /// What there is to say of the console itself.
 #[derive(Debug)]
-pub(super) enum Notice<'a> {
+pub(super) enum ConsoleEvent<'a> {
     /// A file is under way.
     Progress(&'a Report),
     /// So many lines were not taken.
@@ -33,14 +33,14 @@ pub(super) enum Notice<'a> {
 
 /// How that is written on standard error, if it is. Not a match in here: `qdrop` has no need of
 /// what `qdropd` writes for programs.
-pub(super) type Wording = fn(&Notice<'_>) -> Option<String>;
+pub(super) type EventFormatter = fn(&ConsoleEvent<'_>) -> Option<String>;
 
 /// For people.
-pub(super) fn text(notice: &Notice<'_>) -> Option<String> {
+pub(super) fn text(notice: &ConsoleEvent<'_>) -> Option<String> {
     Some(notice.to_string())
 }
 
-impl Display for Notice<'_> {
+impl Display for ConsoleEvent<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Progress(report) => report.fmt(f),
@@ -61,7 +61,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     progress: Progress,
-    wording: Wording,
+    format: EventFormatter,
 }
 
 #[derive(Debug)]
@@ -96,7 +96,7 @@ pub(super) struct Printer(Arc<Shared>);
 
 impl Console {
     /// Starts the thread that prints.
-    pub(super) fn new(progress: Progress, wording: Wording) -> io::Result<Self> {
+    pub(super) fn new(progress: Progress, format: EventFormatter) -> io::Result<Self> {
         let state = State {
             lines: VecDeque::new(),
             lost: 0,
@@ -105,7 +105,7 @@ impl Console {
             thread: Activity::Prints,
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
-        let shared = Arc::new(Shared { state, changed, progress, wording });
+        let shared = Arc::new(Shared { state, changed, progress, format });
         let for_thread = shared.clone();
         let thread = thread::Builder::new()
             .stack_size(limits::STACK)
@@ -226,10 +226,10 @@ impl Shared {
                 }
             }
             for report in &reports {
-                self.say(&Notice::Progress(report));
+                self.say(&ConsoleEvent::Progress(report));
             }
             if lost > 0 {
-                self.say(&Notice::Lost(lost));
+                self.say(&ConsoleEvent::Lost(lost));
             }
             drawn = live.is_some();
             if let Some(line) = live {
@@ -249,8 +249,8 @@ impl Shared {
         }
     }
 
-    fn say(&self, notice: &Notice<'_>) {
-        if let Some(line) = (self.wording)(notice) {
+    fn say(&self, notice: &ConsoleEvent<'_>) {
+        if let Some(line) = (self.format)(notice) {
             write(&mut io::stderr(), &(line + "\n"));
         }
     }

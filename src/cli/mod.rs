@@ -1,14 +1,11 @@
 //! People: command lines, progress, log and exit statuses.
 
-pub mod args;
+mod args;
 pub mod client;
-pub mod console;
-pub mod exec;
+mod console;
 pub mod exit;
 mod help;
-pub mod log;
-pub mod meter;
-pub mod queue;
+mod meter;
 pub mod server;
 
 use crate::net::listen;
@@ -54,7 +51,7 @@ fn cannot_listen(address: SocketAddr, error: &io::Error, others: &[SocketAddr]) 
 }
 
 /// What people elsewhere type to reach a listener: `command` with its address in place of `{}`.
-fn elsewhere(address: SocketAddr, what: &str, command: [&str; 2]) -> String {
+fn listener_hint(address: SocketAddr, what: &str, command: [&str; 2]) -> String {
     let ip = address.ip().to_canonical();
     if ip.is_loopback() {
         return format!(

@@ -1,8 +1,8 @@
-//! The drop directory: where a receiver stores.
+//! The drop directory, in which a receiver stores files.
 
-use super::kept::{Body, Identity, Kept, Underway};
 use super::name::SafeName;
-use super::partial::{self, Incoming, Owner};
+use super::partial::{self, Owner, PartialFile};
+use super::partial_store::{ActiveBody, FileIdentity, PartialStore};
 use super::writeback::Writeback;
 use super::{DiskError, milliseconds};
 use crate::limits;
@@ -18,7 +18,7 @@ use std::time::Duration;
 pub enum OnConflict {
     /// Store under the next free name: `name (1).ext`.
     Rename,
-    /// Put the new file in the place of the old one.
+    /// Replace the old file.
     Replace,
     /// Keep the old file and refuse the new one.
     Refuse,
@@ -43,29 +43,29 @@ impl From<DiskError> for StoreError {
 #[derive(Debug)]
 pub struct Inbox {
     path: PathBuf,
-    /// For its `fsync`. Held open, so that this works when there are no descriptors left.
+    /// The directory, open for its `fsync`, which then works without a free descriptor.
     handle: File,
     owner: Owner,
-    parts: AtomicU32,
-    rules: Rules,
+    next_number: AtomicU32,
+    policy: StorePolicy,
     writeback: Arc<Writeback>,
-    kept: Kept,
+    store: PartialStore,
 }
 
-/// How an inbox stores.
+/// How files are stored.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub struct StorePolicy {
     /// What to do when a name is taken.
     pub on_conflict: OnConflict,
-    /// Whether to wait for the disk.
+    /// Whether to `fsync` a file and its directory before it counts as stored.
     pub sync: bool,
     /// Whether directories in names are kept.
     pub subdirs: bool,
-    /// How long an interrupted body is kept for its sender; not at all if zero.
+    /// How long an interrupted body is kept for its sender. Zero: it is not kept.
     pub keep_partial: Duration,
 }
 
-impl Default for Rules {
+impl Default for StorePolicy {
     fn default() -> Self {
         Self {
             on_conflict: OnConflict::Rename,
@@ -77,103 +77,111 @@ impl Default for Rules {
 }
 
 impl Inbox {
-    /// Opens the directory, makes sure that it can be written to and removes the parts that a
-    /// killed receiver left; also says how many.
+    /// Opens the directory, checks that it can be written to, and removes the partial files that a
+    /// killed receiver left. Also returns their number.
     ///
     /// # Errors
-    /// The directory cannot be opened, listed or written to.
-    pub fn open(path: &Path, rules: Rules) -> Result<(Self, usize), DiskError> {
+    /// Fails if the directory cannot be opened, listed or written to.
+    pub fn open(path: &Path, policy: StorePolicy) -> Result<(Self, usize), DiskError> {
         let inbox = Self {
             path: path.to_owned(),
             handle: File::open(path).map_err(DiskError::at("open", path))?,
             owner: Owner::current(),
-            parts: AtomicU32::new(0),
-            rules,
+            next_number: AtomicU32::new(0),
+            policy,
             writeback: Arc::default(),
-            kept: Kept::new(rules.keep_partial),
+            store: PartialStore::new(policy.keep_partial),
         };
-        let probe = inbox.part(&SafeName::map(&[]))?;
+        let probe = inbox.create_partial(&SafeName::map(&[]))?;
         let fresh = probe.file.metadata().map_err(DiskError::at("examine", probe.path()))?;
         drop(probe);
-        let swept = partial::sweep(path, inbox.owner, &fresh, rules.subdirs)?;
+        let swept = partial::sweep(path, inbox.owner, &fresh, policy.subdirs)?;
         Ok((inbox, swept))
     }
 
-    /// What a thread of its own should do: while large bodies come, it has the disk write what is
-    /// there of them, and it removes what was kept for too long.
-    pub fn tend(&self) -> ! {
-        self.writeback.run(|| self.kept.expire())
+    /// Runs forever, in a thread of its own: syncs large bodies while they are received, and removes
+    /// partial files that were kept for long enough.
+    pub fn maintenance_loop(&self) -> ! {
+        self.writeback.run(|| self.store.remove_expired())
     }
 
-    /// The name under which a file is stored that a peer calls so.
+    /// Maps a name that a peer sent to the name under which the file is stored.
     pub fn name(&self, units: &[u16]) -> SafeName {
-        if self.rules.subdirs { SafeName::map_path(units) } else { SafeName::map(units) }
+        if self.policy.subdirs { SafeName::map_path(units) } else { SafeName::map(units) }
     }
 
-    /// Whether a file is there already: its name, its size, its time to the second.
-    pub fn has(&self, file: &Identity) -> bool {
+    /// Returns whether a file exists with this name, size and, to the second, modification time.
+    pub fn has(&self, file: &FileIdentity) -> bool {
         let found = self.find(&file.name).or_else(|| self.find(&file.name.for_fat()));
-        let Some(there) = found else { return false };
+        let Some(existing) = found else { return false };
         let second = |milliseconds: i64| milliseconds.div_euclid(1000);
         let same_time = |time| second(milliseconds(time)) == second(file.modified);
-        there.is_file() && there.len() == file.size && there.modified().is_ok_and(same_time)
+        existing.is_file()
+            && existing.len() == file.size
+            && existing.modified().is_ok_and(same_time)
     }
 
-    /// What is there of a file that its sender may go on with.
+    /// Takes the partial file that the sender of `file` may resume, if there is one.
     ///
     /// # Errors
-    /// As in [`Inbox::begin`], if the name has been taken since.
-    pub fn kept(&self, of: &Identity) -> Result<Option<Body>, StoreError> {
-        self.refuse_taken(&of.name)?;
-        Ok(self.kept.take(of))
+    /// Fails if the policy is to refuse and the name is taken.
+    pub fn take_partial(&self, file: &FileIdentity) -> Result<Option<PartialFile>, StoreError> {
+        self.check_conflict(&file.name)?;
+        Ok(self.store.try_take(file))
     }
 
-    /// Lets another connection go on with this body when ours is silent, if it is `shared`.
-    pub fn underway(&self, of: Identity, body: Body, shared: bool) -> Underway<'_> {
-        self.kept.begin(of, body, shared)
+    /// Registers a body that is now received. If it is `resumable`, another connection may take it
+    /// over while this one is silent.
+    pub fn begin_body(
+        &self,
+        identity: FileIdentity,
+        file: PartialFile,
+        resumable: bool,
+    ) -> ActiveBody<'_> {
+        self.store.begin(identity, file, resumable)
     }
 
-    /// Keeps what came of an interrupted body for its sender.
-    pub fn keep(&self, body: Underway<'_>) {
+    /// Keeps an interrupted body for its sender.
+    pub fn keep(&self, body: ActiveBody<'_>) {
         body.keep();
-        self.writeback.stir();
+        self.writeback.wake();
     }
 
-    /// Removes all that is kept: when a receiver ends, nobody can go on with it.
-    pub fn forget(&self) {
-        self.kept.forget();
+    /// Removes all bodies that are kept. Nobody can resume them when the receiver has ended.
+    pub fn clear_kept(&self) {
+        self.store.clear();
     }
 
-    /// Whether any user of the machine can rename and replace what is stored.
-    pub fn is_exposed(&self) -> bool {
+    /// Returns whether any local user can rename and replace stored files.
+    pub fn is_world_writable(&self) -> bool {
         self.handle.metadata().is_ok_and(|metadata| anyone_may_replace(&metadata))
     }
 
-    /// Begins to store a file.
+    /// Creates a partial file for a file of this name.
     ///
     /// # Errors
-    /// The disk failed; or the policy is to refuse and the name is already taken, which is said
-    /// before the body travels. Whether a free name stays free is decided by [`Inbox::place`].
-    pub fn begin(&self, name: &SafeName) -> Result<Incoming, StoreError> {
-        self.refuse_taken(name)?;
-        self.part(name)
+    /// Fails if the disk fails, or if the policy is to refuse and the name is taken, so that the body
+    /// need not be sent. Whether a free name stays free is decided by [`Inbox::place`].
+    pub fn begin(&self, name: &SafeName) -> Result<PartialFile, StoreError> {
+        self.check_conflict(name)?;
+        self.create_partial(name)
             .or_else(|error| {
-                // FAT and others say in different ways that they do not like a name.
+                // FAT and others reject a name with various errors.
                 let fat = name.for_fat();
-                if fat == *name { Err(error) } else { self.part(&fat).map_err(|_| error) }
+                if fat == *name { Err(error) } else { self.create_partial(&fat).map_err(|_| error) }
             })
             .map_err(StoreError::Disk)
     }
 
-    fn refuse_taken(&self, name: &SafeName) -> Result<(), StoreError> {
-        let refuses = self.rules.on_conflict == OnConflict::Refuse;
+    fn check_conflict(&self, name: &SafeName) -> Result<(), StoreError> {
+        let refuses = self.policy.on_conflict == OnConflict::Refuse;
         if refuses && self.find(name).is_some() {
             return Err(StoreError::Exists(name.clone()));
         }
         Ok(())
     }
 
-    /// What is there under a name, unless it is found through a link.
+    /// Returns the metadata of the file of this name, unless a directory in it is a link.
     fn find(&self, name: &SafeName) -> Option<Metadata> {
         let path = self.path.join(name);
         let parents = path.ancestors().skip(1).take(name.as_str().matches('/').count());
@@ -182,46 +190,46 @@ impl Inbox {
         fs::symlink_metadata(&path).ok().filter(|_| inside)
     }
 
-    fn part(&self, name: &SafeName) -> Result<Incoming, DiskError> {
+    fn create_partial(&self, name: &SafeName) -> Result<PartialFile, DiskError> {
         self.make_directories(name.directory())?;
-        let writeback = self.rules.sync.then_some(&self.writeback);
+        let writeback = self.policy.sync.then_some(&self.writeback);
         loop {
-            let number = self.parts.fetch_add(1, Ordering::Relaxed);
-            match Incoming::create(&self.path, self.owner, number, name, writeback) {
+            let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+            match PartialFile::create(&self.path, self.owner, number, name, writeback) {
                 Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {}
                 result => return result,
             }
         }
     }
 
-    /// Gives a whole part its final name, which it returns. From then on the file is there for
-    /// good: the data were on the disk before the name, and the name is before this returns.
-    /// Also returned is why the part's own name is still there, if it is: a second name of the
-    /// same file until the next start, and no failure.
+    /// Gives a complete partial file its final name, and returns that. The data are on the disk before
+    /// the name is, and the name is on the disk when this returns. Also returns the error if the
+    /// temporary name could not be removed. It is a second name of the same file until the next start.
     ///
     /// # Errors
-    /// The disk failed, or the policy is to refuse and the name is taken. The part is gone then,
-    /// and nothing else has changed, but for one case: if the directory cannot be synchronised,
-    /// the whole file is under its name and only a power cut could take it away again.
+    /// Fails if the disk fails, or if the policy is to refuse and the name is taken. The partial file
+    /// is removed then, and nothing else has changed, with one exception: if the directory cannot be
+    /// synchronised, the whole file has its name, which a power cut may take away.
     pub fn place(
         &self,
-        mut incoming: Incoming,
+        mut file: PartialFile,
     ) -> Result<(SafeName, Option<DiskError>), StoreError> {
-        if let Some(early) = &mut incoming.early {
-            let written = early.close().and_then(|()| incoming.file.sync_all());
-            written.map_err(DiskError::at("fsync", incoming.path()))?;
+        if let Some(background_sync) = &mut file.background_sync {
+            let synced = background_sync.close().and_then(|()| file.file.sync_all());
+            synced.map_err(DiskError::at("fsync", file.path()))?;
         }
-        let name = incoming.name.clone();
-        let name = match self.settle(&mut incoming, &name) {
+        let name = file.name.clone();
+        let name = match self.publish(&mut file, &name) {
             Err(StoreError::Disk(error)) if name.for_fat() != name => {
-                // The end of a long name is not in the part's.
-                let again = self.settle(&mut incoming, &name.for_fat());
-                again.map_err(|_| StoreError::Disk(error))?
+                // A temporary name lacks the end of a long name, so it may have been accepted.
+                let retried = self.publish(&mut file, &name.for_fat());
+                retried.map_err(|_| StoreError::Disk(error))?
             }
             result => result?,
         };
-        let leftover = incoming.remove().err();
-        if self.rules.sync {
+        debug_assert!(!name.as_str().is_empty() && !name.as_str().starts_with(['.', '/']));
+        let leftover = file.remove().err();
+        if self.policy.sync {
             let directory = self.path.join(name.directory());
             match name.directory() {
                 "" => sync_directory(&self.handle),
@@ -232,15 +240,16 @@ impl Inbox {
         Ok((name, leftover))
     }
 
-    fn settle(&self, incoming: &mut Incoming, name: &SafeName) -> Result<SafeName, StoreError> {
-        if self.rules.on_conflict == OnConflict::Replace {
+    /// Gives a file the name, or a numbered one, according to the policy.
+    fn publish(&self, file: &mut PartialFile, name: &SafeName) -> Result<SafeName, StoreError> {
+        if self.policy.on_conflict == OnConflict::Replace {
             let path = self.path.join(name);
-            match fs::rename(incoming.path(), &path) {
+            match fs::rename(file.path(), &path) {
                 Ok(()) => {
-                    incoming.part.gone = true;
+                    file.temporary.gone = true;
                     return Ok(name.clone());
                 }
-                // A directory is not replaced by a file: the next free name is taken.
+                // A file does not replace a directory. It gets the next free name.
                 Err(error) if error.kind() == ErrorKind::IsADirectory => {}
                 Err(error) => return Err(DiskError::at("rename to", &path)(error).into()),
             }
@@ -248,33 +257,33 @@ impl Inbox {
         let mut candidate = name.clone();
         for number in 1_u32.. {
             let path = self.path.join(&candidate);
-            match claim(incoming, &path) {
+            match link_exclusive(file, &path) {
                 Ok(()) => return Ok(candidate),
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                     return Err(DiskError::at("link to", &path)(error).into());
                 }
-                Err(_) if self.rules.on_conflict == OnConflict::Refuse => break,
+                Err(_) if self.policy.on_conflict == OnConflict::Refuse => break,
                 Err(_) => candidate = name.numbered(number),
             }
         }
         Err(StoreError::Exists(name.clone()))
     }
 
-    /// Makes the directories of a name, as far as they are not there. None is entered through a
-    /// link, which could lead out of the drop directory.
+    /// Creates the directories of a name that do not exist. None of them may be a link, which could
+    /// lead out of the drop directory.
     fn make_directories(&self, directories: &str) -> Result<(), DiskError> {
         let mut path = self.path.clone();
         for component in directories.split('/').filter(|component| !component.is_empty()) {
             let parent = path.clone();
             path.push(component);
             let made = match fs::create_dir(&path) {
-                Ok(()) if self.rules.sync => File::open(&parent).and_then(|p| sync_directory(&p)),
+                Ok(()) if self.policy.sync => File::open(&parent).and_then(|p| sync_directory(&p)),
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
                 _ => Ok(()),
             };
             let is_directory = || {
-                let there = fs::symlink_metadata(&path)?;
-                there.is_dir().then_some(()).ok_or_else(|| ErrorKind::NotADirectory.into())
+                let existing = fs::symlink_metadata(&path)?;
+                existing.is_dir().then_some(()).ok_or_else(|| ErrorKind::NotADirectory.into())
             };
             made.and_then(|()| is_directory())
                 .map_err(DiskError::at("make the directory", &path))?;
@@ -285,7 +294,7 @@ impl Inbox {
 
 fn sync_directory(handle: &File) -> io::Result<()> {
     match handle.sync_all() {
-        // Some file systems have nothing to synchronise in a directory and say so.
+        // Some file systems do not support the fsync of a directory and need none.
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
             Ok(())
         }
@@ -293,26 +302,29 @@ fn sync_directory(handle: &File) -> io::Result<()> {
     }
 }
 
-/// Gives a part the name `path` if nothing has it: the kernel decides.
-fn claim(incoming: &mut Incoming, path: &Path) -> io::Result<()> {
-    match fs::hard_link(incoming.path(), path) {
-        // What Linux answers for a file system without hard links, even if the name is taken.
+/// Gives a file the name `path`, atomically.
+///
+/// # Errors
+/// `AlreadyExists` if the name is taken.
+fn link_exclusive(file: &mut PartialFile, path: &Path) -> io::Result<()> {
+    match fs::hard_link(file.path(), path) {
+        // Linux reports these for a file system without hard links, even if the name is taken.
         Err(error)
             if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) =>
         {
-            claim_without_links(incoming, path)
+            reserve_and_rename(file, path)
         }
         result => result,
     }
 }
 
-/// The weak fallback: an empty file holds the name until the part is renamed over it. If the
-/// receiver is killed between the two steps, the empty file stays.
-fn claim_without_links(incoming: &mut Incoming, path: &Path) -> io::Result<()> {
+/// The weak fallback without hard links: an empty file reserves the name until the partial file is
+/// renamed over it. If the receiver is killed between the two steps, the empty file stays.
+fn reserve_and_rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).open(path)?;
-    match fs::rename(incoming.path(), path) {
+    match fs::rename(file.path(), path) {
         Ok(()) => {
-            incoming.part.gone = true;
+            file.temporary.gone = true;
             Ok(())
         }
         Err(error) => {
@@ -322,8 +334,7 @@ fn claim_without_links(incoming: &mut Incoming, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writable by all, and without the sticky bit, which would keep each user to his own files
-/// (inode(7)).
+/// Returns whether a directory is world-writable without the sticky bit (inode(7)).
 #[cfg(unix)]
 fn anyone_may_replace(directory: &Metadata) -> bool {
     let mode = std::os::unix::fs::MetadataExt::mode(directory);

@@ -1,9 +1,9 @@
-//! Values into files and back: names, the drop directory, the files of a sender.
+//! Turns values into files and back: names, the drop directory, the files of a sender.
 
 pub mod inbox;
-pub mod kept;
 pub mod name;
 pub mod partial;
+pub mod partial_store;
 pub mod source;
 pub mod tree;
 mod writeback;
@@ -54,7 +54,7 @@ fn milliseconds(time: SystemTime) -> i64 {
     }
 }
 
-/// What a thread that panicked was changing is whole: each change is one step.
+/// Locks a mutex. Every update is atomic, so the lock is usable even if poisoned.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,14 +1,14 @@
-//! Parts: files of the drop directory that are not whole yet, under names of their own, and the
+//! Partial files: files of the drop directory that are not whole yet, under temporary names, and the
 //! sweep of those that a killed receiver left.
 //!
-//! A part is named `.qdrop-MACHINE-PROCESS-STARTED-N.NAME.part`. The first three tell, at a later
-//! start, whether the process that wrote it still runs; NAME is there so that a file system that
-//! rejects the name does so before the body is taken.
+//! A temporary name is `.qdrop-MACHINE-PROCESS-STARTED-N.NAME.part`. The first three fields tell a
+//! later start whether the process that wrote the file still runs. NAME is part of it so that a file
+//! system that rejects the name does so before the body is received.
 
 use super::DiskError;
 use super::name::SafeName;
-use super::writeback::{Early, Writeback};
-use crate::digest::xxh64;
+use super::writeback::{BackgroundSync, Writeback};
+use crate::digest::{Xxh64, xxh64};
 use crate::limits;
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -21,28 +21,30 @@ use std::time::{Duration, SystemTime};
 const PREFIX: &str = ".qdrop-";
 const SUFFIX: &str = ".part";
 
-/// A file on its way in. Dropping it deletes it.
+/// A file that is being received, and the running digest of its bytes. Dropping it deletes it.
 #[derive(Debug)]
-pub struct Incoming {
-    // Closed before the part is removed, since fields are dropped in this order: a file system over
-    // a network cannot remove a file that is open, and only hides it.
+pub struct PartialFile {
+    // Closed before its name is removed, since fields are dropped in this order: a network file
+    // system cannot remove a file that is open, and only hides it.
     pub(super) file: File,
-    /// Unless nothing waits for the disk.
-    pub(super) early: Option<Early>,
-    pub(super) part: Part,
+    /// `None` with `--no-sync`.
+    pub(super) background_sync: Option<BackgroundSync>,
+    pub(super) temporary: TemporaryName,
+    /// The name that the file is to have.
     pub(super) name: SafeName,
+    digest: Xxh64,
 }
 
-/// A part's own name in the directory. Dropping it removes it.
+/// The name of a partial file in the directory. Dropping it removes it.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct TemporaryName {
     pub(super) path: PathBuf,
-    /// It is not there any more: it has become the final file, or was removed.
+    /// Whether the name no longer exists: it was renamed to the final name, or removed.
     pub(super) gone: bool,
 }
 
-impl Incoming {
-    /// Creates a part in `directory` for a file that is to be called `name`.
+impl PartialFile {
+    /// Creates a partial file in `directory` for a file that is to be called `name`.
     pub(super) fn create(
         directory: &Path,
         owner: Owner,
@@ -52,8 +54,8 @@ impl Incoming {
     ) -> Result<Self, DiskError> {
         let unique = format!("{PREFIX}{owner}-{number}.");
         let room = limits::FILE_NAME - unique.len() - SUFFIX.len();
-        let part = format!("{unique}{}{SUFFIX}", name.shortened(room));
-        let path = directory.join(name.directory()).join(part);
+        let temporary = format!("{unique}{}{SUFFIX}", name.shortened(room));
+        let path = directory.join(name.directory()).join(temporary);
         // create_new follows no link and takes no file that is already there; the mode is the
         // umask's alone.
         let file = OpenOptions::new()
@@ -61,8 +63,15 @@ impl Incoming {
             .create_new(true)
             .open(&path)
             .map_err(DiskError::at("create", &path))?;
-        let early = writeback.map(|writeback| Early::new(writeback.clone()));
-        Ok(Self { file, early, part: Part { path, gone: false }, name: name.clone() })
+        let background_sync = writeback.map(|writeback| BackgroundSync::new(writeback.clone()));
+        let temporary = TemporaryName { path, gone: false };
+        let (name, digest) = (name.clone(), Xxh64::default());
+        Ok(Self { file, background_sync, temporary, name, digest })
+    }
+
+    /// The running digest of all bytes written, whose length it knows.
+    pub fn digest(&self) -> &Xxh64 {
+        &self.digest
     }
 
     /// Sets the file's modification time, in milliseconds since 1970 UTC.
@@ -80,24 +89,25 @@ impl Incoming {
             .map_err(DiskError::at("set the time of", self.path()))
     }
 
-    /// The part's own path.
+    /// The path of the temporary name.
     pub fn path(&self) -> &Path {
-        &self.part.path
+        &self.temporary.path
     }
 
-    /// Removes the part and says if that failed, which dropping it cannot.
+    /// Removes the temporary name and reports a failure, which dropping it cannot.
     pub(super) fn remove(self) -> Result<(), DiskError> {
-        let Self { file, early, mut part, .. } = self;
-        drop((file, early));
-        part.remove().map_err(DiskError::at("remove", &part.path))
+        let Self { file, background_sync, mut temporary, .. } = self;
+        drop((file, background_sync));
+        temporary.remove().map_err(DiskError::at("remove", &temporary.path))
     }
 }
 
-impl Write for Incoming {
+impl Write for PartialFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.file.write(bytes)?;
-        if let Some(early) = &mut self.early {
-            early.wrote(n, &self.part.path);
+        self.digest.update(&bytes[..n]);
+        if let Some(background_sync) = &mut self.background_sync {
+            background_sync.wrote(n, &self.temporary.path);
         }
         Ok(n)
     }
@@ -107,34 +117,33 @@ impl Write for Incoming {
     }
 }
 
-impl Part {
+impl TemporaryName {
     fn remove(&mut self) -> io::Result<()> {
         if mem::replace(&mut self.gone, true) { Ok(()) } else { fs::remove_file(&self.path) }
     }
 }
 
-impl Drop for Part {
+impl Drop for TemporaryName {
     fn drop(&mut self) {
-        // What cannot be removed now is swept at the next start.
+        // A name that cannot be removed now is swept at the next start.
         let _ = self.remove();
     }
 }
 
-/// The process that writes a part, told apart from every other that can reach the directory.
+/// The process that writes a partial file, distinct from every other that can reach the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
-    /// A digest of what names this machine, or this container of it.
+    /// A digest of machine ID, host name and PID namespace.
     machine: u32,
-    /// 0 where the system does not tell, or not when the process started.
+    /// The process ID; 0 if it or the start time is unknown.
     process: u32,
-    /// In the kernel's clock ticks since boot, so that a process number that is used again is
-    /// not taken for the same process.
+    /// The start time in clock ticks since boot, which tells a reused process ID from the first.
     started: u64,
 }
 
 impl Owner {
-    /// This process. Everything is from proc(5); on a system without it, or where it cannot be
-    /// read, parts are told apart by their number alone, and swept like those of another machine.
+    /// Returns this process, as proc(5) describes it. Without a readable `/proc` the owner is unknown:
+    /// partial files differ by their number only, and are swept like those of another machine.
     pub(super) fn current() -> Self {
         let link = fs::read_link("/proc/self").ok();
         let process = link.and_then(|link| link.to_str()?.parse().ok());
@@ -151,7 +160,7 @@ impl Owner {
         Self { machine, process, started }
     }
 
-    /// Reads the owner from the name of a part; `None` for a name that this version does not write.
+    /// Parses the owner in a temporary name. Returns `None` for a name of another version.
     fn parse(unique: &str) -> Option<Self> {
         let mut fields = unique.split('-');
         let machine = u32::from_str_radix(fields.next()?, 16).ok()?;
@@ -167,19 +176,22 @@ impl Display for Owner {
     }
 }
 
-/// When a process started, if it runs: field 22 of `/proc/PID/stat`. The second field, the
-/// program's name, may hold anything, so that it is its closing parenthesis that is looked for.
+/// Returns the start time of a process, if it runs: field 22 of `/proc/PID/stat`. The second field,
+/// the program's name, may hold any character, so parsing starts after its closing parenthesis.
 fn started(process: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Removes the parts in `directory` that no running transfer can own and returns how many there
-/// were. Parts of this machine go when their process is gone; those of another one, or of
-/// another user, whose processes may be hidden from us, or of another version, when nobody has
-/// written to them for [`limits::FOREIGN_PART`]. `fresh` is the metadata of a file that was just
-/// made here: the time of the file system's own clock, and our user.
-/// With `deep`, the directories in it are swept, too; none is entered through a link.
+/// Removes the partial files in `directory` that no running transfer can own, and returns their
+/// number. A partial file of this machine is removed if its process has ended. One of another
+/// machine, user (whose processes may be hidden) or version is removed if nobody has written to it
+/// for [`limits::FOREIGN_PART`]. `fresh` is the metadata of a file that was just created here: it has
+/// the time of the file system's clock and the effective user ID.
+/// With `deep`, subdirectories are swept as well; symbolic links are not followed.
+///
+/// # Errors
+/// Fails if `directory` cannot be listed.
 pub(super) fn sweep(
     directory: &Path,
     us: Owner,
@@ -191,18 +203,18 @@ pub(super) fn sweep(
     for entry in entries {
         let entry = entry.map_err(DiskError::at("list", directory))?;
         if deep && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            // A directory that is not ours to read is no reason not to start.
+            // An unreadable subdirectory does not prevent the start.
             swept += sweep(&entry.path(), us, fresh, deep).unwrap_or(0);
             continue;
         }
         let name = entry.file_name();
         let Some(unique) = name.to_str().and_then(unique) else { continue };
-        // Not followed if it is a link, and gone if another receiver sweeps too.
+        // `metadata` does not follow a link, and fails if another receiver has removed the file.
         let Ok(part) = entry.metadata() else { continue };
         if !part.is_file() || !is_stale(Owner::parse(unique), us, &part, fresh) {
             continue;
         }
-        // What cannot be removed, being another user's perhaps, is no reason not to start.
+        // A file that cannot be removed, perhaps another user's, does not prevent the start.
         if fs::remove_file(entry.path()).is_ok() {
             swept += 1;
         }
@@ -210,7 +222,7 @@ pub(super) fn sweep(
     Ok(swept)
 }
 
-/// The part of a part's name that is its own; `None` for any other name.
+/// Returns the unique section of a temporary name, or `None` for any other name.
 fn unique(name: &str) -> Option<&str> {
     let (unique, name) = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('.')?;
     (!unique.is_empty() && !name.is_empty()).then_some(unique)
@@ -219,7 +231,7 @@ fn unique(name: &str) -> Option<&str> {
 fn is_stale(owner: Option<Owner>, us: Owner, part: &Metadata, fresh: &Metadata) -> bool {
     let ours = |owner: &Owner| owner.machine == us.machine && owner.process != 0 && us.process != 0;
     match owner.filter(ours).filter(|_| user(part) == user(fresh)) {
-        // Our own number: nothing of ours is under way yet, so another process had it before.
+        // This process has not received anything yet, so an earlier one had its process ID.
         Some(owner) => owner.process == us.process || started(owner.process) != Some(owner.started),
         None => {
             let age = fresh.modified().and_then(|now| {

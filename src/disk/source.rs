@@ -70,11 +70,11 @@ impl Source {
         Ok(source)
     }
 
-    /// Another one of the same file. They share a position: one is read after the other.
+    /// Opens the same file again. Both share one offset: they are read one after the other.
     ///
     /// # Errors
-    /// The system has no descriptor left, or the disk failed.
-    pub fn again(&self) -> Result<Self, DiskError> {
+    /// Fails if there is no free descriptor, or if the disk fails.
+    pub fn reopen(&self) -> Result<Self, DiskError> {
         let file = self.file.try_clone().map_err(DiskError::at("open", &self.path))?;
         Self::rewound(file, &self.path)
     }

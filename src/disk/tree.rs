@@ -7,14 +7,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What is found in a tree.
+/// An entry of a tree.
 #[derive(Debug)]
 pub enum Found {
     /// A regular file, with its name relative to where the tree stands, `/` between the components.
     File(PathBuf, String),
-    /// What is not sent, and why.
-    Left(PathBuf, &'static str),
-    /// What could not be looked into.
+    /// A path that is not sent, and why.
+    Skipped(PathBuf, &'static str),
+    /// A path that could not be read.
     Failed(DiskError),
 }
 
@@ -23,11 +23,11 @@ pub enum Found {
 pub fn walk(top: &Path) -> Vec<Found> {
     let name = top.file_name().map(|name| name.to_string_lossy().into_owned());
     let mut found = Vec::new();
-    look(top, &name.unwrap_or_default(), &mut found);
+    visit(top, &name.unwrap_or_default(), &mut found);
     found
 }
 
-fn look(directory: &Path, name: &str, found: &mut Vec<Found>) {
+fn visit(directory: &Path, name: &str, found: &mut Vec<Found>) {
     let names = |listed: fs::ReadDir| listed.map(|entry| Ok(entry?.file_name())).collect();
     let listed: io::Result<BinaryHeap<OsString>> = fs::read_dir(directory).and_then(names);
     // A heap sorts with a tenth of the code of `sort`.
@@ -39,17 +39,17 @@ fn look(directory: &Path, name: &str, found: &mut Vec<Found>) {
         }
     };
     if names.is_empty() {
-        found.push(Found::Left(directory.to_owned(), "an empty directory"));
+        found.push(Found::Skipped(directory.to_owned(), "an empty directory"));
     }
     for own in names {
         let path = directory.join(&own);
         let own = own.to_string_lossy();
         let name = if name.is_empty() { own.into_owned() } else { format!("{name}/{own}") };
         match fs::symlink_metadata(&path) {
-            Ok(kind) if kind.is_dir() => look(&path, &name, found),
+            Ok(kind) if kind.is_dir() => visit(&path, &name, found),
             Ok(kind) if kind.is_file() => found.push(Found::File(path, name)),
-            Ok(kind) if kind.is_symlink() => found.push(Found::Left(path, "a link")),
-            Ok(_) => found.push(Found::Left(path, "no regular file")),
+            Ok(kind) if kind.is_symlink() => found.push(Found::Skipped(path, "a link")),
+            Ok(_) => found.push(Found::Skipped(path, "no regular file")),
             Err(error) => found.push(Found::Failed(DiskError::at("examine", &path)(error))),
         }
     }

@@ -1,5 +1,5 @@
-//! Writing back early: while a large body still comes, the disk works already. The system itself
-//! waits until it has no better use for its memory, and the `fsync` at the end has everything to do.
+//! Background writeback: while a large body is received, one thread syncs what has come. Otherwise the
+//! kernel delays its writes, and the `fsync` at the end has everything to do.
 
 use super::lock;
 use crate::limits;
@@ -18,39 +18,39 @@ pub(super) struct Writeback {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The part whose turn is next. It is no queue: a part that finds it taken comes back later.
+    /// The file to sync next. This is no queue: a writer that finds it occupied asks again later.
     next: Option<Shared>,
-    /// There may be something else to do.
-    stirred: bool,
+    /// Whether the housekeeping is to be done now.
+    woken: bool,
 }
 
-/// A part, opened once more: closed before the part gets its name, since a file system over a
-/// network cannot remove what is open.
+/// A second descriptor of a partial file. It is closed before the file gets its final name, since a
+/// network file system cannot remove an open file.
 #[derive(Debug)]
-struct Opened {
+struct SyncHandle {
     file: Option<File>,
-    /// The disk's error, which an old kernel tells only once (fsync(2)).
+    /// The error of a sync, which kernels before 4.13 report only once (fsync(2)).
     error: Option<io::Error>,
 }
 
-type Shared = Arc<Mutex<Opened>>;
+type Shared = Arc<Mutex<SyncHandle>>;
 
-/// What a part has to do with it.
+/// The background writeback of one partial file. Dropping it waits for a running sync.
 #[derive(Debug)]
-pub(super) struct Early {
+pub(super) struct BackgroundSync {
     writeback: Arc<Writeback>,
-    part: Option<Shared>,
-    /// Bytes written since the last turn.
-    behind: u64,
+    handle: Option<Shared>,
+    /// Bytes written since the last sync was requested.
+    unsynced: u64,
 }
 
 impl Writeback {
-    /// Writes back whatever comes, for ever. Does `chores` before, whenever it is stirred, and when
-    /// the time has come that these returned.
-    pub(super) fn run(&self, chores: impl Fn() -> Option<Duration>) -> ! {
+    /// Syncs what is requested, forever. Calls `housekeeping` first, after each wake-up, and after the
+    /// time that it returned.
+    pub(super) fn run(&self, housekeeping: impl Fn() -> Option<Duration>) -> ! {
         loop {
-            let pause = chores();
-            let idle = |state: &mut State| state.next.is_none() && !state.stirred;
+            let pause = housekeeping();
+            let idle = |state: &mut State| state.next.is_none() && !state.woken;
             let state = lock(&self.state);
             let mut state = match pause {
                 None => {
@@ -61,59 +61,60 @@ impl Writeback {
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
-            state.stirred = false;
-            let part = state.next.take();
+            state.woken = false;
+            let handle = state.next.take();
             drop(state);
-            let Some(mut part) = part.as_deref().map(lock) else { continue };
-            if let Some(Err(error)) = part.file.as_ref().map(File::sync_data) {
-                part.error = Some(error);
+            let Some(mut handle) = handle.as_deref().map(lock) else { continue };
+            if let Some(Err(error)) = handle.file.as_ref().map(File::sync_data) {
+                handle.error = Some(error);
             }
         }
     }
 
-    /// Has the thread that runs do its chores.
-    pub(super) fn stir(&self) {
-        lock(&self.state).stirred = true;
+    /// Makes the running thread do its housekeeping.
+    pub(super) fn wake(&self) {
+        lock(&self.state).woken = true;
         self.changed.notify_one();
     }
 }
 
-impl Early {
+impl BackgroundSync {
     pub(super) fn new(writeback: Arc<Writeback>) -> Self {
-        Self { writeback, part: None, behind: 0 }
+        Self { writeback, handle: None, unsynced: 0 }
     }
 
-    /// So many further bytes have been written to the part at `path`.
+    /// Counts bytes that were written to the file at `path`, and requests a sync when there are
+    /// [`limits::WRITEBACK`] of them.
     pub(super) fn wrote(&mut self, bytes: usize, path: &Path) {
-        self.behind += bytes as u64;
-        if self.behind < limits::WRITEBACK {
+        self.unsynced += bytes as u64;
+        if self.unsynced < limits::WRITEBACK {
             return;
         }
         let mut state = lock(&self.writeback.state);
         if state.next.is_none() {
-            let open = || Opened { file: File::open(path).ok(), error: None };
-            let part = self.part.get_or_insert_with(|| Arc::new(Mutex::new(open())));
-            state.next = Some(part.clone());
-            self.behind = 0;
+            let open = || SyncHandle { file: File::open(path).ok(), error: None };
+            let handle = self.handle.get_or_insert_with(|| Arc::new(Mutex::new(open())));
+            state.next = Some(handle.clone());
+            self.unsynced = 0;
             self.writeback.changed.notify_one();
         }
     }
 
-    /// Waits until it is not written back any more, and closes it.
+    /// Waits for a running sync and closes the second descriptor.
     ///
     /// # Errors
-    /// What has come could not be written.
+    /// Fails if a sync failed.
     pub(super) fn close(&mut self) -> io::Result<()> {
-        let Some(part) = mem::take(&mut self.part) else { return Ok(()) };
-        let mut part = lock(&part);
-        part.file = None;
-        part.error.take().map_or(Ok(()), Err)
+        let Some(handle) = mem::take(&mut self.handle) else { return Ok(()) };
+        let mut handle = lock(&handle);
+        handle.file = None;
+        handle.error.take().map_or(Ok(()), Err)
     }
 }
 
-impl Drop for Early {
+impl Drop for BackgroundSync {
     fn drop(&mut self) {
-        // A part that is given up cares for no error.
+        // The errors of a file that is given up do not matter.
         let _ = self.close();
     }
 }

@@ -11,8 +11,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether the address is in this network. An IPv4 address that came in IPv6's clothes
-    /// (`::ffff:192.0.2.1`, RFC 4291 section 2.5.5.2) is taken for what it is.
+    /// Returns whether the address is in this network. An IPv4-mapped address (`::ffff:192.0.2.1`,
+    /// RFC 4291, section 2.5.5.2) counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
@@ -48,7 +48,7 @@ impl FromStr for Network {
                 .filter(|&bits| bits <= most)
                 .ok_or_else(|| format!("{bits:?} is not a number of bits, 0 to {most}"))?,
         };
-        // An IPv4 network in IPv6's clothes, as its peers are.
+        // A network of IPv4-mapped addresses is one of IPv4.
         match (address.to_canonical(), bits.checked_sub(96)) {
             (canonical @ IpAddr::V4(_), Some(bits)) if address.is_ipv6() => {
                 Ok(Self { address: canonical, bits })

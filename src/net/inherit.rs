@@ -1,6 +1,6 @@
 //! Sockets that another program opened and gave us as standard input: inetd, systemd.
 
-use super::listen::plain;
+use super::listen::canonical;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 #[cfg(unix)]
@@ -20,21 +20,21 @@ pub enum Inherited {
 /// Takes the socket from standard input.
 ///
 /// # Errors
-/// It is no socket of TCP.
+/// Fails if standard input is not a TCP socket.
 #[cfg(unix)]
 pub fn standard_input() -> io::Result<Inherited> {
     let input = owned(&io::stdin())?;
     let stream = TcpStream::from(input.try_clone()?);
     let address = stream.local_addr()?;
-    // No other kind of socket has this option.
+    // Only a TCP socket has this option.
     stream.nodelay()?;
-    // systemd's own sockets do not block, and a copy of one does as it does.
+    // The sockets of systemd are non-blocking, and duplicates share that flag.
     stream.set_nonblocking(false)?;
     if let Ok(peer) = stream.peer_addr() {
-        return Ok(Inherited::Connection(stream, plain(peer)));
+        return Ok(Inherited::Connection(stream, canonical(peer)));
     }
-    // It listens, or was reset meanwhile. In neither case this waits for bytes, and only what has
-    // never been connected says so.
+    // It listens, or the connection was reset. In either case this does not wait for bytes, and only a
+    // socket that was never connected answers with `NotConnected`.
     Ok(match stream.peek(&mut [0]) {
         Err(error) if error.kind() == ErrorKind::NotConnected => {
             Inherited::Listener(address, TcpListener::from(input))
@@ -43,7 +43,7 @@ pub fn standard_input() -> io::Result<Inherited> {
     })
 }
 
-/// Whether standard error is the very socket that standard input is, as inetd has it.
+/// Returns whether standard error is the same socket as standard input, as with inetd.
 #[cfg(unix)]
 pub fn is_standard_error() -> bool {
     let ends = |of: &dyn AsFd| {
@@ -54,7 +54,7 @@ pub fn is_standard_error() -> bool {
     input.is_some() && ends(&io::stderr()) == input
 }
 
-/// A descriptor of our own for it, which no program that we start gets.
+/// Duplicates a descriptor. Child processes do not inherit it.
 #[cfg(unix)]
 fn owned(stream: &dyn AsFd) -> io::Result<OwnedFd> {
     stream.as_fd().try_clone_to_owned()

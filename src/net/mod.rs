@@ -1,8 +1,9 @@
 //! Sockets: listening, dialling, time limits and who may connect.
 
+pub mod admission;
 pub mod allow;
-pub mod deadline;
 pub mod dial;
 pub mod inherit;
 pub mod listen;
-pub mod pace;
+pub mod rate_limiter;
+pub mod timed_stream;

@@ -36,7 +36,7 @@ pub enum ReceiveError {
     /// The connection ended or failed before the file was whole.
     Broken(String),
     /// The sender wants nothing sent that is there, and it is.
-    AlreadyThere {
+    AlreadyStored {
         /// Its name there.
         name: SafeName,
         /// Bytes of it.
@@ -60,7 +60,7 @@ impl ReceiveError {
             Self::NotAllowed => Status::NotAllowed,
             Self::Busy => Status::Busy,
             Self::Silent | Self::TimedOut { .. } => Status::TimedOut,
-            Self::AlreadyThere { .. } => Status::AlreadyThere,
+            Self::AlreadyStored { .. } => Status::AlreadyThere,
             Self::Broken(_) => return None,
         })
     }
@@ -83,7 +83,7 @@ impl ReceiveError {
             Self::Silent => "the sender connected and sent nothing".to_owned(),
             Self::TimedOut { part } => format!("the sender was silent for too long in the {part}"),
             Self::Broken(text) => text.clone(),
-            Self::AlreadyThere { .. } => "the receiver has this file already".to_owned(),
+            Self::AlreadyStored { .. } => "the receiver has this file already".to_owned(),
         }
     }
 }
@@ -114,9 +114,9 @@ pub enum SendError {
     /// The connection ended, failed or was silent for too long.
     Broken(String),
     /// The receiver ended the connection before its turn: it has nothing of it.
-    Untaken,
+    NotProcessed,
     /// A receiver that does not know what an extended transfer asks for.
-    Classic,
+    Unsupported,
     /// The peer is a program of this other protocol.
     Foreign(&'static str),
     /// The receiver stored other bytes than were sent.
@@ -143,14 +143,14 @@ impl Display for SendError {
                 }
             }
             Self::Unreachable(text) | Self::Broken(text) => f.write_str(text),
-            Self::Classic => f.write_str(
+            Self::Unsupported => f.write_str(
                 "the receiver does not know --resume, --preserve and --skip-existing, \
                  which need qdropd: leave them out",
             ),
             Self::Foreign(protocol) => {
                 write!(f, "it is no receiver of files: it looks like {protocol} (wrong port?)")
             }
-            Self::Untaken => f.write_str("the receiver closed before it took the file"),
+            Self::NotProcessed => f.write_str("the receiver closed before it took the file"),
             Self::Damaged { sent, stored } => write!(
                 f,
                 "damaged on the way: sent {} bytes, xxh64 {:016x}, stored {} bytes, xxh64 {:016x}",

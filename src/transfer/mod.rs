@@ -1,4 +1,4 @@
-//! One conversation, joining wire and disk over `Read` and `Write`.
+//! One conversation, which joins wire and disk over `Read` and `Write`.
 
 pub mod error;
 pub mod pump;
@@ -7,51 +7,54 @@ pub mod send;
 
 use std::io::{self, Read, Write};
 
-/// What a conversation needs of the connection it runs over: bytes, time limits and an end.
+/// What a conversation needs of its connection: bytes, time limits and a half-close.
 /// A read or write that takes too long fails with `TimedOut`.
 pub trait Connection: Read + Write {
-    /// Says what is awaited from now on, which sets how long that may take.
+    /// Sets the time limit of the phase that begins now.
     ///
     /// # Errors
-    /// The connection cannot do it.
-    fn expect(&mut self, what: Awaited) -> io::Result<()>;
+    /// Fails if the connection cannot do so.
+    fn enter_phase(&mut self, phase: Phase) -> io::Result<()>;
 
-    /// Lets the time pass that a receiver of the header-size dialect needs after a header.
-    fn pause(&mut self);
+    /// Waits until the connection may transfer again after [`Phase::NextFile`].
+    fn wait_for_slot(&mut self);
 
-    /// Ends our side of the stream; the peer's goes on.
+    /// Sleeps for [`crate::limits::HEADER_PAUSE`], which header-size receivers need.
+    fn pause_after_header(&mut self);
+
+    /// Ends our side of the stream. The peer's side goes on.
     ///
     /// # Errors
-    /// The connection is gone.
+    /// Fails if the connection is gone.
     fn half_close(&mut self) -> io::Result<()>;
 
-    /// When both sides have ended: waits until the peer has taken everything that we wrote.
+    /// Waits until the peer has acknowledged everything that was written. Both sides have ended.
     ///
     /// # Errors
-    /// It has not: it left before, or was silent for too long.
-    fn drained(&mut self) -> io::Result<()>;
+    /// Fails if the peer left before, or was silent for too long.
+    fn wait_acknowledged(&mut self) -> io::Result<()>;
 }
 
-/// What is awaited from a peer.
+/// What a peer is to do next, which sets its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
-    /// A whole header, within a fixed time.
+pub enum Phase {
+    /// Send a whole header, within a fixed time.
     Header,
-    /// The rest of a body that is refused, for a short time.
-    Rest,
-    /// After a file: the end of the stream or the first byte of another header.
-    Next {
-        /// Whether the sender's program keeps its connection open for files to come much later.
-        stays: bool,
+    /// Send the rest of a refused body, within a short time.
+    RefusedBody,
+    /// End the stream, or send the first byte of another header.
+    NextFile {
+        /// Whether the sender's program keeps its connection open for files that come much later.
+        stays_open: bool,
     },
-    /// Where a sender goes on, once it has looked at this many bytes of its file.
+    /// Send the offset at which it starts, after reading this many bytes of its file.
     Start(u64),
-    /// A receiver's answer to what was asked before the body.
+    /// Answer the offer of a file.
     Answer,
-    /// The bytes of a body, or that it takes ours: it must not be silent for too long.
+    /// Send or take the bytes of a body, without a long silence.
     Body,
-    /// The receipt for a body of this many bytes, which may be in a slow disk's `fsync`.
+    /// Send the receipt for a body of this many bytes, which a slow disk may still have to sync.
     Receipt(u64),
-    /// The end of a connection on which a file was refused, for a short time.
-    Goodbye,
+    /// End a connection on which a file was refused, within a short time.
+    Drain,
 }

@@ -2,18 +2,19 @@
 
 use super::error::{ReceiveError, is_timeout};
 use super::pump::{PumpError, pump};
-use super::{Awaited, Connection};
+use super::{Connection, Phase};
 use crate::digest::Xxh64;
 use crate::disk::DiskError;
 use crate::disk::inbox::Inbox;
-use crate::disk::kept::{Body, Identity};
 use crate::disk::name::SafeName;
+use crate::disk::partial::PartialFile;
+use crate::disk::partial_store::FileIdentity;
 use crate::limits;
 use crate::text::Reason;
-use crate::wire::header::{Dialect, Header, HeaderError, Wishes};
+use crate::wire::header::{Dialect, ExtendedOptions, Header, HeaderError};
 use crate::wire::qdatastream::{ReadError, Reader};
 use crate::wire::receipt::{Receipt, Status};
-use crate::wire::resume::Go;
+use crate::wire::resume::ResumePoint;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::mem;
 use std::path::Path;
@@ -27,190 +28,230 @@ pub struct Stored {
     pub size: u64,
     /// XXH64 of the body.
     pub digest: u64,
-    /// Bytes of it that came before, on another connection.
-    pub had: u64,
+    /// Bytes of it that an earlier connection had received; 0 if the transfer was not resumed.
+    pub resumed_at: u64,
 }
 
-/// What happens in a receiving conversation, for whoever watches it.
+/// What happens in a receiving conversation, for an observer.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A header came: the name as it was sent, and the bytes of the body.
+    /// A header was received: the name as it was sent, and the bytes of the body.
     Began(&'a str, u64),
-    /// So many bytes of the body came before, on another connection.
+    /// An earlier connection had received this many bytes of the body.
     Resumed(u64),
-    /// So many further bytes of the body came.
+    /// This many further bytes of the body were received.
     Advanced(u64),
-    /// The file is stored, but its part could not be removed.
+    /// The file is stored, but its temporary name could not be removed.
     Leftover(&'a DiskError),
-    /// The file's fate; it is also told when no file began.
+    /// The outcome of a file. It also occurs if there was no valid header.
     Ended(&'a Result<Stored, ReceiveError>),
 }
 
-/// What a conversation may do to the disk.
+/// What a conversation stores files with.
 #[derive(Debug)]
 pub struct Storage {
     /// Where files are stored.
     pub inbox: Inbox,
-    /// Bytes of the largest body that is taken.
+    /// Bytes of the largest body that is accepted.
     pub max_size: Option<u64>,
 }
 
 /// Receives file after file until the sender ends the stream, pauses for too long or has to be
-/// refused; then writes the receipts. Nothing is written before, since a sender that never reads
-/// could lose what it has still queued; but the sender of an extended transfer waits for an answer.
+/// refused; then writes the receipts. Nothing is written earlier, since a sender that never reads
+/// could lose what it has still queued. The exception is the sender of an extended transfer, which
+/// waits for an answer.
 ///
 /// # Errors
-/// The receipts could not be delivered. What was stored stays stored, and many senders do not
-/// wait for a receipt.
+/// Fails if the receipts could not be delivered. What was stored stays stored, and many senders do
+/// not wait for a receipt.
 pub fn receive<C: Connection>(
     connection: &mut C,
     storage: &Storage,
-    watch: &mut dyn FnMut(&Event<'_>),
+    observer: &mut dyn FnMut(&Event<'_>),
 ) -> io::Result<()> {
-    connection.expect(Awaited::Header)?;
+    connection.enter_phase(Phase::Header)?;
     let stream = BufReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
-    let mut incoming = Conversation { stream, storage, watch, taken: 0, due: 0 };
+    let body = BodyProgress::default();
+    let mut conversation = Conversation { stream, storage, observer, body };
     let mut receipts = Vec::new();
     let mut refused = false;
     while !refused {
-        let mut stays = false;
-        let mut listens = false;
-        let fate = match Header::read(&mut incoming.stream) {
+        let mut stays_open = false;
+        let mut reads_at_once = false;
+        let outcome = match Header::read(&mut conversation.stream) {
             Ok(header) => match header.dialect {
-                Dialect::Extended(wishes) => {
-                    listens = true;
-                    incoming.write(mem::take(&mut receipts).as_slice())?;
-                    incoming.extended(&header, wishes)
+                Dialect::Extended(options) => {
+                    reads_at_once = true;
+                    conversation.write(mem::take(&mut receipts).as_slice())?;
+                    conversation.receive_extended(&header, options)
                 }
                 dialect => {
-                    stays = dialect == Dialect::HeaderSize;
-                    incoming.file(&header)
+                    stays_open = dialect == Dialect::HeaderSize;
+                    conversation.receive_classic(&header)
                 }
             },
             Err(HeaderError::None) => break,
             Err(error) => {
-                (incoming.taken, incoming.due) = (0, u64::MAX);
-                Err(unheaded(error))
+                conversation.body = BodyProgress::unknown();
+                Err(header_error(error))
             }
         };
-        (incoming.watch)(&Event::Ended(&fate));
-        if fate.as_ref().is_err_and(|why| why.status().is_some_and(|s| s != Status::TimedOut)) {
-            incoming.skip();
+        (conversation.observer)(&Event::Ended(&outcome));
+        if outcome.as_ref().is_err_and(|why| why.status().is_some_and(|s| s != Status::TimedOut)) {
+            conversation.skip_rest();
         }
         if receipts.len() < limits::RECEIPTS {
-            receipts.extend(receipt(&fate, incoming.taken));
+            receipts.extend(receipt(&outcome, conversation.body.received));
         }
-        // A file that failed does not stand in the way of the next once all of its bytes have come.
-        refused = incoming.taken != incoming.due;
-        if listens && !refused {
-            incoming.write(mem::take(&mut receipts).as_slice())?;
+        refused = !conversation.body.is_complete();
+        if reads_at_once && !refused {
+            conversation.write(mem::take(&mut receipts).as_slice())?;
         }
-        if !refused && !incoming.another(stays) {
+        if !refused && !conversation.wait_for_next(stays_open) {
             break;
         }
     }
-    drop(incoming);
-    answer(connection, &receipts, refused)
+    drop(conversation);
+    finish(connection, &receipts, refused)
 }
 
-/// Refuses a connection without taking anything from it.
+/// Refuses a connection without reading anything from it.
 ///
 /// # Errors
-/// The receipt could not be delivered.
+/// Fails if the receipt could not be delivered.
 pub fn refuse<C: Connection>(connection: &mut C, why: ReceiveError) -> io::Result<()> {
     let receipt = receipt(&Err(why), 0);
-    answer(connection, receipt.as_slice(), true)
+    finish(connection, receipt.as_slice(), true)
+}
+
+/// How much of the current body was taken from the stream.
+#[derive(Debug, Default)]
+struct BodyProgress {
+    /// Bytes that were taken, on this connection.
+    received: u64,
+    /// Bytes that the sender has for us. `None` if only the sender knows.
+    expected: Option<u64>,
+}
+
+impl BodyProgress {
+    /// A body of this many bytes is expected.
+    fn of(expected: u64) -> Self {
+        Self { received: 0, expected: Some(expected) }
+    }
+
+    /// What follows is of unknown length: there was no valid header, or no valid offset.
+    fn unknown() -> Self {
+        Self::default()
+    }
+
+    /// Whether the stream is at the end of the body, so that another header may follow. Only then the
+    /// connection may go on, even if the file failed.
+    fn is_complete(&self) -> bool {
+        self.expected == Some(self.received)
+    }
+
+    /// Bytes that are still to come, if that is known.
+    fn remaining(&self) -> Option<u64> {
+        let expected = self.expected?;
+        debug_assert!(self.received <= expected);
+        Some(expected - self.received)
+    }
 }
 
 struct Conversation<'a, C> {
     stream: BufReader<&'a mut C>,
     storage: &'a Storage,
-    watch: &'a mut dyn FnMut(&Event<'_>),
-    /// Bytes of the current body that have come.
-    taken: u64,
-    /// Bytes that its sender has for us.
-    due: u64,
+    observer: &'a mut dyn FnMut(&Event<'_>),
+    body: BodyProgress,
 }
 
 impl<C: Connection> Conversation<'_, C> {
-    fn file(&mut self, header: &Header) -> Result<Stored, ReceiveError> {
-        self.due = header.body;
+    fn receive_classic(&mut self, header: &Header) -> Result<Stored, ReceiveError> {
+        self.body = BodyProgress::of(header.body);
         let name = self.begin(header)?;
-        let incoming = self.storage.inbox.begin(&name).map_err(ReceiveError::Store)?;
-        let path = incoming.path().to_owned();
-        let mut body = Body::new(incoming);
-        self.body(&mut body, &path, &mut || {})?;
-        self.place(body, 0)
+        let mut file = self.storage.inbox.begin(&name).map_err(ReceiveError::Store)?;
+        let path = file.path().to_owned();
+        self.receive_body(&mut file, header.body, &path, &mut || {})?;
+        self.place(file, 0)
     }
 
-    /// A file whose sender asks before it sends.
-    fn extended(&mut self, header: &Header, wishes: Wishes) -> Result<Stored, ReceiveError> {
-        self.due = 0;
+    /// Receives a file whose sender offers it before it sends the body.
+    fn receive_extended(
+        &mut self,
+        header: &Header,
+        options: ExtendedOptions,
+    ) -> Result<Stored, ReceiveError> {
+        self.body = BodyProgress::of(0);
         let name = self.begin(header)?;
         let inbox = &self.storage.inbox;
-        let file = Identity { name, size: header.body, modified: wishes.modified };
-        if wishes.skip && inbox.has(&file) {
-            return Err(ReceiveError::AlreadyThere { name: file.name, size: file.size });
+        let identity = FileIdentity { name, size: header.body, modified: options.modified };
+        if options.skip && inbox.has(&identity) {
+            return Err(ReceiveError::AlreadyStored { name: identity.name, size: identity.size });
         }
-        let begin = || inbox.begin(&file.name).map(Body::new).map_err(ReceiveError::Store);
-        let kept = if wishes.resume { inbox.kept(&file) } else { Ok(None) };
-        let mut body = kept.map_err(ReceiveError::Store)?.map_or_else(begin, Ok)?;
-        let mut start = self.start(&body.digest);
+        let begin = || inbox.begin(&identity.name).map_err(ReceiveError::Store);
+        let kept = if options.resume { inbox.take_partial(&identity) } else { Ok(None) };
+        let mut file = kept.map_err(ReceiveError::Store)?.map_or_else(begin, Ok)?;
+        let mut start = self.agree_on_start(file.digest());
         if let Ok(start) = start {
-            self.due = file.size - start;
+            debug_assert!(start <= identity.size);
+            self.body = BodyProgress::of(identity.size - start);
         }
-        if matches!(start, Ok(0)) && body.digest.length() > 0 {
+        if matches!(start, Ok(0)) && file.digest().length() > 0 {
             // The sender has another file by now.
             match begin() {
-                Ok(anew) => body = anew,
+                Ok(fresh) => file = fresh,
                 Err(error) => start = Err(error),
             }
         }
-        let path = body.incoming.path().to_owned();
-        let mut underway = inbox.underway(file.clone(), body, wishes.resume);
-        let come = start.and_then(|start| {
-            (self.watch)(&Event::Resumed(start));
-            let ear = underway.ear();
-            self.body(&mut underway, &path, &mut || ear.hear())
+        let path = file.path().to_owned();
+        let mut body = inbox.begin_body(identity.clone(), file, options.resume);
+        let outcome = start.and_then(|start| {
+            (self.observer)(&Event::Resumed(start));
+            let activity = body.activity();
+            let rest = identity.size - start;
+            self.receive_body(&mut body, rest, &path, &mut || activity.touch())?;
+            Ok(start)
         });
-        if let Err(error) = come {
-            let interrupted =
-                matches!(error, ReceiveError::Broken(_) | ReceiveError::TimedOut { .. });
-            if interrupted && wishes.resume && underway.length() > 0 {
-                inbox.keep(underway);
+        let resumed_at = match outcome {
+            Ok(start) => start,
+            Err(error) => {
+                let interrupted =
+                    matches!(error, ReceiveError::Broken(_) | ReceiveError::TimedOut { .. });
+                if interrupted && options.resume && body.length() > 0 {
+                    inbox.keep(body);
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
-        let body = underway.finish().ok_or_else(elsewhere)?;
-        if wishes.preserve {
-            let time = body.incoming.set_modified(file.modified);
+        };
+        let whole = body.finish().ok_or_else(taken_over)?;
+        if options.preserve {
+            let time = whole.set_modified(identity.modified);
             time.map_err(|error| ReceiveError::Store(error.into()))?;
         }
-        self.place(body, file.size - self.due)
+        self.place(whole, resumed_at)
     }
 
     fn begin(&mut self, header: &Header) -> Result<SafeName, ReceiveError> {
         let name = header.name.as_deref().unwrap_or_default();
         let size = header.body;
-        (self.watch)(&Event::Began(&String::from_utf16_lossy(name), size));
-        self.taken = 0;
+        (self.observer)(&Event::Began(&String::from_utf16_lossy(name), size));
         match self.storage.max_size {
             Some(limit) if size > limit => Err(ReceiveError::TooLarge { size, limit }),
             _ => Ok(self.storage.inbox.name(name)),
         }
     }
 
-    /// Tells what is there of a file, and hears where its sender starts.
-    fn start(&mut self, there: &Xxh64) -> Result<u64, ReceiveError> {
-        let have = there.length();
+    /// Tells the sender how much of its file is here, and returns the offset at which it starts.
+    fn agree_on_start(&mut self, digest: &Xxh64) -> Result<u64, ReceiveError> {
+        let have = digest.length();
         let mut answer = Vec::new();
-        let asked = Go { have, digest: there.finish() }
+        let answered = ResumePoint { have, digest: digest.finish() }
             .write(&mut answer)
             .and_then(|()| self.stream.get_mut().write_all(&answer))
-            .and_then(|()| self.stream.get_mut().expect(Awaited::Start(have)));
-        asked.map_err(|error| broken(&error))?;
-        // What else may come is a body that nobody can place.
-        self.due = u64::MAX;
+            .and_then(|()| self.stream.get_mut().enter_phase(Phase::Start(have)));
+        answered.map_err(|error| broken(&error))?;
+        // Without a valid offset, what follows is a body of unknown length.
+        self.body = BodyProgress::unknown();
         match Reader::new(&mut self.stream).u64() {
             Ok(start) if start == 0 || start == have => Ok(start),
             Ok(start) => {
@@ -225,98 +266,98 @@ impl<C: Connection> Conversation<'_, C> {
         }
     }
 
-    /// Takes what is due of a body, whose part is at `path`; `hear` is told of every sign of life.
-    fn body(
+    /// Receives `size` bytes of a body into `file`, whose path is `path`. Calls `on_activity` after
+    /// each read.
+    fn receive_body(
         &mut self,
-        body: &mut dyn Write,
+        file: &mut dyn Write,
+        size: u64,
         path: &Path,
-        hear: &mut dyn FnMut(),
+        on_activity: &mut dyn FnMut(),
     ) -> Result<(), ReceiveError> {
-        let Self { stream, watch, taken, due, .. } = self;
-        let size = *due;
-        stream.get_mut().expect(Awaited::Body).map_err(|error| broken(&error))?;
+        let Self { stream, observer, body, .. } = self;
+        stream.get_mut().enter_phase(Phase::Body).map_err(|error| broken(&error))?;
         let advance = &mut |bytes| {
-            *taken += bytes;
-            hear();
-            watch(&Event::Advanced(bytes));
+            body.received += bytes;
+            on_activity();
+            observer(&Event::Advanced(bytes));
         };
         let pumped = match size <= limits::SMALL_BODY {
-            true => pump::<{ limits::SMALL_BUFFER }>(stream, body, size, advance),
-            false => pump::<{ limits::BUFFER }>(stream, body, size, advance),
+            true => pump::<{ limits::SMALL_BUFFER }>(stream, file, size, advance),
+            false => pump::<{ limits::BUFFER }>(stream, file, size, advance),
         };
+        let received = body.received;
         pumped.map_err(|error| match error {
-            PumpError::Write(error) if error.kind() == ErrorKind::ConnectionAborted => elsewhere(),
+            PumpError::Write(error) if error.kind() == ErrorKind::ConnectionAborted => taken_over(),
             PumpError::Write(error) => {
                 ReceiveError::Store(DiskError::at("write", path)(error).into())
             }
             PumpError::Read(error) if is_timeout(&error) => ReceiveError::TimedOut { part: "body" },
             PumpError::Read(error) => ReceiveError::Broken(format!(
-                "the connection failed after {taken} of {size} bytes: {}",
+                "the connection failed after {received} of {size} bytes: {}",
                 Reason(&error)
             )),
             PumpError::Ended => {
-                ReceiveError::Broken(format!("the peer closed after {taken} of {size} bytes"))
+                ReceiveError::Broken(format!("the peer closed after {received} of {size} bytes"))
             }
         })
     }
 
-    fn place(&mut self, body: Body, had: u64) -> Result<Stored, ReceiveError> {
-        let (size, digest) = (body.digest.length(), body.digest.finish());
-        let (name, leftover) =
-            self.storage.inbox.place(body.incoming).map_err(ReceiveError::Store)?;
+    fn place(&mut self, file: PartialFile, resumed_at: u64) -> Result<Stored, ReceiveError> {
+        let (size, digest) = (file.digest().length(), file.digest().finish());
+        let (name, leftover) = self.storage.inbox.place(file).map_err(ReceiveError::Store)?;
         if let Some(error) = leftover {
-            (self.watch)(&Event::Leftover(&error));
+            (self.observer)(&Event::Leftover(&error));
         }
-        Ok(Stored { name, size, digest, had })
+        Ok(Stored { name, size, digest, resumed_at })
     }
 
     fn write(&mut self, receipts: &[Receipt]) -> io::Result<()> {
         self.stream.get_mut().write_all(&encode(receipts)?)
     }
 
-    /// Lets the rest of a refused body pass, so that what follows it is judged on its own; gives up
-    /// on one that is large or slow to come, whose sender should rather be told at once.
-    fn skip(&mut self) {
-        if self.due - self.taken > limits::DRAIN
-            || self.stream.get_mut().expect(Awaited::Rest).is_err()
-        {
+    /// Reads and discards the rest of a refused body, so that the next file is judged on its own. A
+    /// body that is large or slow to come is not waited for, since its sender should be told at once.
+    fn skip_rest(&mut self) {
+        let skips = self.body.remaining().is_some_and(|rest| rest <= limits::DRAIN);
+        if !skips || self.stream.get_mut().enter_phase(Phase::RefusedBody).is_err() {
             return;
         }
-        while self.taken < self.due {
+        while let Some(rest @ 1..) = self.body.remaining() {
             let bytes = match self.stream.fill_buf() {
                 Ok(bytes) if !bytes.is_empty() => bytes.len(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 _ => return,
             };
-            let left = usize::try_from(self.due - self.taken).unwrap_or(usize::MAX);
-            let bytes = bytes.min(left);
+            let bytes = bytes.min(usize::try_from(rest).unwrap_or(usize::MAX));
             self.stream.consume(bytes);
-            self.taken += bytes as u64;
+            self.body.received += bytes as u64;
         }
     }
 
-    /// Waits for another header's first byte, the end of the stream or the end of our patience.
-    fn another(&mut self, stays: bool) -> bool {
-        if !self.stream.buffer().is_empty() {
-            return self.stream.get_mut().expect(Awaited::Header).is_ok();
-        }
-        if self.stream.get_mut().expect(Awaited::Next { stays }).is_err() {
-            return false;
-        }
-        loop {
-            match self.stream.fill_buf() {
-                Ok(bytes) => {
-                    return !bytes.is_empty()
-                        && self.stream.get_mut().expect(Awaited::Header).is_ok();
+    /// Waits for the first byte of another header. Returns false at the end of the stream and when
+    /// the time is over.
+    fn wait_for_next(&mut self, stays_open: bool) -> bool {
+        if self.stream.buffer().is_empty() {
+            if self.stream.get_mut().enter_phase(Phase::NextFile { stays_open }).is_err() {
+                return false;
+            }
+            loop {
+                match self.stream.fill_buf() {
+                    Ok([]) => return false,
+                    Ok(_) => break,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => return false,
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return false,
             }
         }
+        let connection = self.stream.get_mut();
+        connection.wait_for_slot();
+        connection.enter_phase(Phase::Header).is_ok()
     }
 }
 
-fn elsewhere() -> ReceiveError {
+fn taken_over() -> ReceiveError {
     ReceiveError::Broken("the sender goes on with it on another connection".to_owned())
 }
 
@@ -324,7 +365,7 @@ fn broken(error: &io::Error) -> ReceiveError {
     ReceiveError::Broken(format!("the connection failed: {}", Reason(error)))
 }
 
-fn unheaded(error: HeaderError) -> ReceiveError {
+fn header_error(error: HeaderError) -> ReceiveError {
     match error {
         HeaderError::Malformed(text) => ReceiveError::Malformed(text),
         HeaderError::Silent => ReceiveError::Silent,
@@ -333,8 +374,10 @@ fn unheaded(error: HeaderError) -> ReceiveError {
     }
 }
 
-fn receipt(fate: &Result<Stored, ReceiveError>, taken: u64) -> Option<Receipt> {
-    Some(match fate {
+/// Returns the receipt for an outcome, or `None` if the connection is gone. `received`: the bytes of
+/// the body that were taken.
+fn receipt(outcome: &Result<Stored, ReceiveError>, received: u64) -> Option<Receipt> {
+    Some(match outcome {
         Ok(stored) => Receipt {
             status: Status::Stored,
             body: stored.size,
@@ -344,10 +387,10 @@ fn receipt(fate: &Result<Stored, ReceiveError>, taken: u64) -> Option<Receipt> {
         },
         Err(error) => {
             let (body, name) = match error {
-                ReceiveError::AlreadyThere { name, size } => {
+                ReceiveError::AlreadyStored { name, size } => {
                     (*size, Some(name.as_str().encode_utf16().collect()))
                 }
-                _ => (taken, None),
+                _ => (received, None),
             };
             let message = Some(error.message().encode_utf16().collect());
             Receipt { status: error.status()?, body, digest: 0, name, message }
@@ -363,9 +406,9 @@ fn encode(receipts: &[Receipt]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes the receipts and ends the conversation. A refused sender may still be writing: what it
-/// has on the way is read and thrown away, so that no reset overtakes the receipt.
-fn answer<C: Connection>(
+/// Writes the receipts and ends the conversation. A refused sender may still be writing: what it has
+/// on the way is read and discarded, so that no reset overtakes the receipt.
+fn finish<C: Connection>(
     connection: &mut C,
     receipts: &[Receipt],
     refused: bool,
@@ -373,8 +416,8 @@ fn answer<C: Connection>(
     connection.write_all(&encode(receipts)?)?;
     connection.half_close()?;
     if refused && !receipts.is_empty() {
-        connection.expect(Awaited::Goodbye)?;
-        // However it ends, the receipts are on their way.
+        connection.enter_phase(Phase::Drain)?;
+        // However this ends, the receipts are on their way.
         let _ = io::copy(&mut connection.take(limits::DRAIN), &mut io::sink());
     }
     Ok(())

@@ -1,11 +1,11 @@
 //! Other protocols, known by the first bytes that their programs write.
 
 /// Bytes that are enough to know one.
-pub const ENOUGH: usize = 4;
+pub const MAGIC_LENGTH: usize = 4;
 
 /// The name of the protocol whose stream begins like this: with a request, or a server's greeting.
 pub fn protocol(beginning: &[u8]) -> Option<&'static str> {
-    let table: [(&str, &[&[u8; ENOUGH]]); 7] = [
+    let table: [(&str, &[&[u8; MAGIC_LENGTH]]); 7] = [
         // Without a version there is no status line, and the page comes at once.
         (
             "HTTP",

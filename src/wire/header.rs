@@ -16,7 +16,7 @@ const EXTENSION: i64 = i64::from_be_bytes(*b"\xFFQDROP\0\x01");
 const LENGTH: u64 = 4;
 
 /// Bytes of a stream's beginning that are looked at to say what it is, if it is no header.
-const GLIMPSE: usize = 32;
+const SNIFF: usize = 32;
 
 /// What a sender says about a file before its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Header {
 
 /// What the sender of an extended transfer asks for (docs/PROTOCOL.md, 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wishes {
+pub struct ExtendedOptions {
     /// Go on where an interrupted transfer of the same file stopped.
     pub resume: bool,
     /// Give the file its modification time.
@@ -42,7 +42,7 @@ pub struct Wishes {
     pub modified: i64,
 }
 
-impl Wishes {
+impl ExtendedOptions {
     /// Whether there is anything to ask for.
     pub fn any(self) -> bool {
         self.resume || self.preserve || self.skip
@@ -62,7 +62,7 @@ pub enum Dialect {
     /// connection stays open for further files.
     HeaderSize,
     /// None: an extension of qdrop's own, which asks and is answered before the body.
-    Extended(Wishes),
+    Extended(ExtendedOptions),
 }
 
 /// Why there is no header.
@@ -95,7 +95,7 @@ impl Header {
         // An error shows when the header is read: again, or as the end of the stream.
         let glimpse: Vec<u8> = stream
             .fill_buf()
-            .map(|bytes| bytes.iter().take(GLIMPSE).copied().collect())
+            .map(|bytes| bytes.iter().take(SNIFF).copied().collect())
             .unwrap_or_default();
         let mut reader = Reader::new(stream);
         Self::fields(&mut reader).map_err(|cause| match cause {
@@ -178,7 +178,7 @@ impl Header {
         let body = reader.u64()?;
         let modified = reader.i64()?;
         let (resume, preserve, skip) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-        let dialect = Dialect::Extended(Wishes { resume, preserve, skip, modified });
+        let dialect = Dialect::Extended(ExtendedOptions { resume, preserve, skip, modified });
         let name = reader.string(limits::NAME)?;
         if i64::try_from(body).is_err() {
             return Err(Cause::Sum(format!("its size is {body} bytes, more than any file has")));
@@ -216,11 +216,11 @@ impl Header {
                 header.i64(total)?;
                 header.u64(NUMBERS + encoded)?;
             }
-            Dialect::Extended(wishes) => {
+            Dialect::Extended(extended) => {
                 header.i64(EXTENSION)?;
-                header.u32(wishes.flags())?;
+                header.u32(extended.flags())?;
                 header.u64(self.body)?;
-                header.i64(wishes.modified)?;
+                header.i64(extended.modified)?;
             }
         }
         header.0.extend(name);

@@ -11,14 +11,14 @@ const MAGIC: u32 = 0x5144_4F31;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The body may come.
-    Go(Go),
+    Proceed(ResumePoint),
     /// It need not, or must not.
     Receipt(Receipt),
 }
 
 /// What a receiver has of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Go {
+pub struct ResumePoint {
     /// Bytes from the beginning.
     pub have: u64,
     /// Their XXH64.
@@ -33,7 +33,7 @@ impl Answer {
     pub fn read(stream: impl Read) -> io::Result<Option<Self>> {
         let mut reader = Reader::new(stream);
         let answer = match reader.u32() {
-            Ok(MAGIC) => Go::fields(&mut reader).map(|go| Some(Self::Go(go))),
+            Ok(MAGIC) => ResumePoint::fields(&mut reader).map(|point| Some(Self::Proceed(point))),
             Ok(magic) => Receipt::after(magic, &mut reader).map(|it| it.map(Self::Receipt)),
             Err(error) => Err(error),
         };
@@ -45,7 +45,7 @@ impl Answer {
     }
 }
 
-impl Go {
+impl ResumePoint {
     fn fields(reader: &mut Reader<impl Read>) -> Result<Self, ReadError> {
         Ok(Self { have: reader.u64()?, digest: reader.u64()? })
     }

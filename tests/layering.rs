@@ -1,5 +1,5 @@
-//! The floors of the house (src/lib.rs): who may import whom, and which part of std, hence of the
-//! outside world, each floor may name. A permission that nobody needs is an error too.
+//! The layers (src/lib.rs): which modules each may import, and which part of std, hence of the outside
+//! world, it may name. A permission that nobody needs is an error as well. And what holds in every file.
 
 use harness::{NEEDED, left_out, read, root};
 use std::collections::BTreeSet;
@@ -7,28 +7,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-struct Floor {
+struct Layer {
     name: &'static str,
     /// Files or directories below src/.
-    rooms: &'static [&'static str],
+    modules: &'static [&'static str],
     /// Modules of the crate that it may import, besides its own.
     imports: &'static [&'static str],
     /// Modules of std that it may name.
     std: &'static [&'static str],
 }
 
-const HOUSE: [Floor; 6] = [
-    Floor {
+const LAYERS: [Layer; 6] = [
+    Layer {
         name: "ground",
-        rooms: &["limits", "digest", "text"],
+        modules: &["limits", "digest", "text"],
         imports: &[],
         // time: durations; nothing here reads a clock.
         std: &["fmt", "time"],
     },
-    Floor { name: "wire", rooms: &["wire"], imports: &["limits"], std: &["fmt", "io"] },
-    Floor {
+    Layer { name: "wire", modules: &["wire"], imports: &["limits"], std: &["fmt", "io"] },
+    Layer {
         name: "disk",
-        rooms: &["disk"],
+        modules: &["disk"],
         imports: &["digest", "limits", "text"],
         // os: the owner and the mode of a file; ffi: names of files; collections: to sort them;
         // sync: a counter, and what is kept; time: of files, and how long something is kept;
@@ -46,22 +46,22 @@ const HOUSE: [Floor; 6] = [
             "time",
         ],
     },
-    Floor {
+    Layer {
         name: "transfer",
-        rooms: &["transfer"],
+        modules: &["transfer"],
         imports: &["digest", "disk", "limits", "text", "wire"],
         std: &["fmt", "io", "mem", "path"],
     },
-    Floor {
+    Layer {
         name: "net",
-        rooms: &["net"],
+        modules: &["net"],
         imports: &["limits", "text", "transfer"],
         // os: the descriptor of an inherited socket.
         std: &["fmt", "io", "mem", "net", "os", "str", "sync", "thread", "time"],
     },
-    Floor {
+    Layer {
         name: "cli",
-        rooms: &["cli"],
+        modules: &["cli"],
         imports: &["disk", "limits", "net", "text", "transfer", "wire"],
         std: &[
             "collections",
@@ -71,6 +71,7 @@ const HOUSE: [Floor; 6] = [
             "io",
             "mem",
             "net",
+            "ops",
             "os",
             "path",
             "process",
@@ -119,11 +120,11 @@ fn set(words: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_floor_keeps_to_itself() {
-    for Floor { name, rooms, imports, std } in HOUSE {
+fn every_layer_keeps_to_itself() {
+    for Layer { name, modules, imports, std } in LAYERS {
         let (mut crate_named, mut std_named) = (BTreeSet::new(), BTreeSet::new());
-        for room in rooms {
-            let directory = root("src").join(room);
+        for module in modules {
+            let directory = root("src").join(module);
             let path = if directory.is_dir() { directory } else { directory.with_extension("rs") };
             for file in sources(&path) {
                 let code = code(&file);
@@ -131,21 +132,112 @@ fn every_floor_keeps_to_itself() {
                 std_named.extend(named(&code, "std"));
             }
         }
-        crate_named.retain(|module| !rooms.contains(&module.as_str()));
-        assert_eq!(crate_named, set(imports), "what the floor {name} imports");
-        assert_eq!(std_named, set(std), "what the floor {name} names of std");
+        crate_named.retain(|module| !modules.contains(&module.as_str()));
+        assert_eq!(crate_named, set(imports), "what the layer {name} imports");
+        assert_eq!(std_named, set(std), "what the layer {name} names of std");
     }
 }
 
 #[test]
-fn every_room_is_on_a_floor() {
+fn every_module_is_in_a_layer() {
     let entries = fs::read_dir(root("src")).unwrap();
-    let rooms: BTreeSet<String> = entries
+    let modules: BTreeSet<String> = entries
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
         .collect();
     let mut expected = set(&["lib", "bin"]);
-    expected.extend(HOUSE.iter().flat_map(|floor| set(floor.rooms)));
-    assert_eq!(rooms, expected);
+    expected.extend(LAYERS.iter().flat_map(|layer| set(layer.modules)));
+    assert_eq!(modules, expected);
+}
+
+/// The functions of a file, unit tests included, with the number of their lines.
+fn functions(path: &Path) -> Vec<(String, usize)> {
+    let text = fs::read_to_string(path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut functions = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let words = line.trim_start();
+        let Some((before, after)) = words.split_once("fn ") else { continue };
+        let is_function = before.split(' ').all(|word| {
+            word.is_empty() || word.starts_with("pub") || matches!(word, "const" | "in" | "super)")
+        });
+        if !is_function {
+            continue;
+        }
+        let end = format!("{}}}", " ".repeat(indent(line)));
+        let length = lines[at..].iter().position(|line| *line == end);
+        // What is declared in a trait has no body.
+        let Some(length) = length else { continue };
+        let name = after.split(['(', '<']).next().unwrap();
+        functions.push((format!("{} {name}", path.display()), length + 1));
+    }
+    functions
+}
+
+/// A function is read at one sitting. The exceptions are plain tables.
+#[test]
+fn no_function_is_long() {
+    let tables =
+        ["log.rs every_entry_has_a_line_for_people_and_one_for_programs", "args.rs numbers"];
+    let mut seen = 0;
+    for (name, lines) in sources(&root("src")).iter().flat_map(|path| functions(path)) {
+        seen += 1;
+        let is_table = tables.iter().any(|table| name.ends_with(table));
+        assert!(lines <= 70 || is_table, "{name} has {lines} lines");
+    }
+    assert!(seen > 300, "{seen} functions");
+}
+
+/// The module of a file of src/, as its path from the top: `net::listen`.
+fn module(path: &Path) -> String {
+    let path = path.strip_prefix(root("src")).unwrap().with_extension("");
+    let parts = path.iter().map(|part| part.to_str().unwrap());
+    parts.filter(|part| *part != "mod").collect::<Vec<_>>().join("::")
+}
+
+/// Two files that need each other can only be read together.
+#[test]
+fn no_two_files_import_each_other() {
+    let mut files: Vec<(String, String)> =
+        sources(&root("src")).iter().map(|path| (module(path), code(path))).collect();
+    files.retain(|(name, _)| name != "lib");
+    let modules: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
+    let mut imports: Vec<(String, String)> = Vec::new();
+    for (from, code) in &files {
+        for line in code.lines().filter_map(|line| line.trim_start().strip_prefix("use ")) {
+            let parent = from.rsplit_once("::").map_or("", |(parent, _)| parent);
+            let line = line.replace("super::super::", "crate::").replace("crate::", "");
+            let is_directory = files.iter().any(|(name, _)| name.starts_with(&format!("{from}::")));
+            let line = match line.strip_prefix("super::") {
+                Some(rest) if parent.is_empty() => rest.to_owned(),
+                Some(rest) => format!("{parent}::{rest}"),
+                None if is_directory => format!("{from}::{line}"),
+                None => line,
+            };
+            let whole = line.trim_end_matches(';');
+            let target = modules.iter().filter(|module| {
+                whole == **module
+                    || whole
+                        .strip_prefix(module.as_str())
+                        .is_some_and(|rest| rest.starts_with("::"))
+                    || line.starts_with(&format!("{module}::"))
+            });
+            if let Some(target) = target.max_by_key(|module| module.len()) {
+                // A directory's own file introduces the others, which may use what they share.
+                if target != from
+                    && !from.starts_with(target.as_str())
+                    && !target.starts_with(from.as_str())
+                {
+                    imports.push((from.clone(), target.clone()));
+                }
+            }
+        }
+    }
+    assert!(imports.len() > 100, "{}", imports.len());
+    for (from, to) in &imports {
+        let back = imports.iter().any(|(other, target)| other == to && target == from);
+        assert!(!back, "{from} and {to} import each other");
+    }
 }
 
 #[test]
@@ -160,17 +252,17 @@ fn only_one_file_touches_each_part_of_the_outside() {
         ("set_permissions", vec![]),
         ("OpenOptionsExt::mode", vec!["disk/source.rs"]),
         ("read_dir", vec!["disk/partial.rs", "disk/tree.rs"]),
-        ("temp_dir", vec!["cli/queue.rs"]),
+        ("temp_dir", vec!["cli/client/queue.rs"]),
         ("fs::rename", vec!["disk/inbox.rs"]),
         ("hard_link", vec!["disk/inbox.rs"]),
         ("File::open", vec!["disk/inbox.rs", "disk/source.rs", "disk/writeback.rs"]),
-        ("set_current_dir", vec!["cli/server.rs"]),
+        ("set_current_dir", vec!["cli/server/mod.rs"]),
         ("TcpListener::bind", vec!["net/listen.rs"]),
         ("TcpStream::connect", vec!["net/dial.rs"]),
         ("UdpSocket::bind", vec!["net/listen.rs"]),
         ("set_len", vec![]),
-        ("Command::new", vec!["cli/exec.rs"]),
-        ("io::stdin", vec!["cli/queue.rs", "net/inherit.rs"]),
+        ("Command::new", vec!["cli/server/exec.rs"]),
+        ("io::stdin", vec!["cli/client/queue.rs", "net/inherit.rs"]),
         ("io::stdout", vec!["cli/console.rs", "cli/mod.rs"]),
         ("os::fd", vec!["net/inherit.rs"]),
         ("unsafe ", vec![]),

@@ -1,12 +1,12 @@
 //! The log of `qdropd`: an entry is a line, for people or for programs. qdropd(8) documents every
 //! field; programs rely on them.
 
-use super::console::{self, Notice, Printer, Wording};
-use super::meter::Report;
+use crate::cli::console::{self, ConsoleEvent, EventFormatter, Printer};
+use crate::cli::meter::Report;
 use crate::disk::DiskError;
 use crate::disk::name::SafeName;
 use crate::limits;
-use crate::text::{Escaped, Facts, Json, Reason, ResumedAt, Seconds, Timestamp};
+use crate::text::{Escaped, Json, Reason, ResumedAt, Seconds, Timestamp, TransferSummary};
 use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::Stored;
 use std::env;
@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 /// Who reads standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum LogFormat {
     /// A person.
     Text,
     /// A person, later: nobody else notes when a line came.
@@ -30,13 +30,13 @@ pub(super) enum Form {
     None,
 }
 
-impl Form {
+impl LogFormat {
     /// How the console writes what it has to say itself.
-    pub(super) fn wording(self) -> Wording {
+    pub(super) fn formatter(self) -> EventFormatter {
         match self {
             Self::Text => console::text,
-            Self::Dated => |notice| Entry::Notice(notice).line(Self::Dated),
-            Self::Json => |notice| Entry::Notice(notice).line(Self::Json),
+            Self::Dated => |event| Entry::Console(event).line(Self::Dated),
+            Self::Json => |event| Entry::Console(event).line(Self::Json),
             Self::None => |_| None,
         }
     }
@@ -46,13 +46,13 @@ impl Form {
 #[derive(Clone, Debug)]
 pub(super) struct Log {
     pub(super) printer: Printer,
-    pub(super) form: Form,
+    pub(super) format: LogFormat,
 }
 
 impl Log {
     /// Never waits: when too many entries are not taken, they are only counted.
-    pub(super) fn tell(&self, entry: &Entry<'_>) {
-        if let Some(line) = entry.line(self.form) {
+    pub(super) fn log(&self, entry: &Entry<'_>) {
+        if let Some(line) = entry.line(self.format) {
             self.printer.log(line);
         }
     }
@@ -67,15 +67,15 @@ pub(super) enum Entry<'a> {
     /// So many parts of an earlier run were removed.
     Swept(usize),
     /// Every user can replace files in this directory.
-    Exposed(&'a str),
+    WorldWritable(&'a str),
     /// The only sender has brought nothing, and why.
-    Nothing(&'a dyn Display, &'a dyn Display),
+    NoTransfer(&'a dyn Display, &'a dyn Display),
     /// A connection was accepted.
     Connected(SocketAddr),
     /// A file was stored: its name as it was sent, what it became, how long that took.
     Stored(SocketAddr, &'a str, &'a Stored, Duration),
-    /// A file was there already, under this name.
-    There(SocketAddr, &'a str, &'a SafeName),
+    /// The file was stored before, under this name.
+    AlreadyStored(SocketAddr, &'a str, &'a SafeName),
     /// A file was not stored; its name if there was a header.
     NotStored(SocketAddr, Option<&'a str>, &'a ReceiveError),
     /// Receipts could not be delivered.
@@ -87,17 +87,17 @@ pub(super) enum Entry<'a> {
     /// A line that it wrote to standard error.
     CommandSaid(SocketAddr, &'a str, &'a str),
     /// What the console has to say.
-    Notice(&'a Notice<'a>),
+    Console(&'a ConsoleEvent<'a>),
 }
 
 impl Entry<'_> {
     /// Its line, if there is somebody to read it.
-    pub(super) fn line(&self, form: Form) -> Option<String> {
-        match form {
-            Form::Text => Some(self.to_string()),
-            Form::Dated => Some(format!("{} {self}", Timestamp(now()))),
-            Form::Json => Some(self.object().0 + "}"),
-            Form::None => None,
+    pub(super) fn line(&self, format: LogFormat) -> Option<String> {
+        match format {
+            LogFormat::Text => Some(self.to_string()),
+            LogFormat::Dated => Some(format!("{} {self}", Timestamp(now()))),
+            LogFormat::Json => Some(self.object().0 + "}"),
+            LogFormat::None => None,
         }
     }
 
@@ -108,30 +108,35 @@ impl Entry<'_> {
                 Object::new("listening").text("address", &address).text("hint", &hint)
             }
             Self::Swept(parts) => Object::new("swept").number("parts", &parts),
-            Self::Exposed(directory) => {
+            Self::WorldWritable(directory) => {
                 let why = format!("every user of this machine can replace files in {directory}");
                 Object::new("warning").text("error", &why)
             }
-            Self::Nothing(from, why) => Object::new("failed").text("peer", from).text("error", why),
-            Self::Connected(peer) => Object::new("connected").text("peer", &peer),
-            Self::Stored(peer, name, Stored { name: stored_as, size, digest, had }, time) => {
-                Object::new("stored")
-                    .text("peer", &peer)
-                    .text("name", &shortened(name))
-                    .text("stored_as", stored_as)
-                    .number("size", size)
-                    .text("xxh64", &format_args!("{digest:016x}"))
-                    .number("seconds", &Seconds(time))
-                    .number("resumed_at", &ResumedAt(*had))
+            Self::NoTransfer(from, why) => {
+                Object::new("failed").text("peer", from).text("error", why)
             }
-            Self::There(peer, name, stored_as) => Object::new("skipped")
+            Self::Connected(peer) => Object::new("connected").text("peer", &peer),
+            Self::Stored(
+                peer,
+                name,
+                Stored { name: stored_as, size, digest, resumed_at },
+                time,
+            ) => Object::new("stored")
                 .text("peer", &peer)
-                .text("name", &shortened(name))
+                .text("name", &truncated(name))
+                .text("stored_as", stored_as)
+                .number("size", size)
+                .text("xxh64", &format_args!("{digest:016x}"))
+                .number("seconds", &Seconds(time))
+                .number("resumed_at", &ResumedAt(*resumed_at)),
+            Self::AlreadyStored(peer, name, stored_as) => Object::new("skipped")
+                .text("peer", &peer)
+                .text("name", &truncated(name))
                 .text("stored_as", stored_as),
             Self::NotStored(peer, name, why) => {
                 let mut object = Object::new(verb(why)).text("peer", &peer);
                 if let Some(name) = name {
-                    object = object.text("name", &shortened(name));
+                    object = object.text("name", &truncated(name));
                 }
                 if let Some(status) = why.status() {
                     object = object.number("status", &status.code());
@@ -146,24 +151,13 @@ impl Entry<'_> {
             }
             Self::Command(peer, name, why) => {
                 let object = Object::new("command-failed").text("peer", &peer);
-                object.text("name", &shortened(name)).text("error", &why)
+                object.text("name", &truncated(name)).text("error", &why)
             }
             Self::CommandSaid(peer, name, line) => {
                 let object = Object::new("command-output").text("peer", &peer);
-                object.text("name", &shortened(name)).text("line", &line)
+                object.text("name", &truncated(name)).text("line", &line)
             }
-            Self::Notice(Notice::Progress(Report { name, peer, done, size, rate })) => {
-                let mut object = Object::new("progress");
-                if let Some(peer) = peer {
-                    object = object.text("peer", peer);
-                }
-                object
-                    .text("name", name)
-                    .number("done", done)
-                    .number("size", size)
-                    .number("rate", rate)
-            }
-            Self::Notice(Notice::Lost(lines)) => Object::new("lost").number("lines", lines),
+            Self::Console(event) => console_object(event),
         }
     }
 }
@@ -176,40 +170,59 @@ impl Display for Entry<'_> {
                 let files = if parts == 1 { "file" } else { "files" };
                 write!(f, "qdropd: removed {parts} unfinished {files} of an earlier run")
             }
-            Self::Exposed(directory) => write!(
+            Self::WorldWritable(directory) => write!(
                 f,
                 "qdropd: warning: every user of this machine can replace files in {} \
                  (chmod o-w or chmod +t helps)",
                 Escaped(directory)
             ),
-            Self::Nothing(from, why) => write!(f, "qdropd: nothing received from {from}: {why}"),
+            Self::NoTransfer(from, why) => write!(f, "qdropd: nothing received from {from}: {why}"),
             Self::Connected(peer) => write!(f, "{peer}: connected"),
-            Self::Stored(peer, name, Stored { name: stored_as, size, digest, had }, time) => {
-                let facts = Facts { size: *size, digest: *digest, had: *had, time };
-                let (name, stored_as) = (shortened(name), Escaped(stored_as.as_str()));
+            Self::Stored(
+                peer,
+                name,
+                Stored { name: stored_as, size, digest, resumed_at },
+                time,
+            ) => {
+                let facts =
+                    TransferSummary { size: *size, digest: *digest, resumed_at: *resumed_at, time };
+                let (name, stored_as) = (truncated(name), Escaped(stored_as.as_str()));
                 write!(f, "{peer}: stored {} as {stored_as} {facts}", Escaped(&name))
             }
-            Self::There(peer, name, stored_as) => {
-                let (name, stored_as) = (shortened(name), Escaped(stored_as.as_str()));
+            Self::AlreadyStored(peer, name, stored_as) => {
+                let (name, stored_as) = (truncated(name), Escaped(stored_as.as_str()));
                 write!(f, "{peer}: skipped {}: it is there as {stored_as}", Escaped(&name))
             }
             Self::NotStored(peer, None, why) => write!(f, "{peer}: {}: {why}", verb(why)),
             Self::NotStored(peer, Some(name), why) => {
-                write!(f, "{peer}: {} {}: {why}", verb(why), Escaped(&shortened(name)))
+                write!(f, "{peer}: {} {}: {why}", verb(why), Escaped(&truncated(name)))
             }
             Self::Undelivered(peer, why) => {
                 write!(f, "{peer}: no receipt delivered: {}", Reason(why))
             }
             Self::Leftover(peer, why) => write!(f, "{peer}: {why}; the next start does"),
             Self::Command(peer, name, why) => {
-                write!(f, "{peer}: command for {} {why}", Escaped(&shortened(name)))
+                write!(f, "{peer}: command for {} {why}", Escaped(&truncated(name)))
             }
             Self::CommandSaid(peer, name, line) => {
-                let (name, line) = (shortened(name), Escaped(line));
+                let (name, line) = (truncated(name), Escaped(line));
                 write!(f, "{peer}: command for {}: {line}", Escaped(&name))
             }
-            Self::Notice(notice) => notice.fmt(f),
+            Self::Console(event) => event.fmt(f),
         }
+    }
+}
+
+fn console_object(event: &ConsoleEvent<'_>) -> Object {
+    match event {
+        ConsoleEvent::Progress(Report { name, peer, done, size, rate }) => {
+            let mut object = Object::new("progress");
+            if let Some(peer) = peer {
+                object = object.text("peer", peer);
+            }
+            object.text("name", name).number("done", done).number("size", size).number("rate", rate)
+        }
+        ConsoleEvent::Lost(lines) => Object::new("lost").number("lines", lines),
     }
 }
 
@@ -239,7 +252,7 @@ fn verb(why: &ReceiveError) -> &'static str {
 }
 
 /// A name as it is shown: a peer may send 32,768 characters of it.
-pub(super) fn shortened(name: &str) -> String {
+pub(super) fn truncated(name: &str) -> String {
     match name.char_indices().nth(limits::SHOWN_NAME) {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name.to_owned(),
@@ -274,17 +287,17 @@ mod tests {
 
     #[track_caller]
     fn assert_entry(entry: &Entry<'_>, text: &str, json: &str) {
-        assert_eq!(entry.line(Form::Text).as_deref(), Some(text));
-        let dated = entry.line(Form::Dated).unwrap();
+        assert_eq!(entry.line(LogFormat::Text).as_deref(), Some(text));
+        let dated = entry.line(LogFormat::Dated).unwrap();
         let (date, rest) = dated.split_once(' ').unwrap();
         assert!(date.starts_with("20") && date.len() == 20 && date.ends_with('Z'), "{dated}");
         assert_eq!(rest, text);
-        let line = entry.line(Form::Json).unwrap();
+        let line = entry.line(LogFormat::Json).unwrap();
         let (time, rest) = line.strip_prefix("{\"time\":").unwrap().split_once(',').unwrap();
         let (seconds, millis) = time.split_once('.').unwrap();
         assert!(seconds.parse::<u64>().unwrap() > 1_700_000_000 && millis.len() == 3, "{line}");
         assert_eq!(rest, &json[1..]);
-        assert_eq!(entry.line(Form::None), None);
+        assert_eq!(entry.line(LogFormat::None), None);
     }
 
     #[test]
@@ -292,7 +305,8 @@ mod tests {
         let peer = "192.0.2.1:5".parse().unwrap();
         let name = "a\"\\\n";
         let units: Vec<u16> = name.encode_utf16().collect();
-        let stored = Stored { name: SafeName::map(&units[..2]), size: 1000, digest: 0xabc, had: 0 };
+        let stored =
+            Stored { name: SafeName::map(&units[..2]), size: 1000, digest: 0xabc, resumed_at: 0 };
         let failed = || io::Error::other("it \"failed\"");
         let disk = DiskError { operation: "remove", path: PathBuf::from("x\n"), error: failed() };
         let report =
@@ -321,13 +335,13 @@ mod tests {
             r#"{"event":"swept","parts":3}"#,
         );
         assert_entry(
-            &Entry::Exposed("/srv/a\\b"),
+            &Entry::WorldWritable("/srv/a\\b"),
             "qdropd: warning: every user of this machine can replace files in /srv/a\\\\b \
              (chmod o-w or chmod +t helps)",
             r#"{"event":"warning","error":"every user of this machine can replace files in /srv/a\\b"}"#,
         );
         assert_entry(
-            &Entry::Nothing(&"box:9999", &failed()),
+            &Entry::NoTransfer(&"box:9999", &failed()),
             r#"qdropd: nothing received from box:9999: it "failed""#,
             r#"{"event":"failed","peer":"box:9999","error":"it \"failed\""}"#,
         );
@@ -342,7 +356,7 @@ mod tests {
              (1000 bytes, xxh64 0000000000000abc, 1.250 s, 800 B/s)",
             r#"{"event":"stored","peer":"192.0.2.1:5","name":"a\"\\\n","stored_as":"a\"","size":1000,"xxh64":"0000000000000abc","seconds":1.250,"resumed_at":null}"#,
         );
-        let resumed = Stored { size: 1 << 20, had: 1 << 19, ..stored.clone() };
+        let resumed = Stored { size: 1 << 20, resumed_at: 1 << 19, ..stored.clone() };
         assert_entry(
             &Entry::Stored(peer, "a", &resumed, Duration::from_secs(1)),
             "192.0.2.1:5: stored a as a\" \
@@ -350,7 +364,7 @@ mod tests {
             r#"{"event":"stored","peer":"192.0.2.1:5","name":"a","stored_as":"a\"","size":1048576,"xxh64":"0000000000000abc","seconds":1.000,"resumed_at":524288}"#,
         );
         assert_entry(
-            &Entry::There(peer, name, &stored.name),
+            &Entry::AlreadyStored(peer, name, &stored.name),
             "192.0.2.1:5: skipped a\"\\\\\\n: it is there as a\"",
             r#"{"event":"skipped","peer":"192.0.2.1:5","name":"a\"\\\n","stored_as":"a\""}"#,
         );
@@ -387,12 +401,12 @@ mod tests {
             r#"{"event":"command-output","peer":"192.0.2.1:5","name":"a\"\\\n","line":"no \u001b[1mroom"}"#,
         );
         assert_entry(
-            &Entry::Notice(&Notice::Progress(&report)),
+            &Entry::Console(&ConsoleEvent::Progress(&report)),
             "a\"\\\\\\n from 192.0.2.1:5: 50% of 1.0 KiB, 256 B/s, 0:02 left",
             r#"{"event":"progress","peer":"192.0.2.1:5","name":"a\"\\\n","done":512,"size":1024,"rate":256}"#,
         );
         assert_entry(
-            &Entry::Notice(&Notice::Lost(7)),
+            &Entry::Console(&ConsoleEvent::Lost(7)),
             "7 lines lost: nobody took them",
             r#"{"event":"lost","lines":7}"#,
         );

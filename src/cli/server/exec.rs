@@ -52,17 +52,17 @@ pub(super) struct Job {
     /// As it was sent.
     pub(super) name: String,
     /// The file, or why there is none.
-    pub(super) fate: Result<Stored, String>,
+    pub(super) outcome: Result<Stored, String>,
 }
 
 impl Job {
     /// Bytes of memory that it takes while it waits.
     fn bytes(&self) -> usize {
-        let fate = match &self.fate {
+        let outcome = match &self.outcome {
             Ok(stored) => stored.name.as_str().len(),
             Err(why) => why.len(),
         };
-        mem::size_of::<Self>() + self.name.len() + fate
+        mem::size_of::<Self>() + self.name.len() + outcome
     }
 }
 
@@ -78,7 +78,7 @@ impl Commands {
         log: Log,
     ) -> Result<Arc<Self>, String> {
         let (stored, failed) =
-            (stored.map(whole_path).transpose()?, failed.map(whole_path).transpose()?);
+            (stored.map(resolve_program).transpose()?, failed.map(resolve_program).transpose()?);
         let (state, idle) = (Mutex::default(), Condvar::new());
         Ok(Arc::new(Self { stored, failed, timeout, log, state, idle }))
     }
@@ -94,7 +94,7 @@ impl Commands {
         let bytes = state.bytes + job.bytes();
         if bytes > limits::COMMANDS_MEMORY {
             drop(state);
-            self.complain(&job, "not run: too many are waiting");
+            self.log_failure(&job, "not run: too many are waiting");
             return None;
         }
         state.bytes = bytes;
@@ -119,7 +119,7 @@ impl Commands {
                 Err(error) => {
                     let Some(job) = state.ready.pop_back() else { continue };
                     state.bytes -= job.bytes();
-                    self.complain(
+                    self.log_failure(
                         &job,
                         &format!("not run: cannot start a thread: {}", Reason(&error)),
                     );
@@ -147,8 +147,8 @@ impl Commands {
         let mut state = self.state();
         while let Some(job) = state.ready.pop_front() {
             drop(state);
-            if let Err(why) = self.tell(&job) {
-                self.complain(&job, &why);
+            if let Err(why) = self.run_job(&job) {
+                self.log_failure(&job, &why);
             }
             state = self.state();
             state.bytes -= job.bytes();
@@ -159,13 +159,13 @@ impl Commands {
     }
 
     /// Runs the command for a job, and waits for its end.
-    fn tell(self: &Arc<Self>, job: &Job) -> Result<(), String> {
-        let Some(program) = self.program(job.fate.is_ok()) else { return Ok(()) };
+    fn run_job(self: &Arc<Self>, job: &Job) -> Result<(), String> {
+        let Some(program) = self.program(job.outcome.is_ok()) else { return Ok(()) };
         let mut command = Command::new(program);
         for variable in VARIABLES {
             command.env_remove(variable);
         }
-        match &job.fate {
+        match &job.outcome {
             Ok(Stored { name, size, digest, .. }) => {
                 // As it is called now, should somebody have renamed it. Where it has no path that
                 // we may know, it is the command's working directory all the same.
@@ -176,7 +176,7 @@ impl Commands {
                 command.env("QDROP_XXH64", format!("{digest:016x}"));
             }
             Err(why) => {
-                command.arg(harmless(&job.name)).env("QDROP_ERROR", why);
+                command.arg(safe_argument(&job.name)).env("QDROP_ERROR", why);
             }
         }
         command.env("QDROP_NAME", job.name.replace('\0', "\u{fffd}"));
@@ -184,7 +184,7 @@ impl Commands {
         let reads = self.state().readers < limits::COMMAND_READERS;
         if !reads {
             let why = "(not read: too many programs that commands left run on)";
-            self.log.tell(&Entry::CommandSaid(job.peer, &job.name, why));
+            self.log.log(&Entry::CommandSaid(job.peer, &job.name, why));
         }
         let stderr = if reads { Stdio::piped() } else { Stdio::null() };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
@@ -231,23 +231,23 @@ impl Commands {
                 break;
             }
             let line = String::from_utf8_lossy(&line);
-            self.log.tell(&Entry::CommandSaid(peer, name, line.trim_end()));
+            self.log.log(&Entry::CommandSaid(peer, name, line.trim_end()));
         }
         // A command that finds nobody to read would be killed by that.
         if !matches!(io::copy(&mut stderr, &mut io::sink()), Ok(0)) {
-            self.log.tell(&Entry::CommandSaid(peer, name, "(further lines are left out)"));
+            self.log.log(&Entry::CommandSaid(peer, name, "(further lines are left out)"));
         }
         self.state().readers -= 1;
     }
 
-    fn complain(&self, job: &Job, what: &str) {
-        self.log.tell(&Entry::Command(job.peer, &job.name, what));
+    fn log_failure(&self, job: &Job, what: &str) {
+        self.log.log(&Entry::Command(job.peer, &job.name, what));
     }
 }
 
 /// A peer's name as an argument: what the file would have been called. No program takes it for an
 /// option.
-fn harmless(name: &str) -> String {
+fn safe_argument(name: &str) -> String {
     let name = SafeName::map(&name.encode_utf16().collect::<Vec<_>>());
     match name.as_str().strip_prefix('-') {
         Some(rest) => format!("_{rest}"),
@@ -285,7 +285,7 @@ fn wait(
 
 /// The program of that name, with its whole path: it must not be looked for again in the drop
 /// directory, where peers put files.
-fn whole_path(command: &str) -> Result<PathBuf, String> {
+fn resolve_program(command: &str) -> Result<PathBuf, String> {
     let candidates = if command.contains(path::is_separator) {
         vec![PathBuf::from(command)]
     } else {
@@ -302,7 +302,7 @@ fn whole_path(command: &str) -> Result<PathBuf, String> {
         }
         let shown = Escaped(command);
         let first = command.split_whitespace().next().filter(|first| *first != command);
-        if first.is_some_and(|first| whole_path(first).is_ok()) {
+        if first.is_some_and(|first| resolve_program(first).is_ok()) {
             format!("the command {shown} cannot have arguments: write a script that runs it")
         } else if candidates.iter().any(|candidate| candidate.is_file()) {
             format!("the command {shown} is not executable (chmod +x)")
@@ -340,17 +340,17 @@ mod tests {
             ("", "unnamed"),
         ];
         for (name, argument) in table {
-            assert_eq!(harmless(name), argument);
+            assert_eq!(safe_argument(name), argument);
         }
     }
 
     #[test]
     fn programs_are_found_by_their_whole_path() {
-        let sh = whole_path("sh").unwrap();
+        let sh = resolve_program("sh").unwrap();
         assert!(sh.is_absolute() && sh.ends_with("sh"), "{sh:?}");
-        assert_eq!(whole_path(sh.to_str().unwrap()), Ok(sh));
+        assert_eq!(resolve_program(sh.to_str().unwrap()), Ok(sh));
         let script = "contrib/audit.sh";
-        assert_eq!(whole_path(script), Ok(env::current_dir().unwrap().join(script)));
+        assert_eq!(resolve_program(script), Ok(env::current_dir().unwrap().join(script)));
         let table = [
             ("no\nsuch", "cannot find the command no\\nsuch"),
             ("", "the name of a command is empty"),
@@ -361,7 +361,7 @@ mod tests {
             ("nosuch -c", "cannot find the command nosuch -c"),
         ];
         for (command, error) in table {
-            assert_eq!(whole_path(command), Err(error.to_owned()));
+            assert_eq!(resolve_program(command), Err(error.to_owned()));
         }
     }
 }

@@ -1,0 +1,269 @@
+//! The command line of `qdrop`.
+
+use crate::cli::args::{Arg, Args, count, listen_address, rate, seconds, times};
+use crate::cli::help;
+use crate::limits;
+use crate::net::dial::Address;
+use crate::wire::header::{Dialect, ExtendedOptions};
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The options and operands, checked.
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) mode: Mode,
+    pub(super) dialect: Dialect,
+    pub(super) files: Vec<PathBuf>,
+    pub(super) name: Option<String>,
+    pub(super) recursive: bool,
+    /// The modification time in them is set for each file.
+    pub(super) extended: ExtendedOptions,
+    pub(super) retry: usize,
+    pub(super) jobs: usize,
+    /// Bytes per second.
+    pub(super) limit_rate: Option<u64>,
+    pub(super) timeout: Duration,
+    pub(super) require_receipt: bool,
+    pub(super) json: bool,
+    pub(super) progress: Option<bool>,
+    pub(super) quiet: bool,
+    pub(super) verbose: bool,
+}
+
+/// How connections to receivers are made.
+#[derive(Debug)]
+pub(super) enum Mode {
+    /// This program connects to one.
+    Connect { host: Address, timeout: Duration },
+    /// They connect to this address, one for each file.
+    Listen(SocketAddr),
+}
+
+/// What the command line asks for.
+pub(super) enum Command {
+    Send(Options),
+    Print(String),
+}
+
+/// The options as they were given.
+struct Given {
+    operands: Vec<OsString>,
+    name: Option<String>,
+    dialect: Dialect,
+    listen: Option<SocketAddr>,
+    connect_timeout: Option<Duration>,
+    timeout: Duration,
+    require_receipt: bool,
+    recursive: bool,
+    extended: ExtendedOptions,
+    retry: usize,
+    jobs: usize,
+    limit_rate: Option<u64>,
+    json: bool,
+    progress: Option<bool>,
+    quiet: bool,
+    verbose: bool,
+}
+
+/// Parses the words after the program's name.
+///
+/// # Errors
+/// Returns what is wrong, for a person.
+pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+    let mut args = Args::new(&help::QDROP, words);
+    let mut given = Given::default();
+    let mut print = None;
+    while let Some(arg) = args.next()? {
+        let option = match arg {
+            Arg::Operand(operand) => {
+                given.operands.push(operand);
+                continue;
+            }
+            Arg::Option(option) => option,
+        };
+        match option.as_str() {
+            "-n" | "--name" => given.name = Some(args.value()?),
+            "--dialect" => given.dialect = args.value_as(dialect)?,
+            "--listen" => given.listen = Some(args.value_as(listen_address)?),
+            "--connect-timeout" => given.connect_timeout = Some(args.value_as(seconds)?),
+            "--timeout" => given.timeout = args.value_as(seconds)?,
+            "--require-receipt" => given.require_receipt = true,
+            "-r" | "--recursive" => given.recursive = true,
+            "--resume" => given.extended.resume = true,
+            "--preserve" => given.extended.preserve = true,
+            "--skip-existing" => given.extended.skip = true,
+            "--retry" => given.retry = args.value_as(times)?,
+            "--jobs" => given.jobs = args.value_as(count)?,
+            "--limit-rate" => given.limit_rate = Some(args.value_as(rate)?),
+            "--json" => given.json = true,
+            "--progress" => given.progress = args.value_as(progress)?,
+            "-q" | "--quiet" => given.quiet = true,
+            "-v" | "--verbose" => given.verbose = true,
+            "-h" | "--help" => print = Some(help::QDROP.help.to_owned()),
+            "-V" | "--version" => print = Some(crate::cli::version("qdrop")),
+            _ => return Err(args.unknown()),
+        }
+    }
+    match print {
+        Some(text) => Ok(Command::Print(text)),
+        None => Ok(Command::Send(given.checked()?)),
+    }
+}
+
+fn dialect(value: &str) -> Result<Dialect, String> {
+    match value {
+        "name-size" => Ok(Dialect::NameSize),
+        "header-size" => Ok(Dialect::HeaderSize),
+        _ => Err("not name-size or header-size".to_owned()),
+    }
+}
+
+fn progress(value: &str) -> Result<Option<bool>, String> {
+    match value {
+        "auto" => Ok(None),
+        "always" => Ok(Some(true)),
+        "never" => Ok(Some(false)),
+        _ => Err("not auto, always or never".to_owned()),
+    }
+}
+
+impl Default for Given {
+    fn default() -> Self {
+        Self {
+            operands: Vec::new(),
+            name: None,
+            dialect: Dialect::NameSize,
+            listen: None,
+            connect_timeout: None,
+            timeout: limits::TIMEOUT,
+            require_receipt: false,
+            recursive: false,
+            extended: ExtendedOptions::default(),
+            retry: 0,
+            jobs: 1,
+            limit_rate: None,
+            json: false,
+            progress: None,
+            quiet: false,
+            verbose: false,
+        }
+    }
+}
+
+impl Given {
+    /// Checks that the options and operands go together.
+    fn checked(self) -> Result<Options, String> {
+        if self.quiet && self.verbose {
+            return Err("--quiet and --verbose exclude each other".to_owned());
+        }
+        let (mode, files) = self.mode_and_files()?;
+        self.check_names(&files)?;
+        if self.extended.any() && self.dialect != Dialect::NameSize {
+            return Err(
+                "--dialect is for Qt programs, which do not know --resume, --preserve and \
+                 --skip-existing"
+                    .to_owned(),
+            );
+        }
+        if matches!(mode, Mode::Listen(_)) && self.jobs > 1 {
+            return Err("--listen and --jobs exclude each other".to_owned());
+        }
+        if matches!(mode, Mode::Listen(_)) && self.retry > 0 {
+            return Err("--listen and --retry exclude each other".to_owned());
+        }
+        Ok(Options {
+            mode,
+            dialect: self.dialect,
+            files,
+            name: self.name,
+            recursive: self.recursive,
+            extended: self.extended,
+            retry: self.retry,
+            jobs: self.jobs,
+            limit_rate: self.limit_rate,
+            timeout: self.timeout,
+            require_receipt: self.require_receipt,
+            json: self.json,
+            progress: self.progress,
+            quiet: self.quiet,
+            verbose: self.verbose,
+        })
+    }
+
+    fn mode_and_files(&self) -> Result<(Mode, Vec<PathBuf>), String> {
+        let mut operands = self.operands.iter();
+        let mode = match self.listen {
+            None => {
+                let host = operands.next().ok_or("no HOST to send to")?;
+                check_order(host, operands.as_slice())?;
+                let host = host.to_string_lossy().parse()?;
+                let timeout = self.connect_timeout.unwrap_or(limits::CONNECT_TIME);
+                Mode::Connect { host, timeout }
+            }
+            Some(_) if self.connect_timeout.is_some() => {
+                return Err("--listen and --connect-timeout exclude each other".to_owned());
+            }
+            Some(address) => Mode::Listen(address),
+        };
+        let files: Vec<PathBuf> = operands.map(PathBuf::from).collect();
+        if files.is_empty() {
+            return Err("no FILE to send; FILE - is standard input".to_owned());
+        }
+        Ok((mode, files))
+    }
+
+    /// Checks the names that the files are to have, above all that of standard input.
+    fn check_names(&self, files: &[PathBuf]) -> Result<(), String> {
+        let alone = files.len() == 1;
+        if self.name.is_some() && !alone {
+            return Err("--name goes with one file only".to_owned());
+        }
+        if files.iter().any(|file| file == Path::new("-")) {
+            let why = |why| {
+                Err(format!("- is standard input, which {why}; for a file called - write ./-"))
+            };
+            if !alone {
+                return why("is sent alone");
+            }
+            if self.name.is_none() {
+                return why("needs a --name");
+            }
+            if self.extended.any() {
+                return Err("standard input has no time, by which --resume, --preserve and \
+                     --skip-existing go"
+                    .to_owned());
+            }
+        }
+        if self.name.as_deref() == Some("") {
+            return Err("--name is empty".to_owned());
+        }
+        if self.name.is_some() && self.recursive {
+            return Err("--name and --recursive exclude each other".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Refuses operands in the order of other programs: the receiver last, as scp and rsync have it, or its
+/// port apart, as nc has it.
+fn check_order(host: &OsStr, files: &[OsString]) -> Result<(), String> {
+    let exists = |operand: &OsStr| Path::new(operand).symlink_metadata().is_ok();
+    let shown = host.to_string_lossy();
+    if exists(host) && !files.last().is_some_and(|last| exists(last)) {
+        let kind = if Path::new(host).is_dir() { "directory" } else { "file" };
+        let last = files.last().map(|last| last.to_string_lossy());
+        let receiver = last.filter(|last| last.parse::<Address>().is_ok());
+        let receiver = receiver.unwrap_or("HOST".into());
+        return Err(format!(
+            "{shown} is a {kind}: HOST comes first, as in qdrop {receiver} {shown}"
+        ));
+    }
+    match files.first().filter(|first| !exists(first)).map(|first| first.to_string_lossy()) {
+        Some(port) if port.parse::<u16>().is_ok() && !shown.contains(':') => {
+            Err(format!("{port} is no file: the port is part of HOST, {shown}:{port}"))
+        }
+        _ => Ok(()),
+    }
+}

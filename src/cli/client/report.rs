@@ -1,0 +1,224 @@
+//! What `qdrop` tells of each file, and the exit status that follows from it.
+
+use super::options::Options;
+use super::retry::{QueuedFile, pause_before};
+use super::target::Target;
+use crate::cli::console::Printer;
+use crate::cli::exit::Exit;
+use crate::disk::name;
+use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary};
+use crate::transfer::error::SendError;
+use crate::transfer::send::Sent;
+use std::fmt::Display;
+use std::io::{self, IsTerminal};
+use std::mem;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Reports outcomes, for any thread.
+pub(super) struct Reporter<'a> {
+    options: &'a Options,
+    target: &'a Target<'a>,
+    pub(super) printer: Printer,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    totals: Totals,
+    /// The first failure in the order of the files: its index and exit status.
+    failure: Option<(usize, Exit)>,
+    /// Whether it was said that the receiver keeps no directories.
+    warned_of_flattening: bool,
+}
+
+/// The outcomes so far.
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    sent: usize,
+    skipped: usize,
+    failed: usize,
+    /// Bytes of the files that were sent.
+    bytes: u64,
+}
+
+impl<'a> Reporter<'a> {
+    pub(super) fn new(options: &'a Options, target: &'a Target<'a>, printer: Printer) -> Self {
+        Self { options, target, printer, state: Mutex::default() }
+    }
+
+    /// Locks the state. Every update is atomic, so the lock is usable even if poisoned.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The exit status: that of the first failure in the order of the files.
+    pub(super) fn exit(&self) -> Exit {
+        self.state().failure.map_or(Exit::Done, |(_, exit)| exit)
+    }
+
+    /// Reports a path below a directory that is not sent.
+    pub(super) fn left_out(&self, path: &Path, why: &str) {
+        let path = path.to_string_lossy();
+        self.printer.log(format!("qdrop: {} left out: {why}", Escaped(&path)));
+    }
+
+    /// Reports a file that was sent, and fails it if a receipt is required and there is none.
+    pub(super) fn sent(&self, file: &QueuedFile, sent: &Sent, time: Duration) {
+        let unconfirmed = sent.stored_as.is_none() && self.options.require_receipt;
+        let exit = if unconfirmed { Exit::Unconfirmed } else { Exit::Done };
+        if self.options.json {
+            self.print_json(file, Some(sent), None, exit, time);
+        } else if !self.options.quiet {
+            self.print_sent(file, sent, time);
+        }
+        self.warn_of_flattening(file, sent);
+        if unconfirmed {
+            let why = "it was sent, but the receiver gave no receipt, \
+                       which --require-receipt asks for";
+            self.printer.log(self.not_sent(file, &why));
+            self.record_failure(file.index, exit);
+            return;
+        }
+        let mut state = self.state();
+        if sent.already_stored {
+            state.totals.skipped += 1;
+        } else {
+            state.totals.sent += 1;
+            state.totals.bytes += sent.size;
+        }
+    }
+
+    fn print_sent(&self, file: &QueuedFile, sent: &Sent, time: Duration) {
+        if sent.stored_as.is_none() && name::is_hard_to_store(&file.name) {
+            self.printer.log(format!(
+                "qdrop: warning: {}: a receiver without receipts may lose a file of that name; \
+                 --name gives it another",
+                Escaped(&file.name)
+            ));
+        }
+        let name = Escaped(&file.name);
+        let &Sent { size, digest, resumed_at, .. } = sent;
+        let summary = TransferSummary { size, digest, resumed_at, time };
+        self.printer.print(match sent.stored_as.as_deref() {
+            Some(stored_as) if sent.already_stored => {
+                format!("skipped {name}: it is there as {} ({size} bytes)", Escaped(stored_as))
+            }
+            Some(stored_as) => format!("stored {name} as {} {summary}", Escaped(stored_as)),
+            None => format!("sent {name} {summary}: the receiver gave no receipt"),
+        });
+    }
+
+    /// Warns once of a receiver that takes directories out of names.
+    fn warn_of_flattening(&self, file: &QueuedFile, sent: &Sent) {
+        let flat = sent.stored_as.as_ref().is_some_and(|stored_as| !stored_as.contains('/'));
+        if flat
+            && self.options.recursive
+            && file.name.contains('/')
+            && !self.options.quiet
+            && !mem::replace(&mut self.state().warned_of_flattening, true)
+        {
+            let warning = "qdrop: warning: the receiver puts all files into one directory; \
+                           with --subdirs qdropd keeps directories";
+            self.printer.log(warning.to_owned());
+        }
+    }
+
+    /// Reports a failure after which the file is tried again.
+    pub(super) fn retrying(&self, file: &QueuedFile, error: &SendError) {
+        if !self.options.quiet {
+            let (line, tries, most) = (self.failure(file, error), file.tries, self.options.retry);
+            let pause = pause_before(tries).as_secs();
+            self.printer.log(format!("{line}; trying again in {pause} s ({tries} of {most})"));
+        }
+    }
+
+    /// Reports a failure for good.
+    pub(super) fn failed(&self, file: &QueuedFile, error: &SendError, exit: Exit, time: Duration) {
+        self.printer.log(self.failure(file, error));
+        if self.options.json {
+            self.print_json(file, None, Some(error), exit, time);
+        }
+        self.record_failure(file.index, exit);
+    }
+
+    fn record_failure(&self, index: usize, exit: Exit) {
+        let mut state = self.state();
+        state.totals.failed += 1;
+        if state.failure.is_none_or(|(first, _)| index < first) {
+            state.failure = Some((index, exit));
+        }
+    }
+
+    fn failure(&self, file: &QueuedFile, error: &SendError) -> String {
+        let line = match error {
+            SendError::Source(error) => format!("qdrop: {error}"),
+            _ => self.not_sent(file, error),
+        };
+        match error {
+            SendError::Refused(receipt) if self.options.verbose => {
+                format!("{line} (status {})", receipt.status.code())
+            }
+            _ => line,
+        }
+    }
+
+    fn not_sent(&self, file: &QueuedFile, why: &dyn Display) -> String {
+        let (path, target) = (file.path.to_string_lossy(), self.target.to_string());
+        format!("qdrop: {} not sent {}: {why}", Escaped(&path), Escaped(&target))
+    }
+
+    /// Sums up several files on a terminal.
+    pub(super) fn sum_up(&self, time: Duration) {
+        let Totals { sent, skipped, failed, bytes } = self.state().totals;
+        let files = sent + skipped + failed;
+        let Options { quiet, json, .. } = self.options;
+        if files < 2 || *quiet || *json || !io::stderr().is_terminal() {
+            return;
+        }
+        let counts = [(sent, "sent"), (skipped, "skipped"), (failed, "failed")];
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let counts: Vec<_> = counts.map(|(count, what)| format!("{count} {what}")).collect();
+        let (counts, bytes, time) = (counts.join(", "), Bytes(bytes), Seconds(time));
+        self.printer.log(format!("qdrop: {files} files: {counts}; {bytes} in {time} s"));
+    }
+
+    /// Prints an object whose members are always there: `sent` or `error`, and what follows from them.
+    fn print_json(
+        &self,
+        file: &QueuedFile,
+        sent: Option<&Sent>,
+        error: Option<&SendError>,
+        exit: Exit,
+        time: Duration,
+    ) {
+        let null = || "null".to_owned();
+        let text = |text: &str| Json(text).to_string();
+        let stored_as = sent.and_then(|sent| sent.stored_as.as_deref());
+        let outcome = match sent {
+            None => "failed",
+            Some(sent) if sent.already_stored => "skipped",
+            Some(_) if stored_as.is_some() => "stored",
+            Some(_) => "sent",
+        };
+        let stored_as = stored_as.map_or_else(null, text);
+        let size = sent.map_or_else(null, |sent| sent.size.to_string());
+        let transferred = sent.filter(|sent| !sent.already_stored);
+        let digest = transferred.map_or_else(null, |sent| format!("\"{:016x}\"", sent.digest));
+        let resumed_at = ResumedAt(transferred.map_or(0, |sent| sent.resumed_at));
+        let refusal = match error {
+            Some(SendError::Refused(receipt)) => receipt.status.code().to_string(),
+            _ => null(),
+        };
+        let error = error.map_or_else(null, |error| text(&error.to_string()));
+        let path = file.path.to_string_lossy();
+        let (path, name, time) = (Json(&path), Json(&file.name), Seconds(time));
+        let status = exit as u8;
+        self.printer.print(format!(
+            "{{\"outcome\":\"{outcome}\",\"file\":{path},\"name\":{name},\"stored_as\":{stored_as},\
+             \"size\":{size},\"xxh64\":{digest},\"seconds\":{time},\"error\":{error},\
+             \"status\":{status},\"resumed_at\":{resumed_at},\"refusal\":{refusal}}}"
+        ));
+    }
+}

@@ -1,0 +1,114 @@
+//! `qdropd`: receives files.
+
+mod exec;
+mod log;
+mod options;
+mod serve;
+
+use super::console::{Console, Progress};
+use super::exit::Exit;
+use crate::disk::inbox::Inbox;
+use crate::net::dial::Address;
+use crate::net::inherit;
+use crate::text::{Escaped, Reason};
+use crate::transfer::receive::Storage;
+use exec::Commands;
+use log::{Entry, Log, LogFormat};
+use options::{Command, Mode, Options};
+use serve::Server;
+use std::env;
+use std::io::{self, ErrorKind, IsTerminal};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let exit = match options::parse(env::args_os().skip(1)) {
+        Ok(Command::Receive(options)) => run(&options),
+        Ok(Command::Print(text)) => super::print_text(&text),
+        // With inetd, standard error is the connection to a peer.
+        Err(_) if inherit::is_standard_error() => Exit::Usage,
+        Err(text) => super::usage_error("qdropd", &text),
+    };
+    exit.into()
+}
+
+fn run(options: &Options) -> Exit {
+    let format = log_format(options);
+    let progress = match format {
+        _ if options.quiet => Progress::None,
+        LogFormat::None => Progress::None,
+        LogFormat::Text if io::stderr().is_terminal() => Progress::Live,
+        LogFormat::Text | LogFormat::Dated | LogFormat::Json => Progress::Reports,
+    };
+    let console = match Console::new(progress, format.formatter()) {
+        Ok(console) => console,
+        Err(error) => {
+            let why = format!("cannot start a thread: {}", Reason(&error));
+            let line = Entry::Error(&why).line(format);
+            return line.map_or(Exit::Local, |line| super::fatal(&line));
+        }
+    };
+    let log = Log { printer: console.printer(), format };
+    let exit = receive(options, &log).unwrap_or_else(|why| {
+        // Who starts the program sees this at once, so that it needs no time.
+        let format = if format == LogFormat::Dated { LogFormat::Text } else { format };
+        Log { format, ..log }.log(&Entry::Error(&why));
+        Exit::Local
+    });
+    console.close();
+    exit
+}
+
+fn log_format(options: &Options) -> LogFormat {
+    // With inetd, no byte may go to a connection. A socket that listens takes none anyway.
+    let is_connection = matches!(options.mode, Mode::Inetd(_)) && inherit::is_standard_error();
+    match options.log_format {
+        _ if is_connection => LogFormat::None,
+        LogFormat::Text if !io::stderr().is_terminal() && !log::is_journal() => LogFormat::Dated,
+        format => format,
+    }
+}
+
+/// Receives one transfer with --once and --from, one connection if --inetd has one, else forever.
+fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
+    let (exec, exec_failed) = (options.exec.as_deref(), options.exec_failed.as_deref());
+    let commands = Commands::find(exec, exec_failed, options.exec_timeout, log.clone())?;
+    let inbox = open_inbox(options, log)?;
+    let storage = Storage { inbox, max_size: options.max_size };
+    let server = Server::new(storage, commands, log.clone(), options);
+    let maintained = server.clone();
+    serve::start(move || maintained.maintenance_loop())?;
+    let exit = match &options.mode {
+        Mode::Listen(addresses, policy) => server.listen(addresses, policy)?,
+        Mode::From(host) => server.receive_from(host),
+        Mode::Inetd(policy) => server.serve_inherited(policy)?,
+    };
+    server.finish();
+    Ok(exit)
+}
+
+/// Enters the drop directory, once, so that nobody can put another directory in its place later.
+fn open_inbox(options: &Options, log: &Log) -> Result<Inbox, String> {
+    let shown = options.directory.to_string_lossy();
+    env::set_current_dir(&options.directory).map_err(|error| {
+        let hint = match shown.parse::<Address>() {
+            Ok(_) if error.kind() == ErrorKind::NotFound && shown.contains([':', '.']) => {
+                " (an address goes with --listen)"
+            }
+            _ if error.kind() == ErrorKind::NotFound => " (make it first: mkdir -p)",
+            _ => "",
+        };
+        let (shown, reason) = (Escaped(&shown), Reason(&error));
+        format!("cannot enter the directory {shown}: {reason}{hint}")
+    })?;
+    let (inbox, swept) = Inbox::open(Path::new("."), options.policy)
+        .map_err(|error| format!("cannot use the directory {}: {error}", Escaped(&shown)))?;
+    if swept > 0 && !options.quiet {
+        log.log(&Entry::Swept(swept));
+    }
+    if inbox.is_world_writable() {
+        log.log(&Entry::WorldWritable(&shown));
+    }
+    Ok(inbox)
+}

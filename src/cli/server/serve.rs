@@ -1,0 +1,325 @@
+//! Serving: where connections come from, and what is logged and run for what they bring.
+
+use super::exec::{Commands, Job};
+use super::log::{Entry, Log, truncated};
+use super::options::Options;
+use crate::cli::exit::Exit;
+use crate::cli::meter::Id;
+use crate::limits;
+use crate::net::admission::{AdmissionPolicy, ConnectionLimiter};
+use crate::net::dial::{self, Address};
+use crate::net::inherit::{self, Inherited};
+use crate::net::listen::{self, AcceptEvent, Accepted};
+use crate::net::timed_stream::{TimedStream, Timeouts};
+use crate::text::Reason;
+use crate::transfer::error::ReceiveError;
+use crate::transfer::receive::{self, Event, Storage, Stored};
+use crate::wire::receipt::Status;
+use std::fmt::Display;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+/// Starts a thread.
+pub(super) fn start(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = thread::Builder::new().stack_size(limits::STACK).spawn(work);
+    thread.map(drop).map_err(|error| format!("cannot start a thread: {}", Reason(&error)))
+}
+
+/// What all conversations share.
+pub(super) struct Server {
+    storage: Storage,
+    commands: Arc<Commands>,
+    log: Log,
+    timeouts: Timeouts,
+    quiet: bool,
+    verbose: bool,
+    /// With --once: the outcome of the transfer. Locked while one is active.
+    outcome: Mutex<Option<Exit>>,
+    finished: Condvar,
+}
+
+impl Server {
+    pub(super) fn new(
+        storage: Storage,
+        commands: Arc<Commands>,
+        log: Log,
+        options: &Options,
+    ) -> Arc<Self> {
+        let &Options { timeouts, quiet, verbose, .. } = options;
+        let (outcome, finished) = (Mutex::new(None), Condvar::new());
+        Arc::new(Self { storage, commands, log, timeouts, quiet, verbose, outcome, finished })
+    }
+
+    /// Maintains the drop directory, forever.
+    pub(super) fn maintenance_loop(&self) {
+        self.storage.inbox.maintenance_loop()
+    }
+
+    /// Removes what was kept for senders, and waits for the commands.
+    pub(super) fn finish(&self) {
+        self.storage.inbox.clear_kept();
+        self.commands.wait();
+    }
+
+    /// Listens on these addresses and serves what comes.
+    pub(super) fn listen(
+        self: &Arc<Self>,
+        addresses: &[SocketAddr],
+        policy: &AdmissionPolicy,
+    ) -> Result<Exit, String> {
+        let mut listeners = Vec::new();
+        for (index, &address) in addresses.iter().enumerate() {
+            let others = &addresses[..index];
+            let bound = listen::listen(address)
+                .map_err(|error| crate::cli::cannot_listen(address, &error, others))?;
+            listeners.push(bound);
+        }
+        self.serve_listeners(listeners, policy)
+    }
+
+    fn serve_listeners(
+        self: &Arc<Self>,
+        listeners: Vec<(SocketAddr, TcpListener)>,
+        policy: &AdmissionPolicy,
+    ) -> Result<Exit, String> {
+        let limiter = ConnectionLimiter::new(policy.clone());
+        for (address, listener) in listeners {
+            let (limiter, server) = (limiter.clone(), self.clone());
+            let (once, timeouts) = (policy.once, self.timeouts);
+            start(move || {
+                limiter.accept_loop(&listener, timeouts, move |event| server.serve(event, once));
+            })?;
+            self.log.printer.print(format!("listening on {address}"));
+            if !self.quiet {
+                let hint = crate::cli::listener_hint(address, "send to", ["qdrop", " FILE"]);
+                self.log.log(&Entry::Listening(address, &hint));
+            }
+        }
+        // Without --once this waits forever.
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = self.finished.wait_while(outcome, |outcome| outcome.is_none());
+        let outcome = *outcome.unwrap_or_else(PoisonError::into_inner);
+        outcome.ok_or_else(|| "no outcome".to_owned())
+    }
+
+    /// Connects to a sender that listens, and receives one transfer.
+    pub(super) fn receive_from(&self, host: &Address) -> Exit {
+        let stream = match dial::dial(host, limits::CONNECT_TIME) {
+            Ok(stream) => stream,
+            Err(error) => {
+                let hint = match error.has(ErrorKind::ConnectionRefused) {
+                    true => " (is qdrop --listen running there?)",
+                    false => "",
+                };
+                let why = format!("{error}{hint}");
+                return self.log_no_transfer(Exit::Unreachable, host, &why);
+            }
+        };
+        let connected = stream
+            .peer_addr()
+            .and_then(|peer| Ok((peer, TimedStream::new(stream, self.timeouts, None)?)));
+        match connected {
+            Ok((peer, mut stream)) => {
+                self.handle(&mut stream, peer).unwrap_or_else(|| self.log_no_file(host))
+            }
+            Err(error) => self.log_no_transfer(Exit::Broken, host, &Reason(&error)),
+        }
+    }
+
+    /// Serves the socket on standard input.
+    pub(super) fn serve_inherited(
+        self: &Arc<Self>,
+        policy: &AdmissionPolicy,
+    ) -> Result<Exit, String> {
+        let input = inherit::standard_input().map_err(|error| {
+            format!("cannot use standard input as a socket of TCP: {}", Reason(&error))
+        })?;
+        match input {
+            Inherited::Listener(address, listener) => {
+                self.serve_listeners(vec![(address, listener)], policy)
+            }
+            Inherited::Connection(stream, peer) => Ok(self.serve_one(stream, peer, policy)),
+            Inherited::Lost => {
+                self.log.log(&Entry::Error("standard input is a broken connection"));
+                Ok(Exit::Broken)
+            }
+        }
+    }
+
+    /// Serves a connection that inetd has accepted.
+    fn serve_one(&self, stream: TcpStream, peer: SocketAddr, policy: &AdmissionPolicy) -> Exit {
+        let limiter = ConnectionLimiter::new(policy.clone());
+        match limiter.admit_stream(stream, peer, self.timeouts) {
+            Ok(Accepted { mut stream, refusal: Some(why), .. }) => {
+                self.refuse(&mut stream, peer, why);
+                Exit::Refused
+            }
+            Ok(Accepted { mut stream, .. }) => {
+                self.handle(&mut stream, peer).unwrap_or_else(|| self.log_no_file(&peer))
+            }
+            Err(error) => self.log_no_transfer(Exit::Broken, &peer, &Reason(&error)),
+        }
+    }
+
+    /// Serves an accepted connection. With --once, connections are served one after another. The first
+    /// that brings a file, or is refused for what it brings, is the outcome.
+    fn serve(&self, event: AcceptEvent, once: bool) {
+        let Accepted { mut stream, peer, refusal } = match event {
+            AcceptEvent::Accepted(accepted) => accepted,
+            AcceptEvent::Failed(error) => {
+                let why = format!("cannot accept connections: {}", Reason(&error));
+                self.log.log(&Entry::Error(&why));
+                return;
+            }
+        };
+        if let Some(why) = refusal {
+            self.refuse(&mut stream, peer, why);
+            return;
+        }
+        if !once {
+            self.handle(&mut stream, peer);
+            return;
+        }
+        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        // Connections accepted after that are closed.
+        if outcome.is_none() {
+            *outcome = self.handle(&mut stream, peer);
+            self.finished.notify_all();
+        }
+    }
+
+    fn refuse(&self, stream: &mut TimedStream, peer: SocketAddr, why: ReceiveError) {
+        self.log.log(&Entry::NotStored(peer, None, &why));
+        let _ = receive::refuse(stream, why);
+    }
+
+    /// Receives what a connection brings. Returns the status of the first failure, or `None` if no file
+    /// came.
+    fn handle(&self, stream: &mut TimedStream, peer: SocketAddr) -> Option<Exit> {
+        if self.verbose {
+            self.log.log(&Entry::Connected(peer));
+        }
+        let mut observer =
+            TransferObserver { server: self, peer, file: None, exit: None, jobs: Vec::new() };
+        let delivered =
+            receive::receive(stream, &self.storage, &mut |event| observer.on_event(event));
+        if let (Err(error), true) = (delivered, self.verbose) {
+            self.log.log(&Entry::Undelivered(peer, &error));
+        }
+        self.commands.run(observer.jobs);
+        observer.exit
+    }
+
+    /// Logs that the only sender has brought nothing. `exit` says whose fault that is.
+    fn log_no_transfer(&self, exit: Exit, from: &dyn Display, why: &dyn Display) -> Exit {
+        self.log.log(&Entry::NoTransfer(from, why));
+        exit
+    }
+
+    fn log_no_file(&self, from: &dyn Display) -> Exit {
+        self.log_no_transfer(Exit::Broken, from, &"it closed without sending a file")
+    }
+}
+
+/// Logs the events of one conversation, and collects what they lead to.
+struct TransferObserver<'a> {
+    server: &'a Server,
+    peer: SocketAddr,
+    file: Option<ReceivedFile>,
+    /// The status of the first failure, if any file came.
+    exit: Option<Exit>,
+    /// The commands to run when the conversation has ended and its receipts are written.
+    jobs: Vec<Job>,
+}
+
+struct ReceivedFile {
+    /// The name as it was sent.
+    name: String,
+    began: Instant,
+    id: Id,
+}
+
+impl TransferObserver<'_> {
+    fn on_event(&mut self, event: &Event<'_>) {
+        let log = &self.server.log;
+        match *event {
+            Event::Began(name, size) => {
+                let id = log.printer.begin_from(truncated(name), Some(self.peer), size);
+                self.file = Some(ReceivedFile { name: name.to_owned(), began: Instant::now(), id });
+            }
+            Event::Resumed(bytes) => {
+                if let Some(file) = &self.file {
+                    log.printer.resume(file.id, bytes);
+                }
+            }
+            Event::Advanced(bytes) => {
+                if let Some(file) = &self.file {
+                    log.printer.advance(file.id, bytes);
+                }
+            }
+            Event::Leftover(error) => log.log(&Entry::Leftover(self.peer, error)),
+            Event::Ended(outcome) => {
+                let file = self.file.take();
+                if let Some(file) = &file {
+                    log.printer.end(file.id);
+                }
+                self.log_outcome(file.as_ref(), outcome);
+                self.record(outcome);
+                self.queue_hook(file, outcome);
+            }
+        }
+    }
+
+    fn log_outcome(&self, file: Option<&ReceivedFile>, outcome: &Result<Stored, ReceiveError>) {
+        let Server { log, quiet, .. } = self.server;
+        match (outcome, file) {
+            (Ok(_) | Err(ReceiveError::AlreadyStored { .. }), _) if *quiet => {}
+            (Ok(stored), Some(file)) => {
+                let time = file.began.elapsed();
+                log.log(&Entry::Stored(self.peer, &file.name, stored, time));
+            }
+            (Err(ReceiveError::AlreadyStored { name, .. }), Some(file)) => {
+                log.log(&Entry::AlreadyStored(self.peer, &file.name, name));
+            }
+            (Ok(_), None) => {}
+            (Err(why), file) => {
+                let name = file.map(|file| file.name.as_str());
+                log.log(&Entry::NotStored(self.peer, name, why));
+            }
+        }
+    }
+
+    /// Updates the exit status, which is that of the first failure.
+    fn record(&mut self, outcome: &Result<Stored, ReceiveError>) {
+        let exit = match outcome {
+            // A connection that brings nothing is no outcome.
+            Err(ReceiveError::Silent) => return,
+            Ok(_) | Err(ReceiveError::AlreadyStored { .. }) => Exit::Done,
+            Err(why) => match why.status() {
+                None | Some(Status::TimedOut) => Exit::Broken,
+                Some(_) => Exit::Refused,
+            },
+        };
+        if self.exit.is_none_or(|first| first == Exit::Done) {
+            self.exit = Some(exit);
+        }
+    }
+
+    fn queue_hook(&mut self, file: Option<ReceivedFile>, outcome: &Result<Stored, ReceiveError>) {
+        let commands = &self.server.commands;
+        let nothing_came =
+            matches!(outcome, Err(ReceiveError::Silent | ReceiveError::AlreadyStored { .. }));
+        if nothing_came || !commands.has(outcome.is_ok()) {
+            return;
+        }
+        let name = file.map(|file| file.name).unwrap_or_default();
+        let outcome = match outcome {
+            Ok(stored) => Ok(stored.clone()),
+            Err(why) => Err(why.to_string()),
+        };
+        self.jobs.extend(commands.hold(Job { peer: self.peer, name, outcome }));
+    }
+}

@@ -1,0 +1,176 @@
+//! The sender's side of a conversation (docs/PROTOCOL.md, 1 to 3): what its two forms share.
+
+mod classic;
+mod extended;
+
+use super::error::{SendError, is_timeout};
+use super::pump::{PumpError, fill};
+use super::{Connection, Phase};
+use crate::digest::Xxh64;
+use crate::disk::DiskError;
+use crate::disk::source::Source;
+use crate::limits;
+use crate::text::Reason;
+use crate::wire::foreign;
+use crate::wire::header::Dialect;
+use crate::wire::receipt::Receipt;
+use std::io::{self, ErrorKind, Read};
+
+/// A file that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes of the body.
+    pub size: u64,
+    /// XXH64 of the body.
+    pub digest: u64,
+    /// The name it was stored under, from a receipt that matches what was sent. Without a receipt,
+    /// all that is known is that the receiver has taken every byte.
+    pub stored_as: Option<String>,
+    /// The offset at which the transfer was resumed; 0 if the whole body was sent.
+    pub resumed_at: u64,
+    /// The receiver had the file before, so nothing was sent. The digest is unknown.
+    pub already_stored: bool,
+}
+
+/// A connection on which files are sent, one after another.
+#[derive(Debug)]
+pub struct Outgoing<C> {
+    connection: C,
+    dialect: Dialect,
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that were not written yet: small files leave together.
+    pending: usize,
+    /// The files that still need a receipt, in order.
+    unconfirmed: Vec<Unconfirmed>,
+    /// Why nothing can be written any more.
+    failure: Option<io::Error>,
+    /// Whether an offer was answered on this connection.
+    answered: bool,
+    /// The offset at which the last extended transfer started.
+    start: u64,
+}
+
+/// A file whose receipt is still to come.
+#[derive(Debug)]
+struct Unconfirmed {
+    /// Bytes of the body.
+    size: u64,
+    /// XXH64 of the body; `None` if the connection broke within it.
+    digest: Option<u64>,
+}
+
+impl<C: Connection> Outgoing<C> {
+    /// Wraps a connection to a receiver of this dialect.
+    ///
+    /// # Errors
+    /// Fails if the connection is gone.
+    pub fn new(mut connection: C, dialect: Dialect) -> io::Result<Self> {
+        connection.enter_phase(Phase::Body)?;
+        let buffer = vec![0; limits::BUFFER];
+        Ok(Self {
+            connection,
+            dialect,
+            buffer,
+            pending: 0,
+            unconfirmed: Vec::new(),
+            failure: None,
+            answered: false,
+            start: 0,
+        })
+    }
+
+    /// The offset at which the last extended transfer started.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Returns whether the connection has broken, so that no further file can follow.
+    pub fn is_broken(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    fn write_header(&mut self, header: &[u8]) -> Result<(), PumpError> {
+        if self.buffer.len() - self.pending < header.len() {
+            // A header is never split, since it has a time limit of its own.
+            self.flush()?;
+        }
+        self.buffer[self.pending..][..header.len()].copy_from_slice(header);
+        self.pending += header.len();
+        if self.dialect == Dialect::HeaderSize {
+            self.flush()?;
+            self.connection.pause_after_header();
+        }
+        Ok(())
+    }
+
+    /// Writes the bytes of a file that `digest` has not seen.
+    fn write_body(
+        &mut self,
+        source: &mut Source,
+        digest: &mut Xxh64,
+        advance: &mut dyn FnMut(u64),
+    ) -> Result<(), PumpError> {
+        let mut left = source.size() - digest.length();
+        while left > 0 {
+            let room = &mut self.buffer[self.pending..];
+            let (piece, end) = fill(source, room, left, advance);
+            end?;
+            digest.update(piece);
+            left -= piece.len() as u64;
+            self.pending += piece.len();
+            if self.pending == self.buffer.len() {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), PumpError> {
+        let written = self.connection.write_all(&self.buffer[..self.pending]);
+        self.pending = 0;
+        written.map_err(PumpError::Write)
+    }
+}
+
+/// Compares a receipt with what was sent.
+fn verify_receipt(receipt: Receipt, size: u64, digest: u64) -> Result<Sent, SendError> {
+    if (receipt.body, receipt.digest) != (size, digest) {
+        let stored = (receipt.body, receipt.digest);
+        return Err(SendError::Damaged { sent: (size, digest), stored });
+    }
+    let name = String::from_utf16_lossy(&receipt.name.unwrap_or_default());
+    Ok(Sent { size, digest, stored_as: Some(name), resumed_at: 0, already_stored: false })
+}
+
+/// Reads the first bytes of what a receiver sends, fewer if it ends before.
+fn read_beginning(stream: &mut impl Read) -> io::Result<io::Cursor<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    stream.take(foreign::MAGIC_LENGTH as u64).read_to_end(&mut bytes)?;
+    Ok(io::Cursor::new(bytes))
+}
+
+fn no_receipt() -> SendError {
+    SendError::Broken("the receiver closed without the receipt that it gives".to_owned())
+}
+
+fn read_error(source: &Source, error: PumpError) -> SendError {
+    let error = match error {
+        PumpError::Read(error) | PumpError::Write(error) => error,
+        PumpError::Ended => {
+            let what = format!("it shrank below its {} bytes while it was sent", source.size());
+            io::Error::new(ErrorKind::UnexpectedEof, what)
+        }
+    };
+    SendError::Source(DiskError::at("read", source.path())(error))
+}
+
+fn write_error(error: &io::Error) -> String {
+    match is_timeout(error) {
+        true => "the receiver took nothing for too long".to_owned(),
+        false => broken("take the file", error),
+    }
+}
+
+fn broken(what: &str, error: &io::Error) -> String {
+    format!("the connection broke before the receiver could {what}: {}", Reason(error))
+}
