@@ -1,7 +1,7 @@
-//! XXH64 with seed 0: what a receipt proves a body with.
+//! XXH64 with seed 0, the checksum of a body in a receipt.
 //!
-//! From the specification, "xxHash fast digest algorithm", version 0.1.1 (`doc/xxhash_spec.md` of
-//! the xxHash project). Not cryptographic: it finds accidents, not forgeries.
+//! From the specification, "xxHash fast digest algorithm", version 0.1.1 (`doc/xxhash_spec.md` of the
+//! xxHash project). It is not cryptographic: it detects accidental changes, not forgeries.
 
 const P1: u64 = 0x9E37_79B1_85EB_CA87;
 const P2: u64 = 0xC2B2_AE3D_27D4_EB4F;
@@ -15,7 +15,7 @@ const STRIPE: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Xxh64 {
     lanes: [u64; 4],
-    /// The bytes of a stripe that is not full yet: the first `length % STRIPE`.
+    /// The bytes of an incomplete stripe: the first `length % STRIPE`.
     tail: [u8; STRIPE],
     length: u64,
 }
@@ -31,12 +31,12 @@ impl Default for Xxh64 {
 }
 
 impl Xxh64 {
-    /// Bytes taken so far.
+    /// Returns the number of bytes digested so far.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// Takes the next bytes.
+    /// Digests the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         let held = self.held();
         self.length = self.length.wrapping_add(bytes.len() as u64);
@@ -61,7 +61,7 @@ impl Xxh64 {
         self.tail[..rest.len()].copy_from_slice(rest);
     }
 
-    /// The digest of everything taken so far.
+    /// Returns the digest of all bytes so far.
     pub fn finish(&self) -> u64 {
         let [a, b, c, d] = self.lanes;
         let mut hash = if self.length < STRIPE as u64 {
@@ -103,7 +103,7 @@ impl Xxh64 {
     }
 }
 
-/// The digest of `bytes`.
+/// Returns the digest of `bytes`.
 pub fn xxh64(bytes: &[u8]) -> u64 {
     let mut digest = Xxh64::default();
     digest.update(bytes);
@@ -112,7 +112,7 @@ pub fn xxh64(bytes: &[u8]) -> u64 {
 
 #[inline(always)]
 fn consume(lanes: &mut [u64; 4], stripe: &[u8]) {
-    // Written out: a compiler that is asked for a small program would make a loop of it.
+    // Unrolled by hand, since a compiler that optimises for size would emit a loop.
     lanes[0] = round(lanes[0], le64(&stripe[..8]));
     lanes[1] = round(lanes[1], le64(&stripe[8..16]));
     lanes[2] = round(lanes[2], le64(&stripe[16..24]));
@@ -124,10 +124,11 @@ fn round(lane: u64, word: u64) -> u64 {
     lane.wrapping_add(word.wrapping_mul(P2)).rotate_left(31).wrapping_mul(P1)
 }
 
-/// `word` has 8 bytes.
+/// Reads a little-endian number from `word`, which has 8 bytes.
 #[inline(always)]
 fn le64(word: &[u8]) -> u64 {
-    // One load. A standard library that is built for size makes a call of `copy_from_slice`.
+    // This compiles to one load. In a standard library that is built for size, `copy_from_slice` is a
+    // call.
     let bytes = [word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]];
     u64::from_le_bytes(bytes)
 }

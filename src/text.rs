@@ -1,11 +1,11 @@
-//! Words for people: a peer's text made harmless, and numbers made short.
+//! Text for people: escapes what a peer wrote, and shortens numbers.
 
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
-/// Text that a peer wrote, for a terminal or a log: whatever could move a cursor, start an escape
-/// sequence, end a line or turn the direction of writing is shown as an escape, and so is the
-/// backslash, so that no text can pass for another.
+/// Displays a peer's text on a terminal or in a log. Characters that could move a cursor, start an
+/// escape sequence, end a line or change the direction of writing are escaped. The backslash is escaped
+/// as well, so that no text can pass for another.
 pub struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
@@ -16,7 +16,9 @@ impl Display for Escaped<'_> {
                 '\n' => f.write_str("\\n")?,
                 '\r' => f.write_str("\\r")?,
                 '\t' => f.write_str("\\t")?,
-                c if c.is_control() || steers(c) => write!(f, "\\u{{{:x}}}", u32::from(c))?,
+                c if c.is_control() || is_display_control(c) => {
+                    write!(f, "\\u{{{:x}}}", u32::from(c))?;
+                }
                 c => f.write_char(c)?,
             }
         }
@@ -24,8 +26,8 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// Any text as a JSON string (RFC 8259, section 7), in its quotes. What [`Escaped`] keeps from a
-/// terminal is an escape here, too: people look at such lines as well.
+/// Displays text as a JSON string in quotes (RFC 8259, section 7). Escapes everything that [`Escaped`]
+/// does, since people read such lines as well.
 pub struct Json<'a>(pub &'a str);
 
 impl Display for Json<'_> {
@@ -38,8 +40,10 @@ impl Display for Json<'_> {
                 '\n' => f.write_str("\\n")?,
                 '\r' => f.write_str("\\r")?,
                 '\t' => f.write_str("\\t")?,
-                // None of them is above U+FFFF.
-                c if c.is_control() || steers(c) => write!(f, "\\u{:04x}", u32::from(c))?,
+                // None of these is above U+FFFF.
+                c if c.is_control() || is_display_control(c) => {
+                    write!(f, "\\u{:04x}", u32::from(c))?;
+                }
                 c => f.write_char(c)?,
             }
         }
@@ -47,8 +51,7 @@ impl Display for Json<'_> {
     }
 }
 
-/// What the system says of an error, without the number that an `io::Error` puts after it:
-/// `Connection refused`.
+/// Displays an error without the number that `io::Error` appends: `Connection refused`.
 pub struct Reason<'a>(pub &'a dyn Display);
 
 impl Display for Reason<'_> {
@@ -58,13 +61,14 @@ impl Display for Reason<'_> {
     }
 }
 
-/// Line and paragraph separators, and the bidirectional controls of Unicode Annex 9.
-fn steers(c: char) -> bool {
+/// Returns whether a character is a line or paragraph separator, or a bidirectional control of Unicode
+/// Annex 9.
+fn is_display_control(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A number of bytes in the largest unit that leaves a number of at least about 1: `1.2 GiB`, or
-/// `1.2G` with `{:#}`.
+/// Displays a number of bytes in the largest unit in which it is at least about 1: `1.2 GiB`, or `1.2G`
+/// with `{:#}`.
 pub struct Bytes(pub u64);
 
 impl Display for Bytes {
@@ -72,7 +76,7 @@ impl Display for Bytes {
         let mut prefixes = ["", "K", "M", "G", "T", "P", "E"].into_iter();
         let mut prefix = prefixes.next().unwrap_or_default();
         let mut scale = 1_u64;
-        // From 1000 on the next unit, so that there are at most four characters of a number.
+        // The next unit starts at 1000, so that a number has at most four characters.
         while self.0 >= scale.saturating_mul(1000) {
             let Some(next) = prefixes.next() else { break };
             prefix = next;
@@ -94,11 +98,11 @@ impl Display for Bytes {
     }
 }
 
-/// Bytes per second: `112 MiB/s`, or `112M/s` with `{:#}`.
+/// Displays bytes per second: `112 MiB/s`, or `112M/s` with `{:#}`.
 pub struct Rate(pub u64);
 
 impl Rate {
-    /// The rate of `bytes` in `time`, at most what `u64` holds.
+    /// Returns the rate of `bytes` in `time`, at most `u64::MAX`.
     pub fn of(bytes: u64, time: Duration) -> Self {
         let nanoseconds = time.as_nanos().max(1);
         Self(u64::try_from(u128::from(bytes) * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX))
@@ -112,7 +116,7 @@ impl Display for Rate {
     }
 }
 
-/// A time in seconds: `0.001`.
+/// Displays a time in seconds: `0.001`.
 pub struct Seconds(pub Duration);
 
 impl Display for Seconds {
@@ -121,15 +125,15 @@ impl Display for Seconds {
     }
 }
 
-/// A moment, as the time since 1970 UTC, in the form of RFC 3339: `2026-11-26T13:25:18Z`.
+/// Displays a time since 1970 UTC in the form of RFC 3339: `2026-11-26T13:25:18Z`.
 pub struct Timestamp(pub Duration);
 
 impl Display for Timestamp {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
         let (days, second) = (seconds / 86_400, seconds % 86_400);
-        // Years that begin in March have their leap day at the end, and 400 of them always have as
-        // many days (the proleptic Gregorian calendar of ISO 8601).
+        // A year that begins in March ends with the leap day. 400 years always have the same number of
+        // days (the proleptic Gregorian calendar of ISO 8601).
         let days = days + 719_468;
         let (era, day) = (days / 146_097, days % 146_097);
         let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
@@ -143,16 +147,17 @@ impl Display for Timestamp {
     }
 }
 
-/// What there is to say of a body that has moved:
-/// `(1000 bytes, xxh64 00112233aabbccdd, 0.001 s, 976 KiB/s)`, perhaps with `, resumed at 1.0 MiB`.
+/// Displays a summary of a transferred body:
+/// `(1000 bytes, xxh64 00112233aabbccdd, 0.001 s, 976 KiB/s)`, with `, resumed at 1.0 MiB` if it was
+/// resumed.
 pub struct TransferSummary {
-    /// Bytes of it.
+    /// Bytes of the body.
     pub size: u64,
-    /// XXH64 of it.
+    /// XXH64 of the body.
     pub digest: u64,
-    /// Bytes of it that had moved before.
+    /// Bytes of the body that had been transferred before.
     pub resumed_at: u64,
-    /// How long it took.
+    /// How long the transfer took.
     pub time: Duration,
 }
 
@@ -168,7 +173,7 @@ impl Display for TransferSummary {
     }
 }
 
-/// For a program: the offset at which a transfer was resumed, `null` for one that began anew.
+/// Displays, as a JSON value, the offset at which a transfer was resumed: `null` if it was not resumed.
 pub struct ResumedAt(pub u64);
 
 impl Display for ResumedAt {
@@ -177,7 +182,7 @@ impl Display for ResumedAt {
     }
 }
 
-/// A time that is left, in five characters at the most: `0:09`, `12:34`, `3h01`, `11d`.
+/// Displays a remaining time in at most five characters: `0:09`, `12:34`, `3h01`, `11d`.
 pub struct Clock(pub Duration);
 
 impl Display for Clock {
@@ -253,7 +258,7 @@ mod tests {
 
     #[test]
     fn timestamps() {
-        // As date -u -d @SECONDS +%FT%TZ prints them.
+        // The output of date -u -d @SECONDS +%FT%TZ.
         let table = [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),

@@ -42,7 +42,11 @@ fn operands_in_the_order_of_other_programs() {
         ("f.bin user@box:/srv", "f.bin is a file: HOST comes first, as in qdrop HOST f.bin"),
         ("f.bin", "f.bin is a file: HOST comes first, as in qdrop HOST f.bin"),
         ("box 9999 f.bin", "9999 is no file: the port is part of HOST, box:9999"),
-        ("box", "no FILE to send; FILE - is standard input"),
+        ("box", "no FILE to send; FILE - is standard input, with --name NAME"),
+        (
+            "--listen 127.0.0.1:0 127.0.0.1:9 f.bin",
+            "--listen goes without HOST, but there is 127.0.0.1:9",
+        ),
     ];
     for (line, why) in cases {
         assert_usage(&typed(here.path(), "qdrop", line), "qdrop", why);
@@ -72,7 +76,7 @@ fn a_host_is_no_url_no_user_and_no_path() {
         // The other program has hosts, too.
         let host = line.strip_suffix(" a").unwrap();
         let sent = typed(here.path(), "qdropd", &format!("--from {host} ."));
-        assert_usage(&sent, "qdropd", &format!("option --from, value {host}: {why}"));
+        assert_usage(&sent, "qdropd", &format!("option --from: {why}"));
     }
 }
 
@@ -106,6 +110,10 @@ fn options_of_other_programs() {
         ("qdrop", "-l 0.0.0.0 a", "-l; did you mean --listen?"),
         ("qdrop", "--max-size 1M box a", "--max-size; qdropd has that option"),
         ("qdrop", "--zzz box a", "--zzz"),
+        ("qdrop", "--bwlimit 1M box a", "--bwlimit; did you mean --limit-rate?"),
+        ("qdrop", "-1 box a", "-1; qdropd has that option"),
+        ("qdropd", "-r .", "-r; qdrop has that option"),
+        ("qdropd", "--keep 3", "--keep; did you mean --keep-open?"),
         ("qdropd", "-p 9999", "-p; the port is part of --listen ADDR:PORT"),
         ("qdropd", "-help", "-help; did you mean --help?"),
         ("qdropd", "-listen 0.0.0.0", "-listen; did you mean --listen?"),
@@ -119,6 +127,11 @@ fn options_of_other_programs() {
     ];
     for (name, line, why) in cases {
         assert_usage(&typed(here.path(), name, line), name, &format!("unknown option {why}"));
+    }
+    for name in ["qdrop", "qdropd"] {
+        let sent = typed(here.path(), name, "–resume box a");
+        let why = "–resume begins with a dash that is no hyphen; write - or --";
+        assert_usage(&sent, name, why);
     }
     let alone = typed(here.path(), "qdropd", "--exec-timeout 5");
     assert_usage(&alone, "qdropd", "--exec-timeout goes with --exec or --exec-failed");
@@ -166,6 +179,22 @@ fn where_to_listen_takes_a_port_and_explains_a_name() {
         let why = "option --listen, value localhost: not ADDR, ADDR:PORT or PORT; ADDR is an IP \
                    address of this machine and no name, as in 127.0.0.1, 0.0.0.0:9999 or [::]:9999";
         assert_usage(&sent, name, why);
+        for (value, why) in [
+            (
+                "127.0.0.1:99999",
+                "option --listen, value 127.0.0.1:99999: \"99999\" is not a port, 0 to 65535 \
+                 (ADDR:PORT, where ADDR is an IP address)",
+            ),
+            (
+                "10.0.0.0/8",
+                "option --listen, value 10.0.0.0/8: a network goes with --allow; ADDR is an IP address",
+            ),
+        ] {
+            let sent = typed(here.path(), name, &format!("--listen {value} a"));
+            assert_usage(&sent, name, why);
+        }
+        let sent = typed(here.path(), name, "--listen= a");
+        assert!(sent.stderr.contains("option --listen, empty value: not ADDR"), "{sent:?}");
         let sent = typed(here.path(), name, "--listen ::1:9999 a");
         assert!(sent.exit == 2 && sent.stderr.contains("write [::1]:9999, or "), "{sent:?}");
     }
@@ -262,7 +291,7 @@ fn server(greeting: &'static [u8]) -> (SocketAddr, std::sync::Arc<std::sync::ato
 fn a_server_of_another_protocol_is_no_receiver() {
     let source = TempDir::new().unwrap();
     let path = file(source.path(), "a", b"body");
-    let servers: [(&'static [u8], &str); 8] = [
+    let servers: [(&'static [u8], &str); 12] = [
         (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", "SSH"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP"),
         (b"<!DOCTYPE HTML>\n<html lang=\"en\">", "HTTP"),
@@ -270,6 +299,10 @@ fn a_server_of_another_protocol_is_no_receiver() {
         (b"220-Welcome\r\n220 \r\n", "FTP or SMTP"),
         (b"RFB 003.008\n", "VNC"),
         (b"@RSYNCD: 31.0 sha512\n", "rsync"),
+        (b"-ERR unknown command\r\n", "Redis"),
+        (b"\xFF\xFD\x18\xFF\xFD\x20", "Telnet"),
+        (b"200 news.example ready\r\n", "NNTP"),
+        (b"AMQP\0\0\x09\x01", "AMQP"),
         (b"\x15\x03\x01\x00\x02\x02\x32", "TLS"),
     ];
     for (greeting, protocol) in servers {
@@ -289,12 +322,72 @@ fn a_server_of_another_protocol_is_no_receiver() {
         // And the other way round.
         let (address, _) = server(greeting);
         let sent = typed(source.path(), "qdropd", &format!("--from {address} ."));
-        assert!(sent.exit == 5 && sent.stderr.contains("it looks like "), "{sent:?}");
+        // A greeting that is shorter than any header is a header that was cut.
+        let looks = sent.exit == 5 && sent.stderr.contains("it looks like ");
+        assert!(looks || greeting.len() < 16 && sent.exit == 4, "{sent:?}");
     }
     // A Qt program may answer some bytes of its own.
     let (address, _) = server(b"file done");
     let sent = send(address, &[], &path);
     assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+}
+
+#[test]
+fn two_of_the_same_kind_have_nothing_to_say_to_each_other() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", b"body");
+    // Two senders.
+    for options in [&[][..], &["--resume"]] {
+        let (address, _) = server(transfer("b", b"other").leak());
+        let sent = send(address, options, &path);
+        if options.is_empty() {
+            let line = format!(
+                "qdrop: {} not sent to {address}: it is no receiver of files: \
+                 it looks like a sender of files (wrong port?)\n",
+                path.display()
+            );
+            assert_eq!((sent.exit, &*sent.stdout, &*sent.stderr), (4, "", &*line));
+        }
+        assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
+    }
+    // Two receivers.
+    let to = refuser(Status::TimedOut, "the sender was silent");
+    let sent = typed(source.path(), "qdropd", &format!("--from {to} ."));
+    assert!(sent.exit == 5 && sent.stderr.contains("the peer receives files itself"), "{sent:?}");
+}
+
+#[test]
+fn a_silent_sender_is_told_of_once() {
+    let here = TempDir::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let silent = std::thread::spawn(move || {
+        let mut stream = patient(listener.accept().unwrap().0);
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    });
+    let sent = typed(here.path(), "qdropd", &format!("--from {address} ."));
+    silent.join().unwrap();
+    assert_eq!((sent.exit, sent.stderr.lines().count()), (4, 1), "{sent:?}");
+    assert!(
+        sent.stderr.ends_with(": refused: the sender connected and sent nothing\n"),
+        "{sent:?}"
+    );
+}
+
+#[test]
+fn what_a_receiver_without_receipts_says_is_told_if_it_fails() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", b"body");
+    let receiver = Receiver::start(|mut stream| {
+        stream.write_all(b"Welcome to the printer\x1b[2J\r\n").unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        stream
+    });
+    let sent = send(receiver.address, &["--timeout", "1"], &path);
+    let _stream = receiver.join();
+    let line = "the receiver gave no receipt in time, nor did it close; \
+                it answered \"Welcome to the printer\\u{1b}[2J\"\n";
+    assert!(sent.exit == 4 && sent.stderr.ends_with(line), "{sent:?}");
 }
 
 /// The way to a receiver that gives this receipt for whatever comes.
@@ -423,11 +516,21 @@ fn a_directory_that_is_not_there() {
     for (line, error) in [
         ("missing", "missing: No such file or directory (make it first: mkdir -p)"),
         ("0.0.0.0:9999", "0.0.0.0:9999: No such file or directory (an address goes with --listen)"),
+        ("9999", "9999: No such file or directory (an address goes with --listen)"),
     ] {
         let sent = typed(here.path(), "qdropd", line);
         let line = format!("qdropd: cannot enter the directory {error}\n");
         assert_eq!((sent.exit, &*sent.stderr), (1, &*line));
     }
+    for line in ["9999 .", ". 9999"] {
+        let sent = typed(here.path(), "qdropd", line);
+        assert_usage(&sent, "qdropd", "9999 is no directory: write --listen 9999");
+    }
+    assert_usage(
+        &typed(here.path(), "qdropd", ". a"),
+        "qdropd",
+        "one DIR is enough, but there is also a",
+    );
 }
 
 #[test]

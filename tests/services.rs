@@ -519,7 +519,10 @@ fn a_command_that_fails_is_one_line_and_changes_nothing() {
     let cases = [
         ("#!/bin/sh\nexit 3", "failed: exit status: 3"),
         ("#!/bin/sh\nkill -9 $$", "failed: signal: 9"),
-        ("#!/no/such/program", "not run: cannot start it: No such file or directory\n"),
+        (
+            "#!/no/such/program",
+            "not run: cannot start it: No such file or directory (the interpreter",
+        ),
         ("echo without an interpreter", "not run: cannot start it: Exec format error (a script"),
     ];
     for (text, why) in cases {

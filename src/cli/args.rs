@@ -1,6 +1,6 @@
-//! Command lines in the style of GNU: long options with `=` or a space before their value, short
-//! ones joined, operands anywhere, `--` before operands that look like options. Strict: no
-//! abbreviations, and a value nobody asked for is an error. Nothing here touches the system.
+//! Command lines in the style of GNU: long options with `=` or a space before their value, joined short
+//! options, operands anywhere, `--` before operands that look like options. Abbreviations and
+//! unexpected values are errors. Nothing here accesses the system.
 
 use super::help::Program;
 use crate::net::dial::{self, PORT};
@@ -10,22 +10,22 @@ use std::str::FromStr;
 use std::time::Duration;
 use std::vec;
 
-/// One thing of a command line.
+/// An element of a command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Arg {
-    /// An option as it was written: `-q` or `--quiet`.
+    /// An option as it was typed: `-q` or `--quiet`.
     Option(String),
-    /// Anything else; the only thing that need not be UTF-8.
+    /// Anything else. Only operands may be other than UTF-8.
     Operand(OsString),
 }
 
-/// Reads a command line from left to right.
+/// Parses a command line from left to right.
 #[derive(Debug)]
 pub(super) struct Args {
     program: &'static Program,
     rest: vec::IntoIter<OsString>,
-    /// What follows the last option in its own word: the value of `--name=value`, or the further
-    /// letters of `-abc`.
+    /// The rest of the last option's word: the value of `--name=value`, or the letters after the first
+    /// of `-abc`.
     joined: Joined,
     /// Whether `--` has been seen.
     operands_only: bool,
@@ -51,7 +51,7 @@ impl Args {
         }
     }
 
-    /// The next option or operand.
+    /// Returns the next option or operand.
     pub(super) fn next(&mut self) -> Result<Option<Arg>, String> {
         match std::mem::replace(&mut self.joined, Joined::None) {
             Joined::None => {}
@@ -61,9 +61,14 @@ impl Args {
             Joined::Letters(letters) => return Ok(Some(self.letter(&letters))),
         }
         let Some(word) = self.rest.next() else { return Ok(None) };
-        // `-` alone is an operand. A word that is not UTF-8 shows its dash all the same.
+        // A single `-` is an operand. The lossy text has the dash of a word that is not UTF-8 as well.
         let dashed = word.to_string_lossy().strip_prefix('-').is_some_and(|rest| !rest.is_empty());
         if self.operands_only || !dashed {
+            // Word processors replace two hyphens by one of these.
+            if !self.operands_only && word.to_string_lossy().starts_with(['–', '—', '−']) {
+                let word = word.to_string_lossy();
+                return Err(format!("{word} begins with a dash that is no hyphen; write - or --"));
+            }
             return Ok(Some(Arg::Operand(word)));
         }
         let word = word.into_string().map_err(|word| {
@@ -75,7 +80,7 @@ impl Args {
             return self.next();
         }
         let Some(long) = word.strip_prefix("--") else {
-            // Letters that are an option's name: nobody means `-n ame`.
+            // `-name` is a misspelt `--name`, not `-n ame`.
             if word.len() > 2 && self.program.has(&format!("-{word}")) {
                 return Err(format!("unknown option {word}; did you mean -{word}?"));
             }
@@ -99,7 +104,7 @@ impl Args {
         Arg::Option(self.option.clone())
     }
 
-    /// The value of the option that was read last.
+    /// Returns the value of the last option.
     pub(super) fn value(&mut self) -> Result<String, String> {
         match std::mem::replace(&mut self.joined, Joined::None) {
             Joined::Value(value) | Joined::Letters(value) => return Ok(value),
@@ -110,7 +115,7 @@ impl Args {
         word.into_string().map_err(|word| self.wrong(&word.to_string_lossy(), "it is not UTF-8"))
     }
 
-    /// The value of the option that was read last, as `read` understands it.
+    /// Returns the value of the last option, parsed by `read`.
     pub(super) fn value_as<T>(
         &mut self,
         read: impl FnOnce(&str) -> Result<T, String>,
@@ -119,12 +124,12 @@ impl Args {
         read(&value).map_err(|why| self.wrong(&value, &why))
     }
 
-    /// The value of the option that was read last, for a type that reads itself.
+    /// Returns the value of the last option, parsed by its type.
     pub(super) fn parsed<T: FromStr<Err = String>>(&mut self) -> Result<T, String> {
         self.value_as(str::parse)
     }
 
-    /// An option that does not exist, and what may have been meant.
+    /// Returns the error for an unknown option, with what may have been meant.
     pub(super) fn unknown(&self) -> String {
         let hint = self.program.hint(&self.option);
         format!(
@@ -135,30 +140,42 @@ impl Args {
     }
 
     fn wrong(&self, value: &str, why: &str) -> String {
-        format!("option {}, value {value}: {why}", self.option)
+        let option = &self.option;
+        match value {
+            "" => format!("option {option}, empty value: {why}"),
+            _ if why.contains(value) => format!("option {option}: {why}"),
+            _ => format!("option {option}, value {value}: {why}"),
+        }
     }
 }
 
-/// Where to listen: `ADDR`, `ADDR:PORT`, or `PORT` alone for every address of IPv4; an IPv6 address
-/// with a port stands in brackets.
+/// Parses an address to listen on: `ADDR`, `ADDR:PORT`, or `PORT` for every IPv4 address. An IPv6 address
+/// with a port is in brackets.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let port = text.strip_prefix("*:").or(text.strip_prefix(':')).unwrap_or(text);
     if is_number(port) {
         let port = port.parse().map_err(|_| format!("{port} is not a port, 0 to 65535"))?;
         return Ok((Ipv4Addr::UNSPECIFIED, port).into());
     }
-    // One that could be meant with a port must not be listened on without it.
+    // An ambiguous address must not be listened on.
     dial::is_bare_ipv6(text)?;
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let bare = bare.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
-    bare.or_else(|_| text.parse()).map_err(|_| {
-        "not ADDR, ADDR:PORT or PORT; ADDR is an IP address of this machine and no name, \
-         as in 127.0.0.1, 0.0.0.0:9999 or [::]:9999"
-            .to_owned()
+    let address = |text: &str| {
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        if text == "*" { Ok(Ipv4Addr::UNSPECIFIED.into()) } else { bare.parse::<IpAddr>() }
+    };
+    let whole = address(text).map(|address| SocketAddr::new(address, PORT));
+    whole.or_else(|_| text.parse()).map_err(|_| match text.rsplit_once(':') {
+        Some((before, port)) if address(before).is_ok() => {
+            format!("{port:?} is not a port, 0 to 65535 (ADDR:PORT, where ADDR is an IP address)")
+        }
+        _ if text.contains('/') => "a network goes with --allow; ADDR is an IP address".to_owned(),
+        _ => "not ADDR, ADDR:PORT or PORT; ADDR is an IP address of this machine and no name, \
+              as in 127.0.0.1, 0.0.0.0:9999 or [::]:9999"
+            .to_owned(),
     })
 }
 
-/// A time above 0: seconds, or a number with s, m, h or d; fractions are fine.
+/// Parses a time above 0: seconds, or a number with s, m, h or d, perhaps with a fraction.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.char_indices().last() {
         Some((at, 's')) => (&text[..at], 1),
@@ -170,7 +187,7 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     scaled(number, unit * 1_000_000_000)
         .and_then(|nanos| u64::try_from(nanos).ok())
         .map(Duration::from_nanos)
-        // A limit keeps sums of times within what the clock holds.
+        // The limit keeps sums of times within the range of `Instant`.
         .filter(|time| !time.is_zero() && time.as_secs() <= 1_000_000_000)
         .ok_or_else(|| {
             "not a number of seconds above 0, or of another unit, as in 90, 1.5m, 2h or 1d"
@@ -178,10 +195,10 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
         })
 }
 
-/// A decimal number, perhaps with a fraction, times `unit`, rounded down.
+/// Parses a decimal number, perhaps with a fraction, and multiplies it by `unit`, rounded down.
 fn scaled(number: &str, unit: u128) -> Option<u128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    // What is finer does not count.
+    // Further digits do not matter.
     let fraction = fraction.get(..12).unwrap_or(fraction);
     if !is_number(whole) || !is_number(fraction) {
         return None;
@@ -195,7 +212,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A number above 0.
+/// Parses a number above 0.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     Some(text)
         .filter(|text| is_number(text))
@@ -204,19 +221,19 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "not a whole number above 0".to_owned())
 }
 
-/// A number of times, perhaps 0.
+/// Parses a number of times, perhaps 0.
 pub(super) fn times(text: &str) -> Result<usize, String> {
     if text == "0" { Ok(0) } else { count(text).map_err(|_| "not a whole number".to_owned()) }
 }
 
-/// Bytes per second above 0.
+/// Parses bytes per second, above 0.
 pub(super) fn rate(text: &str) -> Result<u64, String> {
     size(text.strip_suffix("/s").unwrap_or(text)).ok().filter(|&rate| rate > 0).ok_or_else(|| {
         "not a rate: bytes per second above 0, as in 500K or 1.5M (8 Mbit/s are 1MB)".to_owned()
     })
 }
 
-/// A number of bytes, perhaps with a fraction and a unit: K, M, G, T and KiB, MiB, GiB, TiB are powers of
+/// Parses a number of bytes, perhaps with a fraction and a unit: K, M, G, T and KiB, MiB, GiB, TiB are powers of
 /// 1024; KB, MB, GB, TB are powers of 1000, as dd(1), rsync(1) and sort(1) have them.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let wrong = || "not a size: bytes, or a number with a unit, as in 500K, 1.5M, 10MB or 1GiB";
@@ -417,6 +434,7 @@ mod tests {
             ("7", "0.0.0.0:7"),
             (":7", "0.0.0.0:7"),
             ("*:7", "0.0.0.0:7"),
+            ("*", "0.0.0.0:9999"),
             ("0", "0.0.0.0:0"),
             ("::1", "[::1]:9999"),
             ("[::1]", "[::1]:9999"),
@@ -428,7 +446,7 @@ mod tests {
         for bad in [
             "",
             ":",
-            "*",
+            "192.168.1.0/24",
             "*:",
             "*7",
             "localhost",

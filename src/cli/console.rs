@@ -1,5 +1,5 @@
-//! Everything that is printed goes through one thread, so that the live line and the others do not
-//! mix, and a terminal or pipe that takes nothing holds up no transfer.
+//! Prints everything from one thread, so that the live line does not mix with other lines, and a
+//! terminal or pipe that accepts nothing does not block a transfer.
 
 use super::meter::{Id, Meter, Report};
 use crate::limits;
@@ -11,33 +11,33 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-/// How the progress of running transfers is shown.
+/// How the progress of active transfers is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// A line that is drawn again and again.
+    /// A line that is redrawn.
     Live,
-    /// A line for each long transfer now and then.
+    /// A line for each long transfer at intervals.
     Reports,
-    /// Not at all.
+    /// Nothing.
     None,
 }
 
-/// What there is to say of the console itself.
+/// What the console itself reports.
 #[derive(Debug)]
 pub(super) enum ConsoleEvent<'a> {
-    /// A file is under way.
+    /// The progress of a transfer.
     Progress(&'a Report),
-    /// So many lines were not taken.
+    /// This many lines were dropped.
     Lost(usize),
 }
 
-/// How that is written on standard error, if it is. Not a match in here: `qdrop` has no need of
-/// what `qdropd` writes for programs.
+/// Formats an event for standard error, or returns `None` to print nothing. It is a function pointer,
+/// so that `qdrop` does not contain the formats of `qdropd` for programs.
 pub(super) type EventFormatter = fn(&ConsoleEvent<'_>) -> Option<String>;
 
-/// For people.
-pub(super) fn text(notice: &ConsoleEvent<'_>) -> Option<String> {
-    Some(notice.to_string())
+/// Formats an event for people.
+pub(super) fn text(event: &ConsoleEvent<'_>) -> Option<String> {
+    Some(event.to_string())
 }
 
 impl Display for ConsoleEvent<'_> {
@@ -49,7 +49,7 @@ impl Display for ConsoleEvent<'_> {
     }
 }
 
-/// Where people read.
+/// The console and its printing thread.
 #[derive(Debug)]
 pub(super) struct Console {
     shared: Arc<Shared>,
@@ -70,18 +70,18 @@ struct State {
     lost: usize,
     meter: Meter,
     closing: bool,
-    thread: Activity,
+    thread: PrinterState,
 }
 
-/// What the printing thread does. To wake it costs two switches of the processor.
+/// The state of the printing thread. Waking it costs two context switches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Activity {
-    /// It prints, and will look again.
-    Prints,
-    /// It waits for a line, but not for long.
-    Watches,
+enum PrinterState {
+    /// It prints, and checks for more before it waits.
+    Printing,
+    /// It waits for a line, with a timeout.
+    Watching,
     /// It waits for a line or a transfer.
-    Sleeps,
+    Sleeping,
 }
 
 #[derive(Debug)]
@@ -90,19 +90,19 @@ enum Line {
     Error(String),
 }
 
-/// The console's other half, for any thread.
+/// A handle to the console for any thread.
 #[derive(Clone, Debug)]
 pub(super) struct Printer(Arc<Shared>);
 
 impl Console {
-    /// Starts the thread that prints.
+    /// Starts the printing thread.
     pub(super) fn new(progress: Progress, format: EventFormatter) -> io::Result<Self> {
         let state = State {
             lines: VecDeque::new(),
             lost: 0,
             meter: Meter::new(Instant::now()),
             closing: false,
-            thread: Activity::Prints,
+            thread: PrinterState::Printing,
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
         let shared = Arc::new(Shared { state, changed, progress, format });
@@ -126,16 +126,17 @@ impl Console {
 }
 
 impl Printer {
-    /// A line on standard output. Waits when too many are not taken, as a pipe would.
+    /// Prints a line on standard output. Waits if too many lines are queued, as a pipe would.
     pub(super) fn print(&self, line: String) {
         let full = |state: &mut State| state.lines.len() >= limits::LOG_LINES;
         let waited = self.0.changed.wait_while(self.0.state(), full);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         state.lines.push_back(Line::Output(line));
-        self.0.wake(state, Activity::Watches);
+        self.0.wake(state, PrinterState::Watching);
     }
 
-    /// A line on standard error. Never waits: when too many are not taken, it is only counted.
+    /// Prints a line on standard error. Never waits: if too many lines are queued, the line is only
+    /// counted.
     pub(super) fn log(&self, line: String) {
         let mut state = self.0.state();
         if state.lines.len() >= limits::LOG_LINES {
@@ -143,40 +144,40 @@ impl Printer {
         } else {
             state.lines.push_back(Line::Error(line));
         }
-        self.0.wake(state, Activity::Watches);
+        self.0.wake(state, PrinterState::Watching);
     }
 
-    /// So many transfers, of so many bytes together, are to come.
+    /// Announces a number of transfers and their bytes in total.
     pub(super) fn plan(&self, transfers: usize, bytes: u64) {
         self.0.state().meter.plan(transfers, bytes);
     }
 
-    /// A transfer of `total` bytes begins.
+    /// Begins a transfer of `total` bytes.
     pub(super) fn begin(&self, name: String, total: u64) -> Id {
         self.begin_from(name, None, total)
     }
 
-    /// A transfer begins that one of several peers sends.
+    /// Begins a transfer from one of several peers.
     pub(super) fn begin_from(&self, name: String, peer: Option<SocketAddr>, total: u64) -> Id {
         let mut state = self.0.state();
         let id = state.meter.begin(name, peer, total, Instant::now());
         if self.0.progress != Progress::None {
-            self.0.wake(state, Activity::Sleeps);
+            self.0.wake(state, PrinterState::Sleeping);
         }
         id
     }
 
-    /// It goes on after so many bytes that have moved before.
+    /// Records that `bytes` bytes had been transferred before.
     pub(super) fn resume(&self, id: Id, bytes: u64) {
         self.0.state().meter.resume(id, bytes);
     }
 
-    /// It has moved so many further bytes.
+    /// Records that `bytes` further bytes were transferred.
     pub(super) fn advance(&self, id: Id, bytes: u64) {
         self.0.state().meter.advance(id, bytes);
     }
 
-    /// It has ended.
+    /// Ends a transfer.
     pub(super) fn end(&self, id: Id) {
         self.0.state().meter.end(id);
     }
@@ -187,17 +188,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the printing thread if it does no more than this.
-    fn wake(&self, mut state: MutexGuard<'_, State>, most: Activity) {
+    /// Wakes the printing thread if its state is `most` or a later one.
+    fn wake(&self, mut state: MutexGuard<'_, State>, most: PrinterState) {
         if state.thread >= most {
-            state.thread = Activity::Prints;
+            state.thread = PrinterState::Printing;
             drop(state);
             self.changed.notify_all();
         }
     }
 
     fn print_all(&self) {
-        // Whether a live line stands on the terminal.
+        // Whether the terminal shows a live line.
         let mut drawn = false;
         let mut state = self.state();
         loop {
@@ -212,7 +213,7 @@ impl Shared {
             let closing = state.closing;
             drop(state);
             if lines.len() >= limits::LOG_LINES {
-                // Somebody may wait for room.
+                // `Printer::print` may wait for room.
                 self.changed.notify_all();
             }
 
@@ -226,10 +227,10 @@ impl Shared {
                 }
             }
             for report in &reports {
-                self.say(&ConsoleEvent::Progress(report));
+                self.print_event(&ConsoleEvent::Progress(report));
             }
             if lost > 0 {
-                self.say(&ConsoleEvent::Lost(lost));
+                self.print_event(&ConsoleEvent::Lost(lost));
             }
             drawn = live.is_some();
             if let Some(line) = live {
@@ -244,39 +245,40 @@ impl Shared {
                 return;
             }
             if !state.closing {
-                state = self.rest(state);
+                state = self.wait_for_work(state);
             }
         }
     }
 
-    fn say(&self, notice: &ConsoleEvent<'_>) {
-        if let Some(line) = (self.format)(notice) {
+    fn print_event(&self, event: &ConsoleEvent<'_>) {
+        if let Some(line) = (self.format)(event) {
             write(&mut io::stderr(), &(line + "\n"));
         }
     }
 
-    /// Waits for something to print. Without transfers under way nothing wakes it.
-    fn rest<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    /// Waits for something to print. Without active transfers there is no timeout.
+    fn wait_for_work<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let pause = match self.progress {
             _ if state.meter.is_empty() => None,
             Progress::Live => Some(limits::REDRAW),
             Progress::Reports => Some(limits::REPORT),
             Progress::None => None,
         };
-        state.thread = if pause.is_some() { Activity::Watches } else { Activity::Sleeps };
+        state.thread =
+            if pause.is_some() { PrinterState::Watching } else { PrinterState::Sleeping };
         let mut state = match pause {
             None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(pause) => {
                 self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
             }
         };
-        state.thread = Activity::Prints;
+        state.thread = PrinterState::Printing;
         state
     }
 }
 
-/// Prints in one piece. Nobody can be told of a failure, and it changes nothing: a reader that
-/// went away or a full disk stops no transfer.
+/// Writes the text and ignores errors: nobody can be told, and a closed pipe or a full disk must not
+/// stop a transfer.
 fn write(to: &mut impl Write, text: &str) {
     let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
 }

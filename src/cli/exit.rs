@@ -1,13 +1,13 @@
-//! Exit statuses: one table for both programs, which answers whether the same again would help.
+//! The exit statuses of both programs, which tell whether a failure is worth retrying.
 
 use std::process::ExitCode;
 
-/// How a program ends.
+/// An exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Every file arrived, or was sent to a receiver that gives no receipts.
     Done = 0,
-    /// A file, a directory or a listener of our own side cannot be used.
+    /// A local file, directory or listener cannot be used.
     Local = 1,
     /// The command line is wrong.
     Usage = 2,
@@ -17,7 +17,7 @@ pub enum Exit {
     Broken = 4,
     /// The receiver refused the file.
     Refused = 5,
-    /// There was no receipt, and one was required.
+    /// A required receipt is missing.
     Unconfirmed = 6,
 }
 

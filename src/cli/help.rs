@@ -1,11 +1,11 @@
-//! What both programs say of themselves, and what they suggest for an option that does not exist.
+//! The help texts of both programs, and the suggestions for unknown options.
 
-/// A program of this crate, as people meet it.
+/// The help and the suggestions of a program.
 #[derive(Debug)]
 pub(super) struct Program {
-    /// What --help prints: the options that there are, one in a line.
+    /// The text that --help prints. Each option has its own line.
     pub(super) help: &'static str,
-    /// Options that people know from other programs, and what serves them here.
+    /// Options that people know from other programs, and what to use instead.
     hints: &'static [(&'static str, &'static str)],
     other: (&'static str, &'static str),
 }
@@ -22,6 +22,17 @@ pub(super) const QDROP: Program = Program {
         ("-j", "did you mean --jobs?"),
         ("-a", "did you mean -r --preserve?"),
         ("-R", "did you mean -r?"),
+        ("-s", "did you mean --quiet?"),
+        ("-C", "did you mean --resume?"),
+        ("--archive", "did you mean -r --preserve?"),
+        ("--bwlimit", "did you mean --limit-rate?"),
+        ("--continue", "did you mean --resume?"),
+        ("--ignore-existing", "did you mean --skip-existing?"),
+        ("--parallel", "did you mean --jobs?"),
+        ("--partial", "did you mean --resume?"),
+        ("--silent", "did you mean --quiet?"),
+        ("--times", "did you mean --preserve?"),
+        ("--tries", "did you mean --retry?"),
     ],
     other: ("qdropd", QDROPD_HELP),
 };
@@ -33,7 +44,10 @@ pub(super) const QDROPD: Program = Program {
         ("-p", "the port is part of --listen ADDR:PORT"),
         ("-P", "the port is part of --listen ADDR:PORT"),
         ("--port", "the port is part of --listen ADDR:PORT"),
+        ("-b", "did you mean --listen?"),
+        ("--address", "did you mean --listen?"),
         ("--bind", "did you mean --listen?"),
+        ("--host", "did you mean --listen?"),
         ("-d", "DIR is an operand; it serves in the foreground, for a service see qdropd(8)"),
         ("--daemon", "it serves in the foreground; for a service see qdropd(8)"),
         ("-o", "DIR is an operand"),
@@ -45,31 +59,34 @@ pub(super) const QDROPD: Program = Program {
 };
 
 impl Program {
-    /// Whether there is an option of this name.
+    /// Returns whether the program has an option of this name.
     pub(super) fn has(&self, option: &str) -> bool {
         long_options(self.help).any(|known| known == option)
     }
 
-    /// What may have been meant by an option that there is not.
+    /// Returns a suggestion for an unknown option.
     pub(super) fn hint(&self, option: &str) -> Option<String> {
         let known = self.hints.iter().find(|(known, _)| *known == option);
         if let Some((_, hint)) = known {
             return Some((*hint).to_owned());
         }
         let (other, its_help) = self.other;
-        if option.len() > 2 && long_options(its_help).any(|known| known == option) {
+        let is_its_own = long_options(its_help).any(|known| known == option)
+            || its_help.contains(&format!("\n  {option}, "));
+        if is_its_own {
             return Some(format!("{other} has that option"));
         }
         // Four characters are two dashes and too little to go by.
         let near = |known: &&str| {
             option.len() > 4 && (known.starts_with(option) || distance(known, option) <= 2)
         };
-        let near = long_options(self.help).filter(near).min_by_key(|known| distance(known, option));
+        let rank = |known: &&str| (!known.starts_with(option), distance(known, option));
+        let near = long_options(self.help).filter(near).min_by_key(rank);
         near.map(|known| format!("did you mean {known}?"))
     }
 }
 
-/// The long option that each line of a help text is about.
+/// Returns the long option that each line of a help text describes.
 fn long_options(help: &str) -> impl Iterator<Item = &str> {
     help.lines()
         .map(str::trim_start)
@@ -77,7 +94,8 @@ fn long_options(help: &str) -> impl Iterator<Item = &str> {
         .filter_map(|line| line.split([' ', ',']).find(|word| word.starts_with("--")))
 }
 
-/// How many letters have to be put in, left out or changed to make one word of the other.
+/// Returns the edit distance: the number of letters to insert, delete or change to turn one word into
+/// the other.
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, a) in one.bytes().enumerate() {

@@ -1,4 +1,4 @@
-//! Progress in numbers: the transfers under way and what a person reads of them.
+//! The progress of active transfers, as numbers and as text for people.
 
 use crate::limits;
 use crate::text::{Bytes, Clock, Escaped, Rate};
@@ -6,55 +6,55 @@ use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Which transfer of a meter.
+/// Identifies a transfer of a meter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Id(u64);
 
-/// The transfers under way.
+/// The active transfers.
 #[derive(Debug)]
 pub(super) struct Meter {
-    gauges: Vec<Gauge>,
+    transfers: Vec<Transfer>,
     next: u64,
-    /// Bytes of all transfers so far, and per second of late.
+    /// Bytes of all transfers so far, and the recent rate in bytes per second.
     moved: u64,
     rate: u64,
-    /// When the first of the transfers under way began.
+    /// When the first of the active transfers began.
     since: Instant,
-    /// When the rate was last taken, and `moved` then.
+    /// When the rate was last measured, and `moved` at that time.
     sample: (Instant, u64),
-    /// If it is known, how much is to come altogether.
+    /// The expected total, if it is known.
     plan: Option<Plan>,
 }
 
 #[derive(Debug)]
 struct Plan {
-    transfers: usize,
+    total: usize,
     bytes: u64,
-    /// Of these, what is over.
-    transfers_over: usize,
-    bytes_over: u64,
+    /// Transfers and bytes of these that are finished.
+    finished: usize,
+    finished_bytes: u64,
 }
 
 #[derive(Debug)]
-struct Gauge {
+struct Transfer {
     id: Id,
     name: String,
-    /// Who sends it, if there may be several.
+    /// The sender, if there may be several.
     peer: Option<SocketAddr>,
     done: u64,
-    /// Bytes that had moved before it began.
+    /// Bytes that were transferred before it began.
     had: u64,
     total: u64,
     began: Instant,
     reported: Instant,
 }
 
-/// How far a transfer is.
+/// The progress of a transfer.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) name: String,
     pub(super) peer: Option<SocketAddr>,
-    /// Bytes so far, of all, and per second.
+    /// Bytes so far, in all, and per second.
     pub(super) done: u64,
     pub(super) size: u64,
     pub(super) rate: u64,
@@ -74,15 +74,15 @@ fn label(name: &str, peer: Option<SocketAddr>) -> String {
     peer.map_or_else(|| name.to_string(), |peer| format!("{name} from {peer}"))
 }
 
-/// The columns of the numbers in a live line, and one that stays empty.
+/// Columns of the numbers in a live line, including one that stays empty.
 const NUMBERS: usize = 40;
-/// The columns of the bar between its brackets.
+/// Columns of the progress bar between its brackets.
 const CELLS: u64 = 12;
 
 impl Meter {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            gauges: Vec::new(),
+            transfers: Vec::new(),
             next: 0,
             moved: 0,
             rate: 0,
@@ -93,7 +93,7 @@ impl Meter {
     }
 
     pub(super) fn plan(&mut self, transfers: usize, bytes: u64) {
-        self.plan = Some(Plan { transfers, bytes, transfers_over: 0, bytes_over: 0 });
+        self.plan = Some(Plan { total: transfers, bytes, finished: 0, finished_bytes: 0 });
     }
 
     pub(super) fn begin(
@@ -111,93 +111,93 @@ impl Meter {
         let id = Id(self.next);
         self.next += 1;
         let (began, reported) = (now, now);
-        self.gauges.push(Gauge { id, name, peer, done: 0, had: 0, total, began, reported });
+        self.transfers.push(Transfer { id, name, peer, done: 0, had: 0, total, began, reported });
         id
     }
 
     pub(super) fn resume(&mut self, id: Id, bytes: u64) {
-        if let Some(gauge) = self.gauge(id) {
-            gauge.had = bytes;
-            gauge.done += bytes;
+        if let Some(transfer) = self.transfer(id) {
+            transfer.had = bytes;
+            transfer.done += bytes;
         }
     }
 
     pub(super) fn advance(&mut self, id: Id, bytes: u64) {
         self.moved = self.moved.wrapping_add(bytes);
-        if let Some(gauge) = self.gauge(id) {
-            gauge.done += bytes;
+        if let Some(transfer) = self.transfer(id) {
+            transfer.done += bytes;
         }
     }
 
-    fn gauge(&mut self, id: Id) -> Option<&mut Gauge> {
-        self.gauges.iter_mut().find(|gauge| gauge.id == id)
+    fn transfer(&mut self, id: Id) -> Option<&mut Transfer> {
+        self.transfers.iter_mut().find(|transfer| transfer.id == id)
     }
 
     pub(super) fn end(&mut self, id: Id) {
-        let Some(at) = self.gauges.iter().position(|gauge| gauge.id == id) else { return };
-        let over = self.gauges.remove(at);
+        let Some(at) = self.transfers.iter().position(|transfer| transfer.id == id) else { return };
+        let over = self.transfers.remove(at);
         if let Some(plan) = &mut self.plan {
-            plan.transfers_over += 1;
-            plan.bytes_over = plan.bytes_over.saturating_add(over.done);
+            plan.finished += 1;
+            plan.finished_bytes = plan.finished_bytes.saturating_add(over.done);
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let planned = |plan: &Plan| (1..plan.transfers).contains(&plan.transfers_over);
-        self.gauges.is_empty() && !self.plan.as_ref().is_some_and(planned)
+        let planned = |plan: &Plan| (1..plan.total).contains(&plan.finished);
+        self.transfers.is_empty() && !self.plan.as_ref().is_some_and(planned)
     }
 
-    /// The live line: a name on the left, the numbers of all transfers on the right. It is drawn
-    /// for any width of terminal without knowing it: the terminal itself moves to its right edge
-    /// and cuts the name there, whatever script it is written in (wrapping is off meanwhile).
-    /// `None` in a transfer's first moments.
+    /// Returns the live line: a name on the left, the numbers of all transfers on the right. It fits
+    /// every terminal without knowing the width: the terminal itself moves to its right edge and cuts
+    /// the name there, whatever script it is written in (line wrapping is off meanwhile). Returns
+    /// `None` in the first moments of a transfer.
     pub(super) fn live(&mut self, now: Instant) -> Option<String> {
         self.measure(now);
-        let first = self.gauges.first()?;
+        let first = self.transfers.first()?;
         let began = if self.plan.is_some() { self.since } else { first.began };
         if now.duration_since(began) < limits::REDRAW {
             return None;
         }
         let (mut done, mut total) = (0_u64, 0_u64);
-        for gauge in &self.gauges {
-            done = done.saturating_add(gauge.done);
-            total = total.saturating_add(gauge.total);
+        for transfer in &self.transfers {
+            done = done.saturating_add(transfer.done);
+            total = total.saturating_add(transfer.total);
         }
-        let mut label = match self.gauges.len() {
+        let mut label = match self.transfers.len() {
             1 => label(&first.name, first.peer),
             n => format!("{n} transfers"),
         };
         if let Some(plan) = &self.plan {
-            done = done.saturating_add(plan.bytes_over);
-            // What is tried again comes to more.
+            done = done.saturating_add(plan.finished_bytes);
+            // Retries move more bytes than planned.
             total = plan.bytes.max(done);
-            let at = (plan.transfers_over + 1).min(plan.transfers);
-            label = format!("{at}/{} {label}", plan.transfers);
+            let at = (plan.finished + 1).min(plan.total);
+            label = format!("{at}/{} {label}", plan.total);
         }
         let numbers = numbers(done, total, self.rate);
         let back = NUMBERS - 1;
-        // In a narrower terminal what does not fit ends up in the last column, which is cleared.
+        // In a narrower terminal, what does not fit ends up in the last column, which is cleared.
         Some(format!("\x1b[?7l\r\x1b[K{label}\x1b[999C\x1b[{back}D{numbers}\x1b[K\x1b[?7h"))
     }
 
-    /// Each transfer that has had no line for a while.
+    /// Returns the transfers that were not reported for [`limits::REPORT`].
     pub(super) fn reports(&mut self, now: Instant) -> Vec<Report> {
         self.measure(now);
         let due = self
-            .gauges
+            .transfers
             .iter_mut()
-            .filter(|gauge| now.duration_since(gauge.reported) >= limits::REPORT);
-        due.map(|gauge| {
-            gauge.reported = now;
-            let rate = Rate::of(gauge.done - gauge.had, now.duration_since(gauge.began)).0;
-            let (name, peer) = (gauge.name.clone(), gauge.peer);
-            Report { name, peer, done: gauge.done, size: gauge.total, rate }
+            .filter(|transfer| now.duration_since(transfer.reported) >= limits::REPORT);
+        due.map(|transfer| {
+            transfer.reported = now;
+            let rate = Rate::of(transfer.done - transfer.had, now.duration_since(transfer.began)).0;
+            let (name, peer) = (transfer.name.clone(), transfer.peer);
+            Report { name, peer, done: transfer.done, size: transfer.total, rate }
         })
         .collect()
     }
 
-    /// Takes the rate: at first the average, later what was of late. What fills the buffers in
-    /// the first moment must not stand out for long.
+    /// Measures the rate: first the average, later the recent rate. The burst that fills the buffers at
+    /// the start must not show for long.
     fn measure(&mut self, now: Instant) {
         let (then, moved) = self.sample;
         let time = now.duration_since(then);
@@ -226,7 +226,7 @@ fn percent(done: u64, total: u64) -> u64 {
     share(100, done, total)
 }
 
-/// How much of `whole` is done.
+/// Returns the part of `whole` that is done.
 fn share(whole: u64, done: u64, total: u64) -> u64 {
     let share = (u128::from(done) * u128::from(whole)).checked_div(total.into()).unwrap_or(0);
     u64::try_from(share).unwrap_or(u64::MAX)

@@ -18,7 +18,7 @@ fn version(program: &str) -> String {
     format!("{program} {}\n", env!("CARGO_PKG_VERSION"))
 }
 
-/// Prints what was asked for with --help or --version.
+/// Prints the text of --help or --version.
 fn print_text(text: &str) -> Exit {
     match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Local,
@@ -32,7 +32,7 @@ fn usage_error(program: &str, text: &str) -> Exit {
     Exit::Usage
 }
 
-/// Why an address cannot be listened on, and what to do. `others`: which are listened on already.
+/// Returns why an address cannot be listened on, and what to do. `others` are listened on already.
 fn cannot_listen(address: SocketAddr, error: &io::Error, others: &[SocketAddr]) -> String {
     let every = |address: &SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
     let hint = match error.kind() {
@@ -50,13 +50,15 @@ fn cannot_listen(address: SocketAddr, error: &io::Error, others: &[SocketAddr]) 
     format!("cannot listen on {address}: {}{hint}", Reason(error))
 }
 
-/// What people elsewhere type to reach a listener: `command` with its address in place of `{}`.
+/// Returns what to type on another machine to reach a listener: the address between the two parts of
+/// `command`.
 fn listener_hint(address: SocketAddr, what: &str, command: [&str; 2]) -> String {
     let ip = address.ip().to_canonical();
     if ip.is_loopback() {
+        let every = if ip.is_ipv4() { "0.0.0.0" } else { "[::]" };
+        let port = address.port();
         return format!(
-            "only this machine can {what} {address}; --listen 0.0.0.0:{} is for others, too",
-            address.port()
+            "only this machine can {what} {address}; --listen {every}:{port} is for others, too"
         );
     }
     let at = match listen::outside(ip) {
@@ -67,7 +69,7 @@ fn listener_hint(address: SocketAddr, what: &str, command: [&str; 2]) -> String 
     format!("on another machine: {before} {at}{after}")
 }
 
-/// An error from before there is a console.
+/// Prints an error when there is no console.
 fn fatal(line: &str) -> Exit {
     let _ = writeln!(io::stderr(), "{line}");
     Exit::Local

@@ -1,4 +1,4 @@
-//! Turns values into files and back: names, the drop directory, the files of a sender.
+//! Turns values into files and back: names, the drop directory, and the files of a sender.
 
 pub mod inbox;
 pub mod name;
@@ -15,19 +15,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// An operation of a disk that failed. Never a fault of the peer.
+/// A failed operation of the disk. It is never the peer's fault.
 #[derive(Debug)]
 pub struct DiskError {
-    /// What was tried, as in "cannot …".
+    /// The operation, as in "cannot …".
     pub operation: &'static str,
-    /// On which file or directory.
+    /// The file or directory.
     pub path: PathBuf,
-    /// What the system said.
+    /// The error of the system.
     pub error: io::Error,
 }
 
 impl DiskError {
-    /// For `map_err`: names the operation and the path.
+    /// Returns a function for `map_err` that adds the operation and the path.
     pub(crate) fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self { operation, path: path.to_owned(), error }
     }
@@ -42,7 +42,7 @@ impl Display for DiskError {
 
 impl std::error::Error for DiskError {}
 
-/// Milliseconds since 1970 UTC, rounded down, as `QDateTime::toMSecsSinceEpoch` counts.
+/// Returns the milliseconds since 1970 UTC, rounded down, as `QDateTime::toMSecsSinceEpoch` does.
 fn milliseconds(time: SystemTime) -> i64 {
     let milliseconds = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     match time.duration_since(UNIX_EPOCH) {

@@ -1,25 +1,26 @@
-//! The map from a peer's name to a safe one: a total function, so that no transfer is lost over
-//! its name and none leaves the drop directory. docs/DESIGN.md, "Names", has the rules.
+//! Maps a peer's name to a safe name. The map is total, so that no transfer fails because of its name,
+//! and no name leads out of the drop directory. docs/DESIGN.md, "Names", has the rules.
 
 use crate::limits;
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
-/// The name of a file in the drop directory: the only key to the disk. Each component of it, and
-/// without [`SafeName::map_path`] there is one, is not empty, has at most [`limits::FILE_NAME`]
-/// bytes, holds no `/`, `\`, NUL or other control character and does not start with a dot.
+/// The name of a file in the drop directory. Files are stored only under such names. A name has one
+/// component, or several if it comes from [`SafeName::map_path`]. A component is not empty, has at most
+/// [`limits::FILE_NAME`] bytes, contains no `/`, `\`, NUL or other control character and does not start
+/// with a dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SafeName(String);
 
 impl SafeName {
-    /// Maps what a peer sent to the last component of it. The steps are taken in this order; doing
-    /// it twice changes nothing.
+    /// Maps the last component of a name that a peer sent. The order of the steps is fixed, and the map
+    /// is idempotent.
     pub fn map(units: &[u16]) -> Self {
         Self(component(text(units).rsplit(['/', '\\']).next().unwrap_or_default()))
     }
 
-    /// As [`SafeName::map`], but with the directories before the last component, each of which is
-    /// mapped for itself. A path that no system takes loses its first ones.
+    /// Like [`SafeName::map`], but keeps the directories before the last component and maps each of
+    /// them. A path that is longer than [`limits::PATH`] loses its first directories.
     pub fn map_path(units: &[u16]) -> Self {
         let text = text(units);
         let named = text.split(['/', '\\']).filter(|part| !matches!(*part, "" | "." | ".."));
@@ -34,7 +35,8 @@ impl SafeName {
         if path.is_empty() { Self(component("")) } else { Self(path) }
     }
 
-    /// The directories of it, below the drop directory; empty for a name of one component.
+    /// Returns the directories of the name, relative to the drop directory. Empty for a name of one
+    /// component.
     pub fn directory(&self) -> &str {
         self.0.rsplit_once('/').map_or("", |(directory, _)| directory)
     }
@@ -43,7 +45,7 @@ impl SafeName {
         self.0.rsplit_once('/').map_or(&self.0, |(_, last)| last)
     }
 
-    /// The same directories with another name in them.
+    /// Returns the name with another last component.
     fn with_last(&self, last: &str) -> Self {
         match self.0.rsplit_once('/') {
             Some((directory, _)) => Self(format!("{directory}/{last}")),
@@ -51,8 +53,8 @@ impl SafeName {
         }
     }
 
-    /// This name with what FAT and exFAT reject mapped to `_` as well: `: ? * " < > |`, dots and
-    /// spaces at the end, and the names of DOS devices, which get a `_` in front.
+    /// Returns the name with everything that FAT and exFAT reject mapped to `_`: `: ? * " < > |`, and
+    /// dots and spaces at the end. The names of DOS devices get a `_` in front.
     pub fn for_fat(&self) -> Self {
         let component = |name: &str| {
             let mut name = name.replace([':', '?', '*', '"', '<', '>', '|'], "_");
@@ -69,18 +71,18 @@ impl SafeName {
         Self(components.join("/"))
     }
 
-    /// The name to try when this one is taken for the `n`th time: `name (n).ext`.
+    /// Returns the name to try when this one is taken for the `n`th time: `name (n).ext`.
     pub fn numbered(&self, n: u32) -> Self {
         let (stem, extension) = split(self.last());
         self.with_last(&fit(stem, &format!(" ({n}){extension}"), limits::FILE_NAME))
     }
 
-    /// The beginning of its last component, at most `limit` bytes of it.
+    /// Returns the beginning of the last component, at most `limit` bytes.
     pub fn shortened(&self, limit: usize) -> &str {
         cut(self.last(), limit)
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -98,14 +100,14 @@ impl Display for SafeName {
     }
 }
 
-/// A peer's text without what no name may hold.
+/// Decodes a peer's text. Unpaired surrogates and control characters become `_`.
 fn text(units: &[u16]) -> String {
     char::decode_utf16(units.iter().copied())
         .map(|c| c.ok().filter(|c| !c.is_control()).unwrap_or('_'))
         .collect()
 }
 
-/// A safe component.
+/// Maps a component to a safe one.
 fn component(name: &str) -> String {
     let name = match name.strip_prefix('.') {
         Some(rest) => &format!("_{rest}"),
@@ -116,8 +118,8 @@ fn component(name: &str) -> String {
     fit(stem, extension, limits::FILE_NAME)
 }
 
-/// Whether a file may be lost over this name by a receiver that uses names as they come: it has
-/// parts of a path, is too long, or holds what ends a C string or what Windows forbids.
+/// Returns whether a receiver that does not map names may lose a file of this name: it contains a path
+/// separator, is too long, or contains what ends a C string or what Windows forbids.
 pub fn is_hard_to_store(name: &str) -> bool {
     name.len() > limits::FILE_NAME
         || name.contains(|c: char| c < ' ' || "/\\:?*\"<>|".contains(c))
@@ -125,7 +127,7 @@ pub fn is_hard_to_store(name: &str) -> bool {
         || is_device(name)
 }
 
-/// The name before its extension, and the extension with its dot; either may be empty.
+/// Splits a name into its stem and its extension with the dot. Either may be empty.
 fn split(name: &str) -> (&str, &str) {
     match name.rfind('.') {
         Some(dot) if dot > 0 => name.split_at(dot),
@@ -133,8 +135,8 @@ fn split(name: &str) -> (&str, &str) {
     }
 }
 
-/// `stem` and `ending` in at most `limit` bytes: the stem is cut. Where the ending leaves no room
-/// for even one character of the stem, both are cut as one.
+/// Joins `stem` and `ending` in at most `limit` bytes by cutting the stem. If not even one character of
+/// the stem fits, the joined text is cut.
 fn fit(stem: &str, ending: &str, limit: usize) -> String {
     let kept = cut(stem, limit.saturating_sub(ending.len()));
     if kept.is_empty() {
@@ -143,7 +145,8 @@ fn fit(stem: &str, ending: &str, limit: usize) -> String {
     format!("{kept}{ending}")
 }
 
-/// The longest beginning of `text` that has at most `limit` bytes and ends with a character.
+/// Returns the longest prefix of `text` that has at most `limit` bytes and ends at a character
+/// boundary.
 fn cut(text: &str, limit: usize) -> &str {
     let mut end = limit.min(text.len());
     while !text.is_char_boundary(end) {
@@ -152,7 +155,7 @@ fn cut(text: &str, limit: usize) -> &str {
     &text[..end]
 }
 
-/// Whether DOS and Windows take this name for a device, whatever its extension ("Naming Files,
+/// Returns whether DOS and Windows take this name for a device, whatever its extension ("Naming Files,
 /// Paths, and Namespaces" in the Windows documentation).
 fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
@@ -201,7 +204,7 @@ mod tests {
             ("~/x", "x"),
             ("~", "~"),
             ("a／b", "a／b"),
-            // Hidden files, and ours.
+            // Hidden files and temporary names.
             (".bashrc", "_bashrc"),
             (".ssh/authorized_keys", "authorized_keys"),
             (".qdrop-1.x.part", "_qdrop-1.x.part"),

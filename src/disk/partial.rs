@@ -278,7 +278,7 @@ mod tests {
         let us = Owner::current();
         let parent = std::os::unix::process::parent_id();
         let parent = Owner { process: parent, started: started(parent).unwrap(), ..us };
-        let elsewhere = Owner { machine: !us.machine, ..us };
+        let other_machine = Owner { machine: !us.machine, ..us };
         let unknown = Owner { process: 0, started: 0, ..us };
         let week = limits::FOREIGN_PART + std::time::Duration::from_secs(1);
         let table = [
@@ -289,7 +289,7 @@ mod tests {
                 "one that has ended",
             ),
             (parent.to_string(), true, "one that runs"),
-            (elsewhere.to_string(), true, "one of another machine"),
+            (other_machine.to_string(), true, "one of another machine"),
             (unknown.to_string(), true, "one that could not read who it is"),
             ("another-version".to_owned(), true, "one that we cannot read"),
         ];

@@ -1,4 +1,4 @@
-//! The file of a sender.
+//! The file that a sender reads.
 
 use super::{DiskError, milliseconds};
 use crate::limits;
@@ -17,12 +17,13 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a regular file; a link is followed.
+    /// Opens a regular file. Symbolic links are followed.
     ///
     /// # Errors
-    /// It cannot be opened, or is no regular file: of those nobody knows the size.
+    /// Fails if the file cannot be opened, or if it is not a regular file, since the size of others is
+    /// unknown.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
-        // First, since opening a pipe would wait for its other end.
+        // This comes before the open, since opening a pipe waits for its other end.
         let kind = fs::metadata(path).map_err(DiskError::at("open", path))?;
         if !kind.is_file() {
             let what = if kind.is_dir() {
@@ -37,13 +38,14 @@ impl Source {
         Self::of(file, path)
     }
 
-    /// Takes everything that comes, to learn its size: into a file without a name in `directory`,
-    /// which nothing leaves behind.
+    /// Copies a stream to an unnamed file in `directory` to learn its size. The file disappears when it
+    /// is closed.
     ///
     /// # Errors
-    /// `from` failed, or the disk, which is said with the directory.
-    pub fn spool(from: &mut dyn Read, called: &Path, directory: &Path) -> Result<Self, DiskError> {
-        let mut file = unnamed(directory).map_err(DiskError::at("make a file in", directory))?;
+    /// Fails if `from` fails, or if the disk fails. A disk error names the directory.
+    pub fn spool(from: &mut dyn Read, path: &Path, directory: &Path) -> Result<Self, DiskError> {
+        let mut file =
+            create_unnamed(directory).map_err(DiskError::at("make a file in", directory))?;
         let mut buffer = vec![0; limits::BUFFER];
         loop {
             match from.read(&mut buffer) {
@@ -52,10 +54,10 @@ impl Source {
                     .write_all(&buffer[..n])
                     .map_err(DiskError::at("write a file in", directory))?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(DiskError::at("read", called)(error)),
+                Err(error) => return Err(DiskError::at("read", path)(error)),
             }
         }
-        Self::rewound(file, called)
+        Self::rewound(file, path)
     }
 
     fn of(file: File, path: &Path) -> Result<Self, DiskError> {
@@ -70,7 +72,8 @@ impl Source {
         Ok(source)
     }
 
-    /// Opens the same file again. Both share one offset: they are read one after the other.
+    /// Opens the same file again. Both handles share one offset, so they must be read one after the
+    /// other.
     ///
     /// # Errors
     /// Fails if there is no free descriptor, or if the disk fails.
@@ -79,36 +82,37 @@ impl Source {
         Self::rewound(file, &self.path)
     }
 
-    /// Goes back to the beginning.
+    /// Seeks to the beginning.
     ///
     /// # Errors
-    /// The disk failed.
+    /// Fails if the disk fails.
     pub fn rewind(&mut self) -> io::Result<()> {
         self.file.rewind()
     }
 
-    /// Bytes it had when it was opened, which is what is sent of it.
+    /// Returns the size in bytes at the time the file was opened. As many bytes are sent.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// When it was last changed, in milliseconds since 1970 UTC; 0 if the system does not tell.
+    /// Returns the modification time in milliseconds since 1970 UTC; 0 if the system does not report
+    /// it.
     pub fn modified(&self) -> i64 {
         self.modified
     }
 
-    /// Its path, as it was given.
+    /// Returns the path as it was given.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Bytes of the file at `path`, as far as that can be told.
+/// Returns the size in bytes of the file at `path`; 0 if it is unknown.
 pub fn size(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-fn unnamed(directory: &Path) -> io::Result<File> {
+fn create_unnamed(directory: &Path) -> io::Result<File> {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     for number in 0_u32.. {
         let name = format!("qdrop-{started}-{number}");
@@ -120,7 +124,7 @@ fn unnamed(directory: &Path) -> io::Result<File> {
         match options.open(&path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
-            // Whoever is killed from now on leaves nothing.
+            // A process that is killed from now on leaves no file.
             Ok(file) => return fs::remove_file(&path).map(|()| file),
         }
     }

@@ -37,8 +37,13 @@ impl FromStr for Network {
             Some((address, bits)) => (address, Some(bits)),
             None => (text, None),
         };
-        let address: IpAddr =
-            address.parse().map_err(|_| format!("{address:?} is not an IP address"))?;
+        let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let address: IpAddr = bare.unwrap_or(address).parse().map_err(|_| {
+            format!(
+                "{address:?} is not an IP address; write 192.168.1.20 or 192.168.1.0/24, and repeat \
+                 --allow for several"
+            )
+        })?;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let bits: u32 = match bits {
             None => most,
@@ -46,7 +51,9 @@ impl FromStr for Network {
                 .filter(|bits| bits.bytes().all(|digit| digit.is_ascii_digit()))
                 .and_then(|bits| bits.parse().ok())
                 .filter(|&bits| bits <= most)
-                .ok_or_else(|| format!("{bits:?} is not a number of bits, 0 to {most}"))?,
+                .ok_or_else(|| {
+                    format!("{bits:?} is not a number of bits, 0 to {most}, as in 192.168.1.0/24")
+                })?,
         };
         // A network of IPv4-mapped addresses is one of IPv4.
         match (address.to_canonical(), bits.checked_sub(96)) {
@@ -81,6 +88,7 @@ mod tests {
             ("fe80::/10", "fec0::1", false),
             ("2001:db8::1", "2001:db8::1", true),
             ("2001:db8::1/127", "2001:db8::2", false),
+            ("[2001:db8::1]/127", "2001:db8::", true),
         ];
         for (network, address, contained) in table {
             let parsed: Network = network.parse().unwrap();

@@ -1,4 +1,4 @@
-//! Connecting to a receiver.
+//! Connects to a receiver.
 
 use crate::text::Reason;
 use std::fmt::{self, Display, Formatter};
@@ -7,10 +7,10 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The port of a receiver that names none: the classic programs' own.
+/// The default port, which is that of the classic programs.
 pub const PORT: u16 = 9999;
 
-/// A receiver as a person names it.
+/// The address of a receiver, as the user gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     host: String,
@@ -18,7 +18,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The name or the IP address, without the port.
+    /// Returns the name or the IP address, without the port.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -27,7 +27,7 @@ impl Address {
 impl FromStr for Address {
     type Err = String;
 
-    /// `HOST` or `HOST:PORT`; an IPv6 address with a port stands in brackets.
+    /// Parses `HOST` or `HOST:PORT`. An IPv6 address with a port must be in brackets.
     fn from_str(text: &str) -> Result<Self, String> {
         if is_bare_ipv6(text)? {
             return Ok(Self { host: text.to_owned(), port: PORT });
@@ -62,7 +62,7 @@ impl FromStr for Address {
     }
 }
 
-/// Refuses what other programs would take for a host: a URL, a user, a path over there.
+/// Rejects what other programs accept as a host: a URL, a user, a remote path.
 fn plain_host(text: &str) -> Result<(), String> {
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) => (Some(scheme), rest),
@@ -91,10 +91,10 @@ fn plain_host(text: &str) -> Result<(), String> {
     Err(format!("{text:?}: {problem}; write {example}"))
 }
 
-/// Whether `text` is an IPv6 address without brackets, hence without a port.
+/// Returns whether `text` is an IPv6 address without brackets, hence without a port.
 ///
 /// # Errors
-/// It may as well be an address with a port.
+/// Fails if it can also be read as an address with a port.
 pub fn is_bare_ipv6(text: &str) -> Result<bool, String> {
     let is_address = |text: &str| {
         let address = text.split_once('%').map_or(text, |(address, _scope)| address);
@@ -123,14 +123,14 @@ impl Display for Address {
 /// Why no connection could be made.
 #[derive(Debug)]
 pub enum DialError {
-    /// The name has no address.
+    /// The name cannot be resolved.
     Unresolved(io::Error),
-    /// None of the host's addresses answered: why not, each.
+    /// None of the host's addresses could be reached. Each has its error.
     Unreached(Vec<(SocketAddr, io::Error)>),
 }
 
 impl DialError {
-    /// Whether one of the addresses failed in this way.
+    /// Returns whether one of the addresses failed with this kind of error.
     pub fn has(&self, kind: ErrorKind) -> bool {
         match self {
             Self::Unresolved(_) => false,
@@ -172,7 +172,7 @@ impl Display for DialError {
     }
 }
 
-/// Connects to the first of the host's addresses that answers; each may take `timeout`.
+/// Connects to the first of the host's addresses that accepts. Each attempt may take `timeout`.
 ///
 /// # Errors
 /// See [`DialError`].

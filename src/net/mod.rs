@@ -1,4 +1,4 @@
-//! Sockets: listening, dialling, time limits and who may connect.
+//! Sockets: listening, connecting, time limits and admission.
 
 pub mod admission;
 pub mod allow;

@@ -1,4 +1,4 @@
-//! What can go wrong in a conversation, with its side: ours, the peer's, the connection's.
+//! The errors of a conversation, which tell whether this side, the peer or the connection failed.
 
 use crate::disk::DiskError;
 use crate::disk::inbox::StoreError;
@@ -11,41 +11,41 @@ use std::io::{self, ErrorKind};
 /// Why a receiver did not store a file.
 #[derive(Debug)]
 pub enum ReceiveError {
-    /// The header does not add up.
+    /// The header is invalid.
     Malformed(String),
-    /// The file is above the limit.
+    /// The file exceeds the size limit.
     TooLarge {
         /// Bytes of the file.
         size: u64,
         /// Bytes that are allowed.
         limit: u64,
     },
-    /// Its name is taken or its disk failed.
+    /// The name is taken, or the disk failed.
     Store(StoreError),
     /// The peer's address may not send here.
     NotAllowed,
-    /// The peer has as many transfers under way as one address may have.
+    /// The peer's address has reached its limit of parallel transfers.
     Busy,
     /// The peer connected and sent nothing.
     Silent,
     /// The peer was silent for too long.
     TimedOut {
-        /// While which part of the transfer.
+        /// The part of the transfer in which it was silent.
         part: &'static str,
     },
-    /// The connection ended or failed before the file was whole.
+    /// The connection ended or failed before the file was complete.
     Broken(String),
-    /// The sender wants nothing sent that is there, and it is.
+    /// The file is stored already, and the sender asked to skip it in that case.
     AlreadyStored {
-        /// Its name there.
+        /// The name of the stored file.
         name: SafeName,
-        /// Bytes of it.
+        /// Bytes of the stored file.
         size: u64,
     },
 }
 
 impl ReceiveError {
-    /// The status for the sender; `None` when the connection is gone.
+    /// Returns the status for the sender, or `None` if the connection is gone.
     pub fn status(&self) -> Option<Status> {
         Some(match self {
             Self::Malformed(_) => Status::Malformed,
@@ -53,7 +53,7 @@ impl ReceiveError {
             Self::Store(StoreError::Exists(_)) => Status::Exists,
             Self::Store(StoreError::Disk(disk)) => match disk.error.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Status::NoSpace,
-                // FAT holds no file of 4 GiB: the same again would not help.
+                // FAT cannot hold a file of 4 GiB, so a retry would not help.
                 ErrorKind::FileTooLarge => Status::TooLarge,
                 _ => Status::StorageFailed,
             },
@@ -65,7 +65,7 @@ impl ReceiveError {
         })
     }
 
-    /// The receipt's message: the meaning alone, no path and no error text of this machine.
+    /// Returns the message of the receipt. It contains no path and no error text of this machine.
     pub fn message(&self) -> String {
         match self {
             Self::Malformed(text) => format!("not a header of this protocol: {text}"),
@@ -105,25 +105,25 @@ impl Display for ReceiveError {
 pub enum SendError {
     /// The file cannot be read, or shrank while it was sent.
     Source(DiskError),
-    /// The name or the size cannot be sent at all.
+    /// The name or the size cannot be encoded.
     Unsendable(io::Error),
-    /// There is no connection to the receiver.
+    /// The receiver cannot be reached.
     Unreachable(String),
-    /// The receiver said no.
+    /// The receiver refused the file.
     Refused(Receipt),
     /// The connection ended, failed or was silent for too long.
     Broken(String),
-    /// The receiver ended the connection before its turn: it has nothing of it.
+    /// The receiver closed the connection before it processed this file. It has stored nothing of it.
     NotProcessed,
-    /// A receiver that does not know what an extended transfer asks for.
+    /// The receiver does not support extended transfers.
     Unsupported,
-    /// The peer is a program of this other protocol.
+    /// The peer speaks this other protocol.
     Foreign(&'static str),
     /// The receiver stored other bytes than were sent.
     Damaged {
-        /// Bytes and digest that were sent.
+        /// Number and XXH64 of the bytes that were sent.
         sent: (u64, u64),
-        /// Bytes and digest that were stored.
+        /// Number and XXH64 of the bytes that were stored.
         stored: (u64, u64),
     },
 }
@@ -160,7 +160,7 @@ impl Display for SendError {
     }
 }
 
-/// Whether a read or write took too long.
+/// Returns whether a read or write timed out.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     error.kind() == ErrorKind::TimedOut
 }

@@ -1,27 +1,26 @@
-//! The loop that every body passes through on its way in, and the piece of it that the way out
-//! shares.
+//! The loop that receives every body, and the part of it that the sender shares.
 
 use std::io::{self, ErrorKind, Read, Write};
 
-/// Why a body did not get through.
+/// Why a body was not moved.
 #[derive(Debug)]
 pub enum PumpError {
-    /// The side it comes from failed.
+    /// The source failed.
     Read(io::Error),
-    /// The side it comes from ended before the body did.
+    /// The source ended before the body did.
     Ended,
-    /// The side it goes to failed.
+    /// The destination failed.
     Write(io::Error),
 }
 
-/// Moves `size` bytes of a body through `BUFFER` bytes of the stack. If `from` fails, what came
-/// before is written nevertheless: the sender may go on with it. The memory of a stack is the
-/// system's again when its thread ends; a heap keeps some for each thread.
+/// Moves `size` bytes of a body through a buffer of `BUFFER` bytes. If `from` fails, the bytes before
+/// are written nevertheless, since the sender may resume after them. The buffer is on the stack, whose
+/// memory returns to the system when the thread ends; a heap keeps some for each thread.
 ///
-/// `advance` hears of the bytes of each read.
+/// Calls `advance` with the number of bytes of each read.
 ///
 /// # Errors
-/// Which side failed, or that `from` ended too early.
+/// Fails if either side fails, or if `from` ends too early.
 #[inline(never)]
 pub fn pump<const BUFFER: usize>(
     from: &mut impl Read,
@@ -40,9 +39,9 @@ pub fn pump<const BUFFER: usize>(
     Ok(())
 }
 
-/// Reads as many of `left` bytes as the buffer holds and returns them; fewer if `from` failed, which
-/// is returned as well. It is filled before it is written: a network delivers small pieces, and a
-/// disk prefers large ones.
+/// Reads until the buffer is full or `left` bytes are read, and returns them. If `from` fails, returns
+/// the bytes before and the error. The buffer is filled before it is written, since a network delivers
+/// small pieces and a disk prefers large ones.
 pub(super) fn fill<'a>(
     from: &mut impl Read,
     buffer: &'a mut [u8],

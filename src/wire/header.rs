@@ -1,49 +1,50 @@
-//! The headers of the classic transfer, in every dialect that is deployed (docs/PROTOCOL.md, 1).
+//! The headers of transfers, in every deployed dialect (docs/PROTOCOL.md, 1 and 3).
 
 use super::foreign;
 use super::qdatastream::{QString, ReadError, Reader, Writer};
+use super::receipt::Receipt;
 use crate::limits;
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, BufRead, ErrorKind};
 
-/// Bytes of the two numbers that a header starts with.
+/// Bytes of the two numbers at the start of a header.
 const NUMBERS: u64 = 16;
 
-/// What an extended transfer starts with: FF "QDROP" 00 01, which no total can be.
+/// The first number of an extended transfer: FF "QDROP" 00 01. It is negative, so it is no valid total.
 const EXTENSION: i64 = i64::from_be_bytes(*b"\xFFQDROP\0\x01");
 
-/// Bytes of a string's own length.
+/// Bytes of the length of a string.
 const LENGTH: u64 = 4;
 
-/// Bytes of a stream's beginning that are looked at to say what it is, if it is no header.
+/// Bytes at the start of a stream that are examined to describe it if it is no header.
 const SNIFF: usize = 32;
 
-/// What a sender says about a file before its bytes.
+/// The description of a file, which a sender sends before the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What the second number means.
+    /// The dialect, which tells what the second number means.
     pub dialect: Dialect,
     /// The file's name as the sender wrote it.
     pub name: QString,
-    /// Bytes of the file, all of which are the body but for [`Dialect::Extended`].
+    /// Bytes of the file. The body has as many, except with [`Dialect::Extended`].
     pub body: u64,
 }
 
-/// What the sender of an extended transfer asks for (docs/PROTOCOL.md, 3).
+/// What the sender of an extended transfer requests (docs/PROTOCOL.md, 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExtendedOptions {
-    /// Go on where an interrupted transfer of the same file stopped.
+    /// Resume an interrupted transfer of the same file.
     pub resume: bool,
-    /// Give the file its modification time.
+    /// Keep the file's modification time.
     pub preserve: bool,
-    /// Take nothing if the file is there already.
+    /// Skip the file if it is stored already.
     pub skip: bool,
     /// The file's modification time, in milliseconds since 1970 UTC.
     pub modified: i64,
 }
 
 impl ExtendedOptions {
-    /// Whether there is anything to ask for.
+    /// Returns whether anything is requested.
     pub fn any(self) -> bool {
         self.resume || self.preserve || self.skip
     }
@@ -53,95 +54,103 @@ impl ExtendedOptions {
     }
 }
 
-/// What the second number of a header counts, and how its programs use a connection.
+/// What the second number of a header counts, and how a connection is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// The bytes of the encoded name. The connection is closed when a file is complete.
     NameSize,
-    /// The bytes of the whole header, which may have further strings after the name. The
-    /// connection stays open for further files.
+    /// The bytes of the whole header, which may have further strings after the name. The connection
+    /// stays open for further files.
     HeaderSize,
-    /// None: an extension of qdrop's own, which asks and is answered before the body.
+    /// Nothing: qdrop's own extension, in which the receiver answers the header before the body is
+    /// sent.
     Extended(ExtendedOptions),
 }
 
-/// Why there is no header.
+/// Why no header was read.
 #[derive(Debug)]
 pub enum HeaderError {
-    /// The stream ended, or was reset, before the first byte: there is no file.
+    /// The stream ended or was reset before the first byte, so there is no file.
     None,
-    /// Not even the first byte came in time.
+    /// The first byte did not arrive in time.
     Silent,
-    /// The stream ended inside the header.
+    /// The stream ended within the header.
     Cut {
-        /// Bytes of the header that came.
+        /// Bytes of the header that arrived.
         got: u64,
-        /// Bytes it has, as far as they tell.
+        /// Bytes of the whole header, as far as they are known.
         wanted: u64,
     },
     /// The stream failed.
     Io(io::Error),
-    /// The header does not add up.
+    /// The header is invalid.
     Malformed(String),
 }
 
 impl Header {
-    /// Reads a header, judging each field before the next is awaited. The name's own length
+    /// Returns whether a stream that begins like this is most likely one of headers.
+    pub fn is_begun(beginning: &[u8]) -> bool {
+        let numbers = (number_at(beginning, 0), number_at(beginning, 8), length_at(beginning, 16));
+        let (Some(total), Some(size), Some(name)) = numbers else { return false };
+        (size == name + 4 || size == name + 20) && total >= size
+    }
+
+    /// Reads a header. Each field is validated before the next is awaited. The name's own length
     /// decides what the second number means, so that nothing is guessed.
     ///
     /// # Errors
     /// See [`HeaderError`].
     pub fn read(stream: &mut impl BufRead) -> Result<Self, HeaderError> {
-        // An error shows when the header is read: again, or as the end of the stream.
-        let glimpse: Vec<u8> = stream
+        // An error here occurs again when the header is read, or shows as the end of the stream.
+        let prefix: Vec<u8> = stream
             .fill_buf()
             .map(|bytes| bytes.iter().take(SNIFF).copied().collect())
             .unwrap_or_default();
         let mut reader = Reader::new(stream);
         Self::fields(&mut reader).map_err(|cause| match cause {
-            Cause::Read(ReadError::Ended { .. }) if reader.consumed() == 0 => HeaderError::None,
-            Cause::Read(ReadError::Io(error)) if reader.consumed() == 0 => match error.kind() {
+            HeaderFault::Read(ReadError::Ended { .. }) if reader.consumed() == 0 => {
+                HeaderError::None
+            }
+            HeaderFault::Read(ReadError::Io(error)) if reader.consumed() == 0 => match error.kind()
+            {
                 ErrorKind::ConnectionReset => HeaderError::None,
                 ErrorKind::TimedOut => HeaderError::Silent,
                 _ => HeaderError::Io(error),
             },
-            Cause::Read(ReadError::Ended { .. }) if foreign::protocol(&glimpse).is_some() => {
-                HeaderError::Malformed(explain(&glimpse, "it is cut"))
-            }
-            Cause::Read(ReadError::Ended { got, wanted }) => {
+            HeaderFault::Read(ReadError::Ended { got, wanted }) => {
                 let come = reader.consumed() as u64;
                 let wanted = come + (wanted - got) as u64;
                 HeaderError::Cut { got: come, wanted: wanted.max(NUMBERS) }
             }
-            Cause::Read(ReadError::Io(error)) => HeaderError::Io(error),
-            Cause::Read(string) => {
-                HeaderError::Malformed(explain(&glimpse, &format!("it has {string}")))
+            HeaderFault::Read(ReadError::Io(error)) => HeaderError::Io(error),
+            HeaderFault::Read(string) => {
+                HeaderError::Malformed(explain(&prefix, &format!("it has {string}")))
             }
-            Cause::Sum(text) => HeaderError::Malformed(explain(&glimpse, &text)),
+            HeaderFault::Sum(text) => HeaderError::Malformed(explain(&prefix, &text)),
         })
     }
 
-    fn fields(reader: &mut Reader<impl BufRead>) -> Result<Self, Cause> {
+    fn fields(reader: &mut Reader<impl BufRead>) -> Result<Self, HeaderFault> {
         let total = reader.i64()?;
         if total == EXTENSION {
             return Self::extension(reader);
         }
         let Some(total) = u64::try_from(total).ok().filter(|&total| total >= NUMBERS + LENGTH)
         else {
-            return Err(Cause::Sum(format!(
+            return Err(HeaderFault::Sum(format!(
                 "its total is {total} bytes, less than any header has"
             )));
         };
         let second = reader.u64()?;
-        let senseless = || {
-            Cause::Sum(format!(
+        let invalid_second = || {
+            HeaderFault::Sum(format!(
                 "its second number is {second}, which is no size of a header or name"
             ))
         };
-        // A sender of 32 bits wrote the upper half over a 0 of 64.
+        // A 32-bit sender wrote to the upper half of a 64-bit 0.
         let name_size = if second % (1 << 32) == 0 { second >> 32 } else { second };
         if !(LENGTH..=limits::HEADER).contains(&name_size) {
-            return Err(senseless());
+            return Err(invalid_second());
         }
         let length = reader.length(limits::NAME)?;
         let encoded = LENGTH + u64::from(length.unwrap_or(0));
@@ -150,10 +159,10 @@ impl Header {
         } else if second == name_size && second >= NUMBERS + encoded {
             (Dialect::HeaderSize, second)
         } else {
-            return Err(senseless());
+            return Err(invalid_second());
         };
         let Some(body) = total.checked_sub(header) else {
-            return Err(Cause::Sum(format!(
+            return Err(HeaderFault::Sum(format!(
                 "its total is {total} bytes, but the header has {header}"
             )));
         };
@@ -161,17 +170,17 @@ impl Header {
         while let left @ 1.. = header - reader.consumed() as u64 {
             let Some(room) = left.checked_sub(LENGTH).and_then(|room| u32::try_from(room).ok())
             else {
-                return Err(senseless());
+                return Err(invalid_second());
             };
             reader.string(room)?;
         }
         Ok(Self { dialect, name, body })
     }
 
-    fn extension(reader: &mut Reader<impl BufRead>) -> Result<Self, Cause> {
+    fn extension(reader: &mut Reader<impl BufRead>) -> Result<Self, HeaderFault> {
         let flags = reader.u32()?;
         if flags > 7 {
-            return Err(Cause::Sum(format!(
+            return Err(HeaderFault::Sum(format!(
                 "it asks for what this receiver does not know (flags {flags:#x})"
             )));
         }
@@ -181,16 +190,18 @@ impl Header {
         let dialect = Dialect::Extended(ExtendedOptions { resume, preserve, skip, modified });
         let name = reader.string(limits::NAME)?;
         if i64::try_from(body).is_err() {
-            return Err(Cause::Sum(format!("its size is {body} bytes, more than any file has")));
+            return Err(HeaderFault::Sum(format!(
+                "its size is {body} bytes, more than any file has"
+            )));
         }
         Ok(Self { dialect, name, body })
     }
 
-    /// The bytes of this header.
+    /// Encodes this header.
     ///
     /// # Errors
-    /// `InvalidInput`: the name is longer than [`limits::NAME`], or header and body are more than
-    /// a `qint64` counts.
+    /// Fails with `InvalidInput` if the name is longer than [`limits::NAME`], or if header and body
+    /// together exceed a `qint64`.
     pub fn encode(&self) -> io::Result<Vec<u8>> {
         let mut name = Writer(Vec::new());
         name.string(self.name.as_deref())?;
@@ -228,13 +239,13 @@ impl Header {
     }
 }
 
-/// What [`Header::fields`] stopped at.
-enum Cause {
+/// Why [`Header::fields`] failed.
+enum HeaderFault {
     Read(ReadError),
     Sum(String),
 }
 
-impl From<ReadError> for Cause {
+impl From<ReadError> for HeaderFault {
     fn from(error: ReadError) -> Self {
         Self::Read(error)
     }
@@ -253,21 +264,36 @@ impl Display for HeaderError {
     }
 }
 
-/// Says what the beginning of a stream looks like and what to do, or else why it is no header.
-fn explain(glimpse: &[u8], why: &str) -> String {
+/// Returns the `qint64` at this offset.
+fn number_at(bytes: &[u8], offset: usize) -> Option<i64> {
+    bytes.get(offset..)?.first_chunk().copied().map(i64::from_be_bytes)
+}
+
+/// Returns the `quint32` at this offset, the length of a string.
+fn length_at(bytes: &[u8], offset: usize) -> Option<i64> {
+    bytes.get(offset..)?.first_chunk().copied().map(|bytes| u32::from_be_bytes(bytes).into())
+}
+
+/// Describes what the beginning of a stream looks like and what to do. If that is unknown, returns
+/// `why`.
+fn explain(prefix: &[u8], why: &str) -> String {
     const PRIVATE: &str = "a private protocol; only total, size and name may stand before the file";
-    let number = |at| glimpse.get(at..)?.first_chunk().copied().map(i64::from_be_bytes);
-    let length = |at| glimpse.get(at..)?.first_chunk().copied().map(u32::from_be_bytes);
-    // A name size and, at its place, the name's own length.
+    let number = |at| number_at(prefix, at);
+    // Whether the number at `size` is a name size that matches the string length at `name`.
     let name_at = |size, name| {
-        number(size).zip(length(name)).is_some_and(|(size, length)| size == i64::from(length) + 4)
+        number(size).zip(length_at(prefix, name)).is_some_and(|(size, name)| size == name + 4)
     };
-    let text = glimpse.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n'));
-    let (what, advice) = match foreign::protocol(glimpse) {
+    let text = prefix.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n'));
+    if Receipt::is_begun(prefix) {
+        return "it looks like a receipt (the peer receives files itself; --from is for a sender that \
+                listens)"
+            .to_owned();
+    }
+    let (what, advice) = match foreign::protocol(prefix) {
         Some("HTTP") => ("HTTP", "this is no web server: send with qdrop or a Qt program"),
         Some("TLS") => ("TLS", "switch encryption off at the sender"),
         Some(protocol) => (protocol, "the sender has the wrong port"),
-        None if text && glimpse.len() >= 4 => {
+        None if text && prefix.len() >= 4 => {
             ("text", "send with qdrop or a Qt program that writes a QDataStream header")
         }
         None if name_at(8, 24) => ("a header with a command word after the sizes", PRIVATE),

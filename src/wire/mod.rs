@@ -1,4 +1,4 @@
-//! Bytes into values and back: what docs/PROTOCOL.md describes, without sockets and files.
+//! Turns bytes into values and back, as docs/PROTOCOL.md describes them, without sockets and files.
 
 pub mod foreign;
 pub mod header;

@@ -1,14 +1,14 @@
-//! The types of Qt's `QDataStream` that the protocol uses: big-endian numbers and `QString`,
-//! encoded alike by every stream version from `Qt_4_0` on (docs/PROTOCOL.md, "Types").
+//! The types of Qt's `QDataStream` that the protocol uses: big-endian numbers and `QString`. Every
+//! stream version from `Qt_4_0` on encodes them alike (docs/PROTOCOL.md, "Types").
 
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, ErrorKind, Read, Write};
 
-/// A `QString`: UTF-16 code units as they came, lone surrogates and all. `None` is the null
-/// string, which Qt tells from the empty one.
+/// A `QString`: UTF-16 code units as received, including unpaired surrogates. `None` is the null
+/// string, which Qt distinguishes from the empty one.
 pub type QString = Option<Vec<u16>>;
 
-/// The length that announces a null string.
+/// The length of a null string.
 const NULL: u32 = u32::MAX;
 
 /// Why a value could not be read.
@@ -17,16 +17,16 @@ pub enum ReadError {
     /// The stream ended after `got` of the `wanted` bytes of a number, a length or a string:
     /// Qt's `ReadPastEnd`.
     Ended {
-        /// Bytes of this value that came.
+        /// Bytes of this value that arrived.
         got: usize,
-        /// Bytes that this value has.
+        /// Bytes of the whole value.
         wanted: usize,
     },
-    /// A string of an odd number of bytes: Qt's `ReadCorruptData`.
+    /// A string has an odd number of bytes: Qt's `ReadCorruptData`.
     Odd(u32),
-    /// A string above the reader's bound; nothing of it was read.
+    /// A string exceeds the reader's limit. Nothing of it was read.
     TooLong {
-        /// Bytes that were announced.
+        /// Bytes that its length declares.
         declared: u32,
         /// Bytes that are allowed.
         limit: u32,
@@ -50,8 +50,8 @@ impl Display for ReadError {
     }
 }
 
-/// Reads values of a `QDataStream` and counts their bytes. The stream should be buffered: numbers
-/// are read on their own.
+/// Reads values of a `QDataStream` and counts their bytes. The stream should be buffered, since each
+/// number is read separately.
 #[derive(Debug)]
 pub struct Reader<R> {
     stream: R,
@@ -59,61 +59,62 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads from `stream`.
+    /// Creates a reader of `stream`.
     pub fn new(stream: R) -> Self {
         Self { stream, consumed: 0 }
     }
 
-    /// Bytes taken so far.
+    /// Returns the number of bytes read so far.
     pub fn consumed(&self) -> usize {
         self.consumed
     }
 
-    /// A `quint8`.
+    /// Reads a `quint8`.
     ///
     /// # Errors
-    /// The stream ended or failed.
+    /// Fails if the stream ends or fails.
     pub fn u8(&mut self) -> Result<u8, ReadError> {
         self.array().map(u8::from_be_bytes)
     }
 
-    /// A `quint32`.
+    /// Reads a `quint32`.
     ///
     /// # Errors
-    /// The stream ended or failed.
+    /// Fails if the stream ends or fails.
     pub fn u32(&mut self) -> Result<u32, ReadError> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// A `quint64`.
+    /// Reads a `quint64`.
     ///
     /// # Errors
-    /// The stream ended or failed.
+    /// Fails if the stream ends or fails.
     pub fn u64(&mut self) -> Result<u64, ReadError> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// A `qint64`.
+    /// Reads a `qint64`.
     ///
     /// # Errors
-    /// The stream ended or failed.
+    /// Fails if the stream ends or fails.
     pub fn i64(&mut self) -> Result<i64, ReadError> {
         self.array().map(i64::from_be_bytes)
     }
 
-    /// A `QString` of at most `limit` bytes.
+    /// Reads a `QString` of at most `limit` bytes.
     ///
     /// # Errors
-    /// Those of [`Reader::length`] and [`Reader::units`].
+    /// Fails as [`Reader::length`] and [`Reader::units`] do.
     pub fn string(&mut self, limit: u32) -> Result<QString, ReadError> {
         self.length(limit)?.map(|length| self.units(length)).transpose()
     }
 
-    /// The length of a `QString` of at most `limit` bytes; `None` for the null one, which has
-    /// nothing else.
+    /// Reads the length of a `QString` of at most `limit` bytes. Returns `None` for the null string, of
+    /// which nothing follows.
     ///
     /// # Errors
-    /// It is odd or above `limit` (in that order, as Qt judges), or the stream ended or failed.
+    /// Fails if the length is odd or above `limit` (checked in this order, as in Qt), or if the stream
+    /// ends or fails.
     pub fn length(&mut self, limit: u32) -> Result<Option<u32>, ReadError> {
         match self.u32()? {
             NULL => Ok(None),
@@ -123,11 +124,11 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The code units of a `QString` whose length, in bytes and even, has been read. Memory grows
-    /// with what arrives, never with what was announced.
+    /// Reads the code units of a `QString`, whose length in bytes has been read and is even. Memory
+    /// grows with the bytes that arrive, not with the declared length.
     ///
     /// # Errors
-    /// The stream ended or failed.
+    /// Fails if the stream ends or fails.
     pub fn units(&mut self, length: u32) -> Result<Vec<u16>, ReadError> {
         let mut bytes = Vec::new();
         let read = self.stream.by_ref().take(u64::from(length)).read_to_end(&mut bytes);
@@ -157,47 +158,49 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Writes values of a `QDataStream`. The stream should be a buffer: each value is a write.
+/// Writes values of a `QDataStream`. The stream should be a buffer, since each value is written
+/// separately.
 #[derive(Debug)]
 pub struct Writer<W>(pub W);
 
 impl<W: Write> Writer<W> {
-    /// A `quint8`.
+    /// Writes a `quint8`.
     ///
     /// # Errors
-    /// The stream's own.
+    /// Fails if the stream fails.
     pub fn u8(&mut self, value: u8) -> io::Result<()> {
         self.0.write_all(&value.to_be_bytes())
     }
 
-    /// A `quint32`.
+    /// Writes a `quint32`.
     ///
     /// # Errors
-    /// The stream's own.
+    /// Fails if the stream fails.
     pub fn u32(&mut self, value: u32) -> io::Result<()> {
         self.0.write_all(&value.to_be_bytes())
     }
 
-    /// A `quint64`.
+    /// Writes a `quint64`.
     ///
     /// # Errors
-    /// The stream's own.
+    /// Fails if the stream fails.
     pub fn u64(&mut self, value: u64) -> io::Result<()> {
         self.0.write_all(&value.to_be_bytes())
     }
 
-    /// A `qint64`.
+    /// Writes a `qint64`.
     ///
     /// # Errors
-    /// The stream's own.
+    /// Fails if the stream fails.
     pub fn i64(&mut self, value: i64) -> io::Result<()> {
         self.0.write_all(&value.to_be_bytes())
     }
 
-    /// A `QString`; `None` is the null one.
+    /// Writes a `QString`; `None` is the null string.
     ///
     /// # Errors
-    /// The stream's own, and `InvalidInput` for a string whose bytes a `quint32` cannot count.
+    /// Fails if the stream fails, and with `InvalidInput` if the bytes of the string exceed a
+    /// `quint32`.
     pub fn string(&mut self, units: Option<&[u16]>) -> io::Result<()> {
         let Some(units) = units else { return self.u32(NULL) };
         let length = u32::try_from(units.len() * 2)

@@ -1,4 +1,4 @@
-//! The receipt: a receiver's word on what became of a file (docs/PROTOCOL.md, 2).
+//! The receipt, in which a receiver reports the outcome of a file (docs/PROTOCOL.md, 2).
 
 use super::qdatastream::{QString, ReadError, Reader, Writer};
 use crate::limits;
@@ -7,35 +7,35 @@ use std::io::{self, Read};
 /// "QDR1".
 const MAGIC: u32 = 0x5144_5231;
 
-/// What became of a file.
+/// The outcome of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Complete under its final name.
+    /// The file is complete under its final name.
     Stored,
-    /// The header does not add up.
+    /// The header is invalid.
     Malformed,
-    /// Above the receiver's limit.
+    /// The file is larger than the receiver accepts.
     TooLarge,
-    /// The name is taken and the receiver refuses conflicts.
+    /// The name is taken, and the receiver refuses conflicts.
     Exists,
     /// The disk is full or over quota.
     NoSpace,
-    /// Any other error of the receiver's disk.
+    /// The receiver's disk failed in another way.
     StorageFailed,
-    /// This address may not send here.
+    /// The sender's address may not send here.
     NotAllowed,
-    /// Over a limit on transfers at once.
+    /// A limit on parallel transfers is reached.
     Busy,
     /// The sender was silent for too long.
     TimedOut,
-    /// Nothing was sent: the file is there already. A success.
+    /// Nothing was sent, since the file is stored already. This is a success.
     AlreadyThere,
     /// A status of a later version: a refusal that its message explains.
     Other(u8),
 }
 
 impl Status {
-    /// The status's number on the wire.
+    /// Returns the number of the status on the wire.
     pub fn code(self) -> u8 {
         match self {
             Self::Stored => 0,
@@ -69,26 +69,26 @@ impl Status {
     }
 }
 
-/// A receipt as it travels.
+/// A receipt as it is transmitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// What became of the file.
+    /// The outcome of the file.
     pub status: Status,
-    /// Body bytes stored; on a refusal: taken off the wire.
+    /// Bytes of the body that were stored. On a refusal, those that were received.
     pub body: u64,
-    /// XXH64 of the body bytes stored; 0 on a refusal.
+    /// XXH64 of the body that was stored; otherwise 0.
     pub digest: u64,
-    /// The name it was stored under, relative to the drop directory; null on a refusal.
+    /// The name the file is stored under, relative to the drop directory; null on a refusal.
     pub name: QString,
-    /// For a person.
+    /// An explanation for people.
     pub message: QString,
 }
 
 impl Receipt {
-    /// Reads a receipt. `None`: what came is not a whole receipt, which counts as none.
+    /// Reads a receipt. Returns `None` if what arrives is not a complete receipt, which counts as none.
     ///
     /// # Errors
-    /// The stream failed before a receipt was whole.
+    /// Fails if the stream fails before the receipt is complete.
     pub fn read(stream: impl Read) -> io::Result<Option<Self>> {
         let mut reader = Reader::new(stream);
         match reader.u32().and_then(|magic| Self::after(magic, &mut reader)) {
@@ -98,7 +98,8 @@ impl Receipt {
         }
     }
 
-    /// The rest of a receipt after its first number; `None` if that is not a receipt's.
+    /// Reads the rest of a receipt after its first number. Returns `None` if `magic` is not that of a
+    /// receipt.
     pub(super) fn after(
         magic: u32,
         reader: &mut Reader<impl Read>,
@@ -115,16 +116,21 @@ impl Receipt {
         }))
     }
 
-    /// Whether it says what it has to: a file that is stored has a name.
+    /// Returns whether a receipt may begin like this.
+    pub fn is_begun(beginning: &[u8]) -> bool {
+        beginning.starts_with(&MAGIC.to_be_bytes())
+    }
+
+    /// Returns whether the receipt is consistent: a file that is stored has a name.
     pub fn is_whole(&self) -> bool {
         let named = matches!(self.status, Status::Stored | Status::AlreadyThere);
         !named || self.name.as_ref().is_some_and(|name| !name.is_empty())
     }
 
-    /// Writes this receipt; `stream` should be a buffer.
+    /// Writes this receipt. `stream` should be a buffer.
     ///
     /// # Errors
-    /// The stream's own.
+    /// Fails if the stream fails.
     pub fn write(&self, stream: impl io::Write) -> io::Result<()> {
         let mut writer = Writer(stream);
         writer.u32(MAGIC)?;

@@ -1,4 +1,4 @@
-//! The conversation about what is there of a file (docs/PROTOCOL.md, 3).
+//! The answer to an extended header: how much of the file the receiver has (docs/PROTOCOL.md, 3).
 
 use super::qdatastream::{ReadError, Reader, Writer};
 use super::receipt::Receipt;
@@ -10,26 +10,27 @@ const MAGIC: u32 = 0x5144_4F31;
 /// A receiver's answer to the header of an extended transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The body may come.
+    /// The body may be sent.
     Proceed(ResumePoint),
-    /// It need not, or must not.
+    /// The body need not or must not be sent.
     Receipt(Receipt),
 }
 
-/// What a receiver has of a file.
+/// The part of a file that a receiver has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResumePoint {
-    /// Bytes from the beginning.
+    /// Bytes from the beginning of the file.
     pub have: u64,
-    /// Their XXH64.
+    /// XXH64 of these bytes.
     pub digest: u64,
 }
 
 impl Answer {
-    /// Reads an answer. `None`: what came is none, from a receiver that does not know the question.
+    /// Reads an answer. Returns `None` if what arrives is not one, as from a receiver that does not
+    /// support extended transfers.
     ///
     /// # Errors
-    /// The stream failed before the answer was whole.
+    /// Fails if the stream fails before the answer is complete.
     pub fn read(stream: impl Read) -> io::Result<Option<Self>> {
         let mut reader = Reader::new(stream);
         let answer = match reader.u32() {
@@ -50,10 +51,10 @@ impl ResumePoint {
         Ok(Self { have: reader.u64()?, digest: reader.u64()? })
     }
 
-    /// Writes this answer; `stream` should be a buffer.
+    /// Writes this answer. `stream` should be a buffer.
     ///
     /// # Errors
-    /// The stream's own.
+    /// Fails if the stream fails.
     pub fn write(self, stream: impl Write) -> io::Result<()> {
         let mut writer = Writer(stream);
         writer.u32(MAGIC)?;

@@ -6,7 +6,7 @@ use crate::limits;
 use crate::net::dial::Address;
 use crate::wire::header::{Dialect, ExtendedOptions};
 use std::ffi::{OsStr, OsString};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -205,11 +205,14 @@ impl Given {
             Some(_) if self.connect_timeout.is_some() => {
                 return Err("--listen and --connect-timeout exclude each other".to_owned());
             }
-            Some(address) => Mode::Listen(address),
+            Some(address) => {
+                check_no_host(operands.as_slice())?;
+                Mode::Listen(address)
+            }
         };
         let files: Vec<PathBuf> = operands.map(PathBuf::from).collect();
         if files.is_empty() {
-            return Err("no FILE to send; FILE - is standard input".to_owned());
+            return Err("no FILE to send; FILE - is standard input, with --name NAME".to_owned());
         }
         Ok((mode, files))
     }
@@ -244,6 +247,17 @@ impl Given {
         }
         Ok(())
     }
+}
+
+/// Refuses a receiver where receivers connect.
+fn check_no_host(files: &[OsString]) -> Result<(), String> {
+    let [first, _, ..] = files else { return Ok(()) };
+    let text = first.to_string_lossy();
+    let is_address = text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok();
+    if is_address && !Path::new(first).exists() {
+        return Err(format!("--listen goes without HOST, but there is {text}"));
+    }
+    Ok(())
 }
 
 /// Refuses operands in the order of other programs: the receiver last, as scp and rsync have it, or its

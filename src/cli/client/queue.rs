@@ -35,8 +35,9 @@ pub(super) fn send_all(options: &Options, target: &Target<'_>, reporter: &Report
         Run { options, target, reporter, rate_limiter, spool: None, shared: Mutex::default() };
     run.collect_files();
     loop {
+        let jobs = options.jobs.min(run.shared().queue.len());
         thread::scope(|scope| {
-            for _ in 1..options.jobs {
+            for _ in 1..jobs {
                 // Without a thread, fewer files are sent in parallel.
                 let _ = thread::Builder::new().spawn_scoped(scope, || Sender::new(&run).work());
             }

@@ -61,6 +61,10 @@ fn connect_hint(host: &Address, error: &DialError) -> &'static str {
         _ if error.has(ErrorKind::ConnectionRefused) => {
             " (is qdropd running there, and with --listen?)"
         }
+        // The kernel asks for a scope (ipv6(7)).
+        _ if error.has(ErrorKind::InvalidInput) && host.host().starts_with("fe80:") => {
+            " (a link-local address needs its interface, as in fe80::1%eth0)"
+        }
         _ if error.has(ErrorKind::TimedOut) => {
             " (is the machine on, and does its firewall let this port through?)"
         }

@@ -1,6 +1,6 @@
-//! Commands that are run when a transfer has ended: --exec and --exec-failed. The only place that
-//! starts a program, and it does so without a shell: what a peer wrote is an argument or a value
-//! of the environment, never a command.
+//! Commands that are run after a transfer: --exec and --exec-failed. This is the only file that starts a
+//! program. It does so without a shell: a peer's text is an argument or an environment variable, never
+//! a command.
 
 use super::log::{Entry, Log};
 use crate::disk::name::SafeName;
@@ -14,16 +14,16 @@ use std::mem;
 use std::net::SocketAddr;
 use std::path::{self, Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a command is told; one that does not apply is not passed on from our own environment.
+/// The environment variables of a command. Those that do not apply are not inherited.
 const VARIABLES: [&str; 6] =
     ["QDROP_PATH", "QDROP_NAME", "QDROP_SIZE", "QDROP_XXH64", "QDROP_PEER", "QDROP_ERROR"];
 
-/// The commands of --exec and --exec-failed, those that run and those that wait.
+/// The commands of --exec and --exec-failed, and the jobs that run or wait.
 #[derive(Debug)]
 pub(super) struct Commands {
     stored: Option<PathBuf>,
@@ -38,25 +38,25 @@ pub(super) struct Commands {
 #[derive(Debug, Default)]
 struct State {
     ready: VecDeque<Job>,
-    /// Of the jobs that are ready, running or held until a conversation ends.
+    /// Bytes of the jobs that are ready, running or held until a conversation ends.
     bytes: usize,
     workers: usize,
-    /// Threads that read what commands write to standard error, which they may outlive.
+    /// Threads that read the standard error of a command. They may outlive the command.
     readers: usize,
 }
 
-/// One transfer that a command is to be told of.
+/// A transfer for which a command is run.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) peer: SocketAddr,
-    /// As it was sent.
+    /// The name as it was sent.
     pub(super) name: String,
-    /// The file, or why there is none.
+    /// The file, or the reason of the failure.
     pub(super) outcome: Result<Stored, String>,
 }
 
 impl Job {
-    /// Bytes of memory that it takes while it waits.
+    /// Bytes of memory that the job takes.
     fn bytes(&self) -> usize {
         let outcome = match &self.outcome {
             Ok(stored) => stored.name.as_str().len(),
@@ -67,10 +67,10 @@ impl Job {
 }
 
 impl Commands {
-    /// Looks for the programs. To be called before the drop directory is entered.
+    /// Resolves the programs. Must be called before the drop directory is entered.
     ///
     /// # Errors
-    /// One of them is not there, or cannot be executed.
+    /// Fails if one of them does not exist or is not executable.
     pub(super) fn find(
         stored: Option<&str>,
         failed: Option<&str>,
@@ -83,12 +83,12 @@ impl Commands {
         Ok(Arc::new(Self { stored, failed, timeout, log, state, idle }))
     }
 
-    /// Whether there is a command for a file that was stored, or for one that was not.
+    /// Returns whether there is a command for a file that was stored, or for one that was not.
     pub(super) fn has(&self, is_stored: bool) -> bool {
         self.program(is_stored).is_some()
     }
 
-    /// Finds room for a job that is to be run later, and gives it back if there is.
+    /// Reserves memory for a job that is to be run later. Returns the job if there is enough.
     pub(super) fn hold(&self, job: Job) -> Option<Job> {
         let mut state = self.state();
         let bytes = state.bytes + job.bytes();
@@ -101,12 +101,12 @@ impl Commands {
         Some(job)
     }
 
-    /// Runs jobs that were held. Does not wait for them.
+    /// Runs jobs that were held, without waiting for them.
     pub(super) fn run(self: &Arc<Self>, jobs: Vec<Job>) {
         let mut state = self.state();
         for job in jobs {
             state.ready.push_back(job);
-            // A worker ends when nothing is ready, so none of them can be idle.
+            // A worker ends when no job is ready, so that none is idle.
             if state.workers >= limits::COMMANDS {
                 continue;
             }
@@ -114,7 +114,7 @@ impl Commands {
             let thread = thread::Builder::new().stack_size(limits::STACK);
             match thread.spawn(move || worker.work()) {
                 Ok(_) => state.workers += 1,
-                // The others come to it.
+                // The running workers take the job.
                 Err(_) if state.workers > 0 => {}
                 Err(error) => {
                     let Some(job) = state.ready.pop_back() else { continue };
@@ -128,7 +128,7 @@ impl Commands {
         }
     }
 
-    /// Waits until every command that was to be run has ended.
+    /// Waits until all commands have ended.
     pub(super) fn wait(&self) {
         let busy = |state: &mut State| state.workers > 0;
         drop(self.idle.wait_while(self.state(), busy).unwrap_or_else(PoisonError::into_inner));
@@ -158,7 +158,7 @@ impl Commands {
         self.idle.notify_all();
     }
 
-    /// Runs the command for a job, and waits for its end.
+    /// Runs the command of a job and waits for its end.
     fn run_job(self: &Arc<Self>, job: &Job) -> Result<(), String> {
         let Some(program) = self.program(job.outcome.is_ok()) else { return Ok(()) };
         let mut command = Command::new(program);
@@ -167,8 +167,8 @@ impl Commands {
         }
         match &job.outcome {
             Ok(Stored { name, size, digest, .. }) => {
-                // As it is called now, should somebody have renamed it. Where it has no path that
-                // we may know, it is the command's working directory all the same.
+                // The path as it is now, in case the directory was renamed. If it cannot be read, it is
+                // still the working directory of the command.
                 let directory = env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
                 let path = directory.join(name);
                 command.arg(&path).env("QDROP_PATH", &path);
@@ -184,12 +184,15 @@ impl Commands {
         let reads = self.state().readers < limits::COMMAND_READERS;
         if !reads {
             let why = "(not read: too many programs that commands left run on)";
-            self.log.log(&Entry::CommandSaid(job.peer, &job.name, why));
+            self.log.log(&Entry::CommandOutput(job.peer, &job.name, why));
         }
         let stderr = if reads { Stdio::piped() } else { Stdio::null() };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let mut child = command.spawn().map_err(|error| {
             let hint = match error.kind() {
+                ErrorKind::NotFound if program.is_file() => {
+                    " (the interpreter that its first line names)"
+                }
                 ErrorKind::NotFound | ErrorKind::PermissionDenied => "",
                 _ => " (a script begins with a line like #!/bin/sh)",
             };
@@ -202,7 +205,7 @@ impl Commands {
             let thread = thread::Builder::new().stack_size(limits::STACK);
             let thread = thread.spawn(move || {
                 commands.read(stderr, peer, &name);
-                // What waits for the end of the command looks at once.
+                // Wakes the thread that waits for the end of the command.
                 drop(sender);
             });
             if thread.is_err() {
@@ -220,7 +223,7 @@ impl Commands {
         }
     }
 
-    /// Logs what a command writes to standard error, up to a bound, until nobody can write any more.
+    /// Logs the standard error of a command, up to [`limits::COMMAND_LINES`], and reads it to its end.
     fn read(&self, stderr: ChildStderr, peer: SocketAddr, name: &str) {
         let mut stderr = BufReader::new(stderr);
         for _ in 0..limits::COMMAND_LINES {
@@ -231,11 +234,11 @@ impl Commands {
                 break;
             }
             let line = String::from_utf8_lossy(&line);
-            self.log.log(&Entry::CommandSaid(peer, name, line.trim_end()));
+            self.log.log(&Entry::CommandOutput(peer, name, line.trim_end()));
         }
-        // A command that finds nobody to read would be killed by that.
+        // Without a reader, the command would be killed by SIGPIPE.
         if !matches!(io::copy(&mut stderr, &mut io::sink()), Ok(0)) {
-            self.log.log(&Entry::CommandSaid(peer, name, "(further lines are left out)"));
+            self.log.log(&Entry::CommandOutput(peer, name, "(further lines are left out)"));
         }
         self.state().readers -= 1;
     }
@@ -245,8 +248,8 @@ impl Commands {
     }
 }
 
-/// A peer's name as an argument: what the file would have been called. No program takes it for an
-/// option.
+/// Converts a peer's name to an argument that no program takes for an option: the name that the file
+/// would have had.
 fn safe_argument(name: &str) -> String {
     let name = SafeName::map(&name.encode_utf16().collect::<Vec<_>>());
     match name.as_str().strip_prefix('-') {
@@ -255,18 +258,18 @@ fn safe_argument(name: &str) -> String {
     }
 }
 
-/// Waits for the end of a command, or kills it when its time is over: `None`. What it has started
-/// itself goes on. `read` is closed when its standard error is, as a rule at its end.
+/// Waits for the end of a command. Kills the command after `timeout` and returns `None`; its own child
+/// processes go on. `read` disconnects when its standard error is closed.
 fn wait(
     child: &mut Child,
     read: &Receiver<()>,
     timeout: Duration,
 ) -> io::Result<Option<ExitStatus>> {
     let began = Instant::now();
-    let mut pause = limits::COMMAND_POLL.0;
+    let (mut pause, mut closed) = (limits::COMMAND_POLL.0, false);
     loop {
         if let Some(status) = child.try_wait()? {
-            // Its last lines come before the line on its failure, unless somebody else still writes.
+            // Lets its last lines be logged before its failure, unless a child process still writes.
             let _ = read.recv_timeout(limits::COMMAND_POLL.1);
             return Ok(Some(status));
         }
@@ -275,22 +278,26 @@ fn wait(
             child.wait()?;
             return Ok(None);
         };
-        pause = pause.min(left);
-        if read.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Disconnected) {
-            thread::sleep(pause);
+        if closed {
+            thread::sleep(pause.min(left));
+        } else if read.recv_timeout(pause.min(left)) == Err(RecvTimeoutError::Disconnected) {
+            // A command that ends closes its standard error a moment before.
+            closed = true;
+            pause = limits::COMMAND_POLL.0;
+            continue;
         }
         pause = limits::COMMAND_POLL.1.min(pause * 2);
     }
 }
 
-/// The program of that name, with its whole path: it must not be looked for again in the drop
-/// directory, where peers put files.
+/// Returns the absolute path of a program, so that it is not looked up again in the drop directory, in
+/// which peers store files.
 fn resolve_program(command: &str) -> Result<PathBuf, String> {
     let candidates = if command.contains(path::is_separator) {
         vec![PathBuf::from(command)]
     } else {
         let path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-        // "." and the empty entry would be the drop directory, if we are started there.
+        // "." and an empty entry could be the drop directory.
         let directories = env::split_paths(&path).filter(|directory| directory.is_absolute());
         directories.map(|directory| directory.join(command)).collect()
     };
@@ -302,14 +309,21 @@ fn resolve_program(command: &str) -> Result<PathBuf, String> {
         }
         let shown = Escaped(command);
         let first = command.split_whitespace().next().filter(|first| *first != command);
+        let file = candidates.iter().find(|candidate| candidate.is_file());
         if first.is_some_and(|first| resolve_program(first).is_ok()) {
             format!("the command {shown} cannot have arguments: write a script that runs it")
-        } else if candidates.iter().any(|candidate| candidate.is_file()) {
-            format!("the command {shown} is not executable (chmod +x)")
+        } else if let Some(file) = file {
+            let file = file.to_string_lossy();
+            format!("the command {} is not executable (chmod +x)", Escaped(&file))
         } else if candidates.iter().any(|candidate| candidate.is_dir()) {
             format!("the command {shown} is a directory")
         } else {
-            format!("cannot find the command {shown}")
+            match candidates.first().map(|candidate| candidate.metadata()) {
+                Some(Err(error)) if error.kind() == ErrorKind::PermissionDenied => {
+                    format!("cannot find the command {shown}: {}", Reason(&error))
+                }
+                _ => format!("cannot find the command {shown}"),
+            }
         }
     })
 }

@@ -1,5 +1,5 @@
-//! The log of `qdropd`: an entry is a line, for people or for programs. qdropd(8) documents every
-//! field; programs rely on them.
+//! The log of `qdropd`. Each entry is a line, for people or for programs. qdropd(8) documents every
+//! field, since programs rely on them.
 
 use crate::cli::console::{self, ConsoleEvent, EventFormatter, Printer};
 use crate::cli::meter::Report;
@@ -17,21 +17,21 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// Who reads standard error.
+/// The format of the log, which depends on the reader of standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogFormat {
-    /// A person.
+    /// A person reads it.
     Text,
-    /// A person, later: nobody else notes when a line came.
+    /// A person reads it later, and nothing else records the time of a line.
     Dated,
-    /// A program.
+    /// A program reads it.
     Json,
-    /// A sender: it is a connection, and not a byte may go there.
+    /// Nothing is written: standard error is the connection to a sender.
     None,
 }
 
 impl LogFormat {
-    /// How the console writes what it has to say itself.
+    /// Returns the formatter for the events of the console.
     pub(super) fn formatter(self) -> EventFormatter {
         match self {
             Self::Text => console::text,
@@ -42,7 +42,7 @@ impl LogFormat {
     }
 }
 
-/// The log, for any thread.
+/// A handle to the log for any thread.
 #[derive(Clone, Debug)]
 pub(super) struct Log {
     pub(super) printer: Printer,
@@ -50,7 +50,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Never waits: when too many entries are not taken, they are only counted.
+    /// Logs an entry. Never waits: if too many lines are queued, the entry is only counted.
     pub(super) fn log(&self, entry: &Entry<'_>) {
         if let Some(line) = entry.line(self.format) {
             self.printer.log(line);
@@ -58,40 +58,40 @@ impl Log {
     }
 }
 
-/// What there is to tell.
+/// An event that is logged.
 pub(super) enum Entry<'a> {
-    /// Something of our own does not work.
+    /// A local error.
     Error(&'a str),
-    /// Connections are accepted at this address, and what people elsewhere type.
+    /// Connections are accepted at this address. The text says what to type on other machines.
     Listening(SocketAddr, &'a str),
-    /// So many parts of an earlier run were removed.
+    /// This many partial files of an earlier run were removed.
     Swept(usize),
     /// Every user can replace files in this directory.
     WorldWritable(&'a str),
-    /// The only sender has brought nothing, and why.
+    /// Nothing was received from the only sender: its address, and why.
     NoTransfer(&'a dyn Display, &'a dyn Display),
     /// A connection was accepted.
     Connected(SocketAddr),
-    /// A file was stored: its name as it was sent, what it became, how long that took.
+    /// A file was stored: the name as sent, the stored file, and how long it took.
     Stored(SocketAddr, &'a str, &'a Stored, Duration),
-    /// The file was stored before, under this name.
+    /// A file is stored already: the name as sent, and the name it is stored under.
     AlreadyStored(SocketAddr, &'a str, &'a SafeName),
-    /// A file was not stored; its name if there was a header.
+    /// A file was not stored. It has a name if there was a header.
     NotStored(SocketAddr, Option<&'a str>, &'a ReceiveError),
     /// Receipts could not be delivered.
     Undelivered(SocketAddr, &'a io::Error),
-    /// A file is stored, but its part could not be removed.
+    /// A file is stored, but its temporary name could not be removed.
     Leftover(SocketAddr, &'a DiskError),
     /// The command for a file of this name failed or was not run.
     Command(SocketAddr, &'a str, &'a str),
-    /// A line that it wrote to standard error.
-    CommandSaid(SocketAddr, &'a str, &'a str),
-    /// What the console has to say.
+    /// A line that the command wrote to standard error.
+    CommandOutput(SocketAddr, &'a str, &'a str),
+    /// An event of the console.
     Console(&'a ConsoleEvent<'a>),
 }
 
 impl Entry<'_> {
-    /// Its line, if there is somebody to read it.
+    /// Formats the entry as a line, or returns `None` if there is no log.
     pub(super) fn line(&self, format: LogFormat) -> Option<String> {
         match format {
             LogFormat::Text => Some(self.to_string()),
@@ -153,7 +153,7 @@ impl Entry<'_> {
                 let object = Object::new("command-failed").text("peer", &peer);
                 object.text("name", &truncated(name)).text("error", &why)
             }
-            Self::CommandSaid(peer, name, line) => {
+            Self::CommandOutput(peer, name, line) => {
                 let object = Object::new("command-output").text("peer", &peer);
                 object.text("name", &truncated(name)).text("line", &line)
             }
@@ -184,10 +184,10 @@ impl Display for Entry<'_> {
                 Stored { name: stored_as, size, digest, resumed_at },
                 time,
             ) => {
-                let facts =
+                let summary =
                     TransferSummary { size: *size, digest: *digest, resumed_at: *resumed_at, time };
                 let (name, stored_as) = (truncated(name), Escaped(stored_as.as_str()));
-                write!(f, "{peer}: stored {} as {stored_as} {facts}", Escaped(&name))
+                write!(f, "{peer}: stored {} as {stored_as} {summary}", Escaped(&name))
             }
             Self::AlreadyStored(peer, name, stored_as) => {
                 let (name, stored_as) = (truncated(name), Escaped(stored_as.as_str()));
@@ -204,7 +204,7 @@ impl Display for Entry<'_> {
             Self::Command(peer, name, why) => {
                 write!(f, "{peer}: command for {} {why}", Escaped(&truncated(name)))
             }
-            Self::CommandSaid(peer, name, line) => {
+            Self::CommandOutput(peer, name, line) => {
                 let (name, line) = (truncated(name), Escaped(line));
                 write!(f, "{peer}: command for {}: {line}", Escaped(&name))
             }
@@ -226,13 +226,13 @@ fn console_object(event: &ConsoleEvent<'_>) -> Object {
     }
 }
 
-/// The time since 1970 UTC.
+/// Returns the time since 1970 UTC.
 fn now() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Whether standard error is the journal of systemd, which notes the time of each line: its socket is
-/// named in `JOURNAL_STREAM` (systemd.exec(5)).
+/// Returns whether standard error is the journal of systemd, which records the time of each line. The
+/// journal's socket is named in `JOURNAL_STREAM` (systemd.exec(5)).
 #[cfg(unix)]
 pub(super) fn is_journal() -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -246,12 +246,12 @@ pub(super) fn is_journal() -> bool {
     false
 }
 
-/// Whether the sender is told.
+/// Returns "refused" if the sender is told, and "failed" otherwise.
 fn verb(why: &ReceiveError) -> &'static str {
     if why.status().is_some() { "refused" } else { "failed" }
 }
 
-/// A name as it is shown: a peer may send 32,768 characters of it.
+/// Truncates a name for display, since a peer may send 32,768 characters.
 pub(super) fn truncated(name: &str) -> String {
     match name.char_indices().nth(limits::SHOWN_NAME) {
         Some((end, _)) => format!("{}…", &name[..end]),
@@ -259,17 +259,18 @@ pub(super) fn truncated(name: &str) -> String {
     }
 }
 
-/// A JSON object on one line, without the brace at its end.
+/// A JSON object on one line, without its closing brace.
 struct Object(String);
 
 impl Object {
-    /// What every line has. The journal of a system has times of its own, a file has none.
+    /// Begins an object with the fields that every line has. A journal has timestamps of its own, a
+    /// file has none.
     fn new(event: &str) -> Self {
         Self(format!("{{\"time\":{},\"event\":\"{event}\"", Seconds(now())))
     }
 
     fn number(mut self, field: &str, value: &dyn Display) -> Self {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(self.0, ",\"{field}\":{value}");
         self
     }
@@ -396,7 +397,7 @@ mod tests {
             r#"{"event":"command-failed","peer":"192.0.2.1:5","name":"a\"\\\n","error":"failed: exit status: 3"}"#,
         );
         assert_entry(
-            &Entry::CommandSaid(peer, name, "no \u{1b}[1mroom"),
+            &Entry::CommandOutput(peer, name, "no \u{1b}[1mroom"),
             "192.0.2.1:5: command for a\"\\\\\\n: no \\u{1b}[1mroom",
             r#"{"event":"command-output","peer":"192.0.2.1:5","name":"a\"\\\n","line":"no \u001b[1mroom"}"#,
         );

@@ -5,10 +5,10 @@ mod log;
 mod options;
 mod serve;
 
+use super::args::listen_address;
 use super::console::{Console, Progress};
 use super::exit::Exit;
 use crate::disk::inbox::Inbox;
-use crate::net::dial::Address;
 use crate::net::inherit;
 use crate::text::{Escaped, Reason};
 use crate::transfer::receive::Storage;
@@ -92,11 +92,11 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
 fn open_inbox(options: &Options, log: &Log) -> Result<Inbox, String> {
     let shown = options.directory.to_string_lossy();
     env::set_current_dir(&options.directory).map_err(|error| {
-        let hint = match shown.parse::<Address>() {
-            Ok(_) if error.kind() == ErrorKind::NotFound && shown.contains([':', '.']) => {
+        let hint = match error.kind() {
+            ErrorKind::NotFound if listen_address(&shown).is_ok() => {
                 " (an address goes with --listen)"
             }
-            _ if error.kind() == ErrorKind::NotFound => " (make it first: mkdir -p)",
+            ErrorKind::NotFound => " (make it first: mkdir -p)",
             _ => "",
         };
         let (shown, reason) = (Escaped(&shown), Reason(&error));

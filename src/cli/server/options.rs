@@ -12,7 +12,7 @@ use crate::net::timed_stream::Timeouts;
 use std::ffi::OsString;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The options and operands, checked.
@@ -85,8 +85,8 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
                 continue;
             }
             Arg::Operand(operand) => {
-                let operand = operand.to_string_lossy();
-                return Err(format!("one DIR is enough, but there is also {operand}"));
+                let first = given.directory.unwrap_or_default();
+                return Err(too_many(&first.to_string_lossy(), &operand.to_string_lossy()));
             }
             Arg::Option(option) => option,
         };
@@ -119,6 +119,15 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
     match print {
         Some(text) => Ok(Command::Print(text)),
         None => Ok(Command::Receive(Box::new(given.checked()?))),
+    }
+}
+
+/// Refuses a second DIR. One of the two may be an address.
+fn too_many(first: &str, second: &str) -> String {
+    let is_address = |text: &&str| listen_address(text).is_ok() && !Path::new(text).exists();
+    match [first, second].into_iter().find(is_address) {
+        Some(address) => format!("{address} is no directory: write --listen {address}"),
+        None => format!("one DIR is enough, but there is also {second}"),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::transfer::receive::{self, Event, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::fmt::Display;
 use std::io::ErrorKind;
+use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -122,9 +123,7 @@ impl Server {
             .peer_addr()
             .and_then(|peer| Ok((peer, TimedStream::new(stream, self.timeouts, None)?)));
         match connected {
-            Ok((peer, mut stream)) => {
-                self.handle(&mut stream, peer).unwrap_or_else(|| self.log_no_file(host))
-            }
+            Ok((peer, mut stream)) => self.handle_only(&mut stream, peer, host),
             Err(error) => self.log_no_transfer(Exit::Broken, host, &Reason(&error)),
         }
     }
@@ -157,9 +156,7 @@ impl Server {
                 self.refuse(&mut stream, peer, why);
                 Exit::Refused
             }
-            Ok(Accepted { mut stream, .. }) => {
-                self.handle(&mut stream, peer).unwrap_or_else(|| self.log_no_file(&peer))
-            }
+            Ok(Accepted { mut stream, .. }) => self.handle_only(&mut stream, peer, &peer),
             Err(error) => self.log_no_transfer(Exit::Broken, &peer, &Reason(&error)),
         }
     }
@@ -186,7 +183,7 @@ impl Server {
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         // Connections accepted after that are closed.
         if outcome.is_none() {
-            *outcome = self.handle(&mut stream, peer);
+            *outcome = self.handle(&mut stream, peer).exit;
             self.finished.notify_all();
         }
     }
@@ -196,31 +193,43 @@ impl Server {
         let _ = receive::refuse(stream, why);
     }
 
-    /// Receives what a connection brings. Returns the status of the first failure, or `None` if no file
-    /// came.
-    fn handle(&self, stream: &mut TimedStream, peer: SocketAddr) -> Option<Exit> {
+    /// Receives from the only sender, which is named as `from`.
+    fn handle_only(&self, stream: &mut TimedStream, peer: SocketAddr, from: &dyn Display) -> Exit {
+        let observer = self.handle(stream, peer);
+        match observer.exit {
+            Some(exit) => exit,
+            // This was logged.
+            None if observer.is_silent => Exit::Broken,
+            None => self.log_no_transfer(Exit::Broken, from, &"it closed without sending a file"),
+        }
+    }
+
+    /// Receives what a connection brings.
+    fn handle(&self, stream: &mut TimedStream, peer: SocketAddr) -> TransferObserver<'_> {
         if self.verbose {
             self.log.log(&Entry::Connected(peer));
         }
-        let mut observer =
-            TransferObserver { server: self, peer, file: None, exit: None, jobs: Vec::new() };
+        let mut observer = TransferObserver {
+            server: self,
+            peer,
+            file: None,
+            exit: None,
+            is_silent: false,
+            jobs: Vec::new(),
+        };
         let delivered =
             receive::receive(stream, &self.storage, &mut |event| observer.on_event(event));
         if let (Err(error), true) = (delivered, self.verbose) {
             self.log.log(&Entry::Undelivered(peer, &error));
         }
-        self.commands.run(observer.jobs);
-        observer.exit
+        self.commands.run(mem::take(&mut observer.jobs));
+        observer
     }
 
     /// Logs that the only sender has brought nothing. `exit` says whose fault that is.
     fn log_no_transfer(&self, exit: Exit, from: &dyn Display, why: &dyn Display) -> Exit {
         self.log.log(&Entry::NoTransfer(from, why));
         exit
-    }
-
-    fn log_no_file(&self, from: &dyn Display) -> Exit {
-        self.log_no_transfer(Exit::Broken, from, &"it closed without sending a file")
     }
 }
 
@@ -231,6 +240,8 @@ struct TransferObserver<'a> {
     file: Option<ReceivedFile>,
     /// The status of the first failure, if any file came.
     exit: Option<Exit>,
+    /// Whether the peer connected and sent nothing.
+    is_silent: bool,
     /// The commands to run when the conversation has ended and its receipts are written.
     jobs: Vec<Job>,
 }
@@ -296,7 +307,10 @@ impl TransferObserver<'_> {
     fn record(&mut self, outcome: &Result<Stored, ReceiveError>) {
         let exit = match outcome {
             // A connection that brings nothing is no outcome.
-            Err(ReceiveError::Silent) => return,
+            Err(ReceiveError::Silent) => {
+                self.is_silent = true;
+                return;
+            }
             Ok(_) | Err(ReceiveError::AlreadyStored { .. }) => Exit::Done,
             Err(why) => match why.status() {
                 None | Some(Status::TimedOut) => Exit::Broken,

@@ -6,6 +6,7 @@ use super::{verify_receipt, write_error};
 use crate::digest::Xxh64;
 use crate::disk::source::Source;
 use crate::limits;
+use crate::text::Escaped;
 use crate::transfer::error::{SendError, is_timeout};
 use crate::transfer::pump::PumpError;
 use crate::transfer::{Connection, Phase};
@@ -22,6 +23,8 @@ struct Receipts {
     broken: Option<String>,
     /// The protocol of a server that is no receiver.
     foreign: Option<&'static str>,
+    /// The beginning of an answer that is no receipt, for a person.
+    answer: Option<String>,
 }
 
 impl<C: Connection> Outgoing<C> {
@@ -63,7 +66,7 @@ impl<C: Connection> Outgoing<C> {
     /// of any other receiver nothing but a close can be expected.
     pub fn finish(mut self, gives_receipts: bool) -> Vec<Result<Sent, SendError>> {
         let files = mem::take(&mut self.unconfirmed);
-        let Receipts { read, broken, foreign } = self.read_receipts(&files);
+        let Receipts { read, broken, foreign, answer } = self.read_receipts(&files);
         let confirmed_any = !read.is_empty();
         let mut receipts = read.into_iter();
         let outcome = |Unconfirmed { size, digest }| match (receipts.next(), digest, &broken) {
@@ -76,7 +79,10 @@ impl<C: Connection> Outgoing<C> {
             (None, Some(digest), None) if !gives_receipts => {
                 Ok(Sent { size, digest, stored_as: None, resumed_at: 0, already_stored: false })
             }
-            (_, _, Some(why)) => Err(SendError::Broken(why.clone())),
+            (_, _, Some(why)) => Err(SendError::Broken(match &answer {
+                Some(answer) => format!("{why}; it answered \"{}\"", Escaped(answer)),
+                None => why.clone(),
+            })),
             (_, _, None) => Err(no_receipt()),
         };
         files.into_iter().map(outcome).collect()
@@ -91,7 +97,7 @@ impl<C: Connection> Outgoing<C> {
                 .and_then(|()| self.connection.half_close()),
         };
         self.buffer = Vec::new();
-        let mut receipts = Receipts { read: Vec::new(), broken: None, foreign: None };
+        let mut receipts = Receipts { read: Vec::new(), broken: None, foreign: None, answer: None };
         if files.is_empty() {
             return receipts;
         }
@@ -125,9 +131,17 @@ impl Receipts {
     fn read_from<C: Connection>(&mut self, connection: &mut C, files: usize) -> io::Result<()> {
         let mut stream = BufReader::new(connection.take(limits::DRAIN));
         let first = read_beginning(&mut stream)?;
-        self.foreign = foreign::protocol(first.get_ref());
+        let received = [first.get_ref(), stream.buffer()].concat();
+        self.foreign = match Header::is_begun(&received) {
+            true => Some("a sender of files"),
+            false => foreign::protocol(&received),
+        };
         if self.foreign.is_some() {
             return Ok(());
+        }
+        if !received.is_empty() && !Receipt::is_begun(&received) {
+            let shown = &received[..received.len().min(limits::SHOWN_ANSWER)];
+            self.answer = Some(String::from_utf8_lossy(shown).trim_end().to_owned());
         }
         let mut stream = first.chain(stream);
         while self.read.len() < files {

@@ -172,5 +172,9 @@ fn write_error(error: &io::Error) -> String {
 }
 
 fn broken(what: &str, error: &io::Error) -> String {
-    format!("the connection broke before the receiver could {what}: {}", Reason(error))
+    let reason = match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::NotConnected => "it closed".to_owned(),
+        _ => Reason(error).to_string(),
+    };
+    format!("the connection broke before the receiver could {what}: {reason}")
 }
