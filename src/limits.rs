@@ -28,6 +28,9 @@ pub const SHOWN_NAME: usize = 1024;
 /// Bytes of a `QString` that a peer may send as the message of a receipt.
 pub const MESSAGE: u32 = 64 * 1024;
 
+/// Characters of the message of a receipt that are shown.
+pub const SHOWN_MESSAGE: usize = 1024;
+
 /// Bytes of a receiver's answer that are shown if it is no receipt.
 pub const SHOWN_ANSWER: usize = 60;
 
@@ -150,6 +153,10 @@ pub const LOG_LINES: usize = 1_000;
 /// Bytes per second of the slowest disk that a sender waits for. A receiver is silent while its disk is
 /// in `fsync`.
 pub const SLOW_DISK: u64 = 8 * 1024 * 1024;
+
+/// Bytes per second of the slowest peer that is waited for. A time limit for many bytes grows with those
+/// that have passed at this rate, so that no peer can hold a connection with one byte now and then.
+pub const SLOW_PEER: u64 = 4 * 1024;
 
 /// How often a sender checks whether its system has sent everything, after the receiver has closed.
 pub const DRAINED_POLL: Duration = Duration::from_millis(10);

@@ -1,25 +1,24 @@
 //! Text for people: escapes what a peer wrote, and shortens numbers.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
 /// Displays a peer's text on a terminal or in a log. Characters that could move a cursor, start an
-/// escape sequence, end a line or change the direction of writing are escaped. The backslash is escaped
-/// as well, so that no text can pass for another.
+/// escape sequence, end a line, change the direction of writing or hide are escaped. The backslash is
+/// escaped as well, so that no text can pass for another.
 pub struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
+        for (c, is_plain) in judged(self.0) {
             match c {
                 '\\' => f.write_str("\\\\")?,
                 '\n' => f.write_str("\\n")?,
                 '\r' => f.write_str("\\r")?,
                 '\t' => f.write_str("\\t")?,
-                c if c.is_control() || is_display_control(c) => {
-                    write!(f, "\\u{{{:x}}}", u32::from(c))?;
-                }
-                c => f.write_char(c)?,
+                c if is_plain => f.write_char(c)?,
+                c => write!(f, "\\u{{{:x}}}", u32::from(c))?,
             }
         }
         Ok(())
@@ -33,21 +32,80 @@ pub struct Json<'a>(pub &'a str);
 impl Display for Json<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_char('"')?;
-        for c in self.0.chars() {
+        for (c, is_plain) in judged(self.0) {
             match c {
                 '"' => f.write_str("\\\"")?,
                 '\\' => f.write_str("\\\\")?,
                 '\n' => f.write_str("\\n")?,
                 '\r' => f.write_str("\\r")?,
                 '\t' => f.write_str("\\t")?,
-                // None of these is above U+FFFF.
-                c if c.is_control() || is_display_control(c) => {
-                    write!(f, "\\u{:04x}", u32::from(c))?;
+                c if is_plain => f.write_char(c)?,
+                c => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        write!(f, "\\u{unit:04x}")?;
+                    }
                 }
-                c => f.write_char(c)?,
             }
         }
         f.write_char('"')
+    }
+}
+
+/// Returns each character of a text, and whether it may be displayed as it is.
+fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
+    let mut before = None;
+    text.char_indices().map(move |(at, c)| {
+        let after = || text[at + c.len_utf8()..].chars().next();
+        let is_plain = match c {
+            c if c.is_control() || is_display_control(c) => false,
+            ZERO_WIDTH_JOINER => {
+                before.is_some_and(is_emoji_part) && after().is_some_and(is_pictograph)
+            }
+            c if is_variation_selector(c) => before.is_some_and(takes_variation),
+            c => !is_invisible(c),
+        };
+        before = Some(c);
+        (c, is_plain)
+    })
+}
+
+/// Joins pictographs to one emoji.
+const ZERO_WIDTH_JOINER: char = '\u{200d}';
+
+/// Selects the display of a pictograph in colour.
+const EMOJI_SELECTOR: char = '\u{fe0f}';
+
+/// Returns whether a zero width joiner after this character may join an emoji: after a pictograph, or
+/// after its selector. The tones of skin are pictographs as well.
+fn is_emoji_part(c: char) -> bool {
+    c == EMOJI_SELECTOR || is_pictograph(c)
+}
+
+/// Returns whether a character is in one of the blocks that have pictographs.
+fn is_pictograph(c: char) -> bool {
+    matches!(c, '\u{a9}' | '\u{ae}' | '\u{2049}' | '\u{203c}' | '\u{2122}' | '\u{2139}')
+        || matches!(c, '\u{2190}'..='\u{21ff}' | '\u{2300}'..='\u{27bf}' | '\u{2900}'..='\u{297f}')
+        || matches!(c, '\u{2b00}'..='\u{2bff}' | '\u{3030}' | '\u{303d}' | '\u{3297}' | '\u{3299}')
+        || matches!(c, '\u{1f000}'..='\u{1faff}')
+}
+
+fn is_variation_selector(c: char) -> bool {
+    matches!(c, '\u{180b}'..='\u{180d}' | '\u{180f}' | '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}')
+}
+
+/// Returns whether a variation selector after this character can change its display. That takes a
+/// visible character, and one that emoji or the scripts outside ASCII have.
+fn takes_variation(c: char) -> bool {
+    matches!(c, '0'..='9' | '#' | '*')
+        || !(c.is_ascii() || c.is_control() || c.is_whitespace())
+            && !(is_invisible(c) || is_display_control(c))
+}
+
+/// Returns the beginning of a peer's text, at most `most` characters, with `…` if that is not all.
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
     }
 }
 
@@ -61,10 +119,22 @@ impl Display for Reason<'_> {
     }
 }
 
-/// Returns whether a character is a line or paragraph separator, or a bidirectional control of Unicode
-/// Annex 9.
-fn is_display_control(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// Returns whether a character separates lines or paragraphs, or changes the direction of writing of
+/// those that follow it (the embeddings, overrides and isolates of Unicode Annex 9).
+pub fn is_display_control(c: char) -> bool {
+    matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Returns whether a character has no shape of its own: those that Unicode calls default ignorable, and
+/// the interlinear annotations. A text with one of them looks like the text without it.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+    ) || matches!(c, '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}')
+        || matches!(c, '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}')
+        || matches!(c, '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}')
+        || matches!(c, '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Displays a number of bytes in the largest unit in which it is at least about 1: `1.2 GiB`, or `1.2G`
@@ -213,9 +283,26 @@ mod tests {
             ("\r\t\0\x7f\u{9b}", "\\r\\t\\u{0}\\u{7f}\\u{9b}"),
             ("exe.\u{202e}gpj", "exe.\\u{202e}gpj"),
             ("\u{2028}\u{2069}\u{200f}\u{61c}", "\\u{2028}\\u{2069}\\u{200f}\\u{61c}"),
+            ("a\u{200b}\u{ad}\u{feff}b", "a\\u{200b}\\u{ad}\\u{feff}b"),
+            ("\u{180e}\u{2060}\u{2064}\u{fff9}", "\\u{180e}\\u{2060}\\u{2064}\\u{fff9}"),
+            ("x\u{e0041}\u{3164}\u{200c}", "x\\u{e0041}\\u{3164}\\u{200c}"),
+            // An emoji is whole. A joiner or a selector that joins or selects nothing is told.
+            ("👩‍💻 ❤️‍🔥 1️⃣ 👍🏽", "👩‍💻 ❤️‍🔥 1️⃣ 👍🏽"),
+            ("葛\u{e0100}", "葛\u{e0100}"),
+            ("a\u{200d}b\u{fe0f}", "a\\u{200d}b\\u{fe0f}"),
+            ("😀\u{200d}a", "😀\\u{200d}a"),
+            ("\u{fe0f}\u{200d}😀", "\\u{fe0f}\u{200d}😀"),
+            ("😀\u{fe0f}\u{fe0e}", "😀\u{fe0f}\\u{fe0e}"),
         ];
         for (text, shown) in table {
             assert_eq!(Escaped(text).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        for (text, cut) in [("", ""), ("测试", "测试"), ("测试😀", "测试…")] {
+            assert_eq!(shortened(text, 2), cut);
         }
     }
 
@@ -227,6 +314,7 @@ mod tests {
             (r#"a"b\c/"#, r#""a\"b\\c/""#),
             ("\n\r\t\0\x1f\x7f\u{9b}", r#""\n\r\t\u0000\u001f\u007f\u009b""#),
             ("\u{2028}exe.\u{202e}gpj", r#""\u2028exe.\u202egpj""#),
+            ("a\u{200b}\u{e0041}", r#""a\u200b\udb40\udc41""#),
             ("", r#""""#),
         ];
         for (text, string) in table {

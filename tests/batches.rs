@@ -7,7 +7,7 @@ use qdrop::wire::header::Header;
 use qdrop::wire::receipt::{Receipt, Status};
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 use tempfile::TempDir;
@@ -147,13 +147,14 @@ fn without_a_receipt_each_file_has_a_connection() {
 fn what_a_receiver_did_not_come_to_is_sent_again() {
     let source = TempDir::new().unwrap();
     let sources = numbered(source.path(), 7);
-    // It closes after each first file, in time or, if odd, with more to read: with a reset.
+    // It ends its stream after each first file, in time or, if odd, with more to read: a reset follows.
     let (address, served) = receiver(7, |n, stream| {
         let files = take(&stream, 1);
         if n % 2 == 0 {
             while take(&stream, 1).len() == 1 {}
         }
         confirm(&stream, &files);
+        stream.shutdown(Shutdown::Write).unwrap();
         files[0].0.parse().unwrap()
     });
     let sent = send_all(address, &["--require-receipt"], &sources);

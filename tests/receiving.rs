@@ -391,8 +391,8 @@ fn every_name_is_stored(start: impl FnOnce(&Path) -> Deliver) {
         ("a\u{9b}31mb", "a_31mb", "a\\u{9b}31mb"),
         ("a\u{85}b", "a_b", "a\\u{85}b"),
         ("a\u{7f}b", "a_b", "a\\u{7f}b"),
-        ("\u{202e}gpj.exe", "\u{202e}gpj.exe", "\\u{202e}gpj.exe"),
-        ("a\u{2028}b", "a\u{2028}b", "a\\u{2028}b"),
+        ("\u{202e}gpj.exe", "_gpj.exe", "\\u{202e}gpj.exe"),
+        ("a\u{2028}b", "a_b", "a\\u{2028}b"),
     ];
     // No text at all.
     let raw = [

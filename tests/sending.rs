@@ -306,7 +306,7 @@ fn no_text_steers_a_terminal() {
     let cases = [
         (send(qdropd.address, &[], &nasty), 0, 1),
         (answered(&[], "a", b"body", stored(b"body", NASTY)).0, 0, 1),
-        (answered(&[], "a", b"body", refusal(7, NASTY)).0, 5, 1),
+        (answered(&[], "a", b"body", refusal(6, NASTY)).0, 5, 1),
         (answered(&["--require-receipt", "--quiet"], NASTY, b"body", vec![]).0, 6, 1),
         (send(NOBODY, &[], &nasty), 3, 1),
         (send(NOBODY, &[], &source.path().join(NASTY.to_owned() + "missing")), 1, 1),
@@ -714,9 +714,8 @@ fn the_wire_has_qts_header_and_the_file_and_then_ends() {
 #[test]
 fn without_a_whole_receipt_a_file_is_sent_and_not_more() {
     let content = noise(1000);
-    let whole = stored(&content, "a");
     let mut answers: Vec<&[u8]> = vec![b"", b"ok\r\n", &[0; 200_000]];
-    answers.extend([1, 4, 5, 20, whole.len() - 1].map(|cut| &whole[..cut]));
+    answers.extend([&b"QdR1"[..], b"X", &[0]]);
     let end = ": the receiver gave no receipt\n";
     for answer in answers {
         let (sent, _) = answered(&[], "a", &content, answer.to_vec());
@@ -725,6 +724,13 @@ fn without_a_whole_receipt_a_file_is_sent_and_not_more() {
         let (sent, _) = answered(&["--require-receipt"], "a", &content, answer.to_vec());
         assert_line(&sent.stdout, "sent a", &content, end);
         assert_failed(&Sent { stdout: String::new(), ..sent }, 6, &["gave no receipt"]);
+    }
+
+    // One that is cut is a connection that broke.
+    let whole = stored(&content, "a");
+    for cut in [1, 4, 5, 20, whole.len() - 1] {
+        let (sent, _) = answered(&[], "a", &content, whole[..cut].to_vec());
+        assert_failed(&sent, 4, &["/a ", "in the middle of the receiver's receipt"]);
     }
 
     // As Qt programs do: closed as soon as everything is there, without awaiting the end.
@@ -748,12 +754,13 @@ fn a_receipt_for_other_bytes_is_a_failure() {
 
 #[test]
 fn every_refusal_is_told_with_its_message() {
-    for status in (1..=8).chain([200]) {
+    // 7 is waited out.
+    for status in (1..=6).chain([8, 200]) {
         let message = format!("不行: reason {status}");
         let (sent, _) = answered(&[], "a", b"body", refusal(status, &message));
         assert_failed(&sent, 5, &["/a ", &message]);
     }
-    assert_failed(&answered(&[], "a", b"", wire(7, (0, 0), None, None)).0, 5, &["refused"]);
+    assert_failed(&answered(&[], "a", b"", wire(8, (0, 0), None, None)).0, 5, &["refused"]);
 }
 
 #[test]

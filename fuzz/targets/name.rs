@@ -5,6 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use qdrop::disk::name::{SafeName, is_hard_to_store};
 use qdrop::limits;
+use qdrop::text::is_display_control;
 
 fuzz_target!(|input: &[u8]| {
     let Some((number, name)) = input.split_first_chunk() else { return };
@@ -27,6 +28,7 @@ fuzz_target!(|input: &[u8]| {
         let text = name.as_str();
         assert!(!text.is_empty() && !text.starts_with('.'), "{text:?}");
         assert!(!text.contains(['/', '\\']) && !text.contains(char::is_control), "{text:?}");
+        assert!(!text.contains(is_display_control), "{text:?}");
         assert!(text.len() <= limits::FILE_NAME, "{text:?}");
         assert_eq!(SafeName::map(&text.encode_utf16().collect::<Vec<_>>()), name, "twice");
         let limit = number as usize % 256;

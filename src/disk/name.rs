@@ -2,13 +2,14 @@
 //! and no name leads out of the drop directory. docs/DESIGN.md, "Names", has the rules.
 
 use crate::limits;
+use crate::text::is_display_control;
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
 /// The name of a file in the drop directory. Files are stored only under such names. A name has one
 /// component, or several if it comes from [`SafeName::map_path`]. A component is not empty, has at most
-/// [`limits::FILE_NAME`] bytes, contains no `/`, `\`, NUL or other control character and does not start
-/// with a dot.
+/// [`limits::FILE_NAME`] bytes, contains no `/`, `\`, NUL or other control character, none that separates
+/// lines or changes the direction of writing, and does not start with a dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SafeName(String);
 
@@ -100,10 +101,12 @@ impl Display for SafeName {
     }
 }
 
-/// Decodes a peer's text. Unpaired surrogates and control characters become `_`.
+/// Decodes a peer's text. Unpaired surrogates, control characters, line separators and bidirectional
+/// controls become `_`.
 fn text(units: &[u16]) -> String {
+    let is_harmless = |c: &char| !(c.is_control() || is_display_control(*c));
     char::decode_utf16(units.iter().copied())
-        .map(|c| c.ok().filter(|c| !c.is_control()).unwrap_or('_'))
+        .map(|c| c.ok().filter(is_harmless).unwrap_or('_'))
         .collect()
 }
 
@@ -233,7 +236,14 @@ mod tests {
             ("😀.png", "😀.png"),
             ("\u{feff}a", "\u{feff}a"),
             ("e\u{301}.txt", "e\u{301}.txt"),
-            ("\u{202e}gpj.exe", "\u{202e}gpj.exe"),
+            ("a\u{200b}\u{ad}b", "a\u{200b}\u{ad}b"),
+            ("👩‍💻.png", "👩‍💻.png"),
+            // What shows a name otherwise than it is.
+            ("\u{202e}gpj.exe", "_gpj.exe"),
+            ("a\u{2028}\u{2029}\u{202a}b", "a___b"),
+            ("\u{2066}a\u{2069}", "_a_"),
+            // The marks of right-to-left names change nothing but their own place.
+            ("\u{200f}שלום.txt", "\u{200f}שלום.txt"),
             // Long names.
             (&long, &long[..255]),
             (&format!("{long}.tar.gz"), &format!("{}.gz", &long[..252])),
@@ -257,7 +267,7 @@ mod tests {
             state ^= state << 5;
             state % below
         };
-        let interesting: Vec<u16> = "./\\:\0\n .ab测😀\u{feff}\u{7f}\u{85}"
+        let interesting: Vec<u16> = "./\\:\0\n .ab测😀\u{feff}\u{7f}\u{85}\u{202e}\u{2066}"
             .encode_utf16()
             .chain([0xD800, 0xDC00])
             .collect();
@@ -275,6 +285,7 @@ mod tests {
                 assert!(!text.is_empty() && !text.starts_with('.'), "{text:?} of {units:?}");
                 assert!(!text.contains(['/', '\\']), "{text:?} of {units:?}");
                 assert!(!text.contains(char::is_control), "{text:?} of {units:?}");
+                assert!(!text.contains(is_display_control), "{text:?} of {units:?}");
                 assert!(text.len() <= limits::FILE_NAME, "{text:?} of {units:?}");
                 let again = SafeName::map(&text.encode_utf16().collect::<Vec<_>>());
                 assert_eq!(again, name, "mapping twice, of {units:?}");

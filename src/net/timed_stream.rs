@@ -26,6 +26,10 @@ pub struct TimedStream {
     timeouts: Timeouts,
     /// The end of a phase that has a time limit as a whole.
     deadline: Option<Instant>,
+    /// Whether each byte that arrives moves the deadline by what it takes at [`limits::SLOW_PEER`].
+    is_extended: bool,
+    /// Bytes that were written in this phase, and how long writing was blocked by the peer.
+    written: (u64, Duration),
     /// Its place among the transfers of a receiver.
     slot: Option<Slot>,
     /// The bandwidth limit of a sender.
@@ -40,7 +44,9 @@ impl TimedStream {
     pub fn new(stream: TcpStream, timeouts: Timeouts, slot: Option<Slot>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(timeouts.idle))?;
-        Ok(Self { stream, timeouts, deadline: None, slot, rate_limiter: None })
+        let (deadline, written) = (None, (0, Duration::ZERO));
+        let rate_limiter = None;
+        Ok(Self { stream, timeouts, deadline, is_extended: false, written, slot, rate_limiter })
     }
 
     /// Limits the rate of writes.
@@ -56,7 +62,8 @@ impl Connection for TimedStream {
         // Some phases have a time limit as a whole, others from one byte to the next.
         let (whole, time) = match phase {
             Phase::Header => (true, limits::HEADER_TIME),
-            Phase::Body | Phase::Answer => (false, idle),
+            Phase::Body => (false, idle),
+            Phase::Answer => (true, idle),
             Phase::RefusedBody => (true, limits::DRAIN_TIME),
             Phase::NextFile { stays_open } => {
                 let may_idle =
@@ -64,7 +71,7 @@ impl Connection for TimedStream {
                 (true, if may_idle { keep_open } else { limits::LINGER })
             }
             Phase::Receipt(body) | Phase::Start(body) => {
-                (false, idle + Duration::from_secs(body / limits::SLOW_DISK))
+                (true, idle + Duration::from_secs(body / limits::SLOW_DISK))
             }
             Phase::Drain => {
                 if !self.slot.as_mut().is_none_or(Slot::begin_draining) {
@@ -73,6 +80,8 @@ impl Connection for TimedStream {
                 (true, limits::DRAIN_TIME)
             }
         };
+        self.is_extended = matches!(phase, Phase::Answer | Phase::Receipt(_));
+        self.written = (0, Duration::ZERO);
         self.deadline = whole.then(|| Instant::now() + time);
         if whole { Ok(()) } else { self.stream.set_read_timeout(Some(time)) }
     }
@@ -115,19 +124,36 @@ impl Read for TimedStream {
             }
             self.stream.set_read_timeout(Some(left))?;
         }
-        self.stream.read(buffer).map_err(timed_out)
+        let read = self.stream.read(buffer).map_err(timed_out)?;
+        if let (Some(deadline), true) = (&mut self.deadline, self.is_extended) {
+            *deadline += at_slow_peer(read as u64);
+        }
+        Ok(read)
     }
 }
 
 impl Write for TimedStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let bytes = self.rate_limiter.as_ref().map_or(bytes, |limiter| limiter.take(bytes));
-        self.stream.write(bytes).map_err(timed_out)
+        let (written, blocked) = &mut self.written;
+        if *blocked > self.timeouts.idle + at_slow_peer(*written) {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let began = Instant::now();
+        let result = self.stream.write(bytes).map_err(timed_out);
+        *blocked += began.elapsed();
+        *written += *result.as_ref().unwrap_or(&0) as u64;
+        result
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Returns how long the slowest peer that is waited for may take for these bytes.
+fn at_slow_peer(bytes: u64) -> Duration {
+    Duration::from_millis(bytes.saturating_mul(1000) / limits::SLOW_PEER)
 }
 
 /// On Unix, a socket's time limit is reported as EAGAIN (socket(7), `SO_RCVTIMEO`).

@@ -3,7 +3,8 @@
 use crate::disk::DiskError;
 use crate::disk::inbox::StoreError;
 use crate::disk::name::SafeName;
-use crate::text::{Bytes, Escaped};
+use crate::limits;
+use crate::text::{Bytes, Escaped, shortened};
 use crate::wire::receipt::{Receipt, Status};
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, ErrorKind};
@@ -113,6 +114,8 @@ pub enum SendError {
     Refused(Receipt),
     /// The connection ended, failed or was silent for too long.
     Broken(String),
+    /// The receipts of a connection broke off before that of this file, so that it may be stored.
+    InDoubt(String),
     /// The receiver closed the connection before it processed this file. It has stored nothing of it.
     NotProcessed,
     /// The receiver does not support extended transfers.
@@ -139,10 +142,16 @@ impl Display for SendError {
                         let code = receipt.status.code();
                         write!(f, "refused by the receiver, which gives no reason (receipt {code})")
                     }
-                    Some(why) => write!(f, "refused by the receiver: {}", Escaped(why)),
+                    Some(why) => {
+                        let why = shortened(why, limits::SHOWN_MESSAGE);
+                        write!(f, "refused by the receiver: {}", Escaped(&why))
+                    }
                 }
             }
             Self::Unreachable(text) | Self::Broken(text) => f.write_str(text),
+            Self::InDoubt(text) => {
+                write!(f, "{text}; it may be stored, and is twice if sent again")
+            }
             Self::Unsupported => f.write_str(
                 "the receiver does not know --resume, --preserve and --skip-existing, \
                  which need qdropd: leave them out",

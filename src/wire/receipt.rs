@@ -2,10 +2,13 @@
 
 use super::qdatastream::{QString, ReadError, Reader, Writer};
 use crate::limits;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 
 /// "QDR1".
 const MAGIC: u32 = 0x5144_5231;
+
+/// Bytes of the first number.
+const MAGIC_LENGTH: usize = 4;
 
 /// The outcome of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,16 +88,21 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Reads a receipt. Returns `None` if what arrives is not a complete receipt, which counts as none.
+    /// Reads a receipt. Returns `None` if what arrives is none.
     ///
     /// # Errors
-    /// Fails if the stream fails before the receipt is complete.
-    pub fn read(stream: impl Read) -> io::Result<Option<Self>> {
-        let mut reader = Reader::new(stream);
-        match reader.u32().and_then(|magic| Self::after(magic, &mut reader)) {
-            Ok(receipt) => Ok(receipt),
-            Err(ReadError::Io(error)) => Err(error),
-            Err(_) => Ok(None),
+    /// Fails if the stream fails, and with `UnexpectedEof` if it ends within a receipt.
+    pub fn read(mut stream: impl Read) -> io::Result<Option<Self>> {
+        let mut beginning = Vec::new();
+        stream.by_ref().take(MAGIC_LENGTH as u64).read_to_end(&mut beginning)?;
+        let is_cut = !beginning.is_empty() && MAGIC.to_be_bytes().starts_with(&beginning);
+        match beginning.first_chunk() {
+            Some(&magic) => {
+                let magic = u32::from_be_bytes(magic);
+                cut_or_none(Self::after(magic, &mut Reader::new(stream)))
+            }
+            None if is_cut => Err(ErrorKind::UnexpectedEof.into()),
+            None => Ok(None),
         }
     }
 
@@ -139,5 +147,16 @@ impl Receipt {
         writer.u64(self.digest)?;
         writer.string(self.name.as_deref())?;
         writer.string(self.message.as_deref())
+    }
+}
+
+/// Converts the result of reading a receipt: `UnexpectedEof` if the stream ended within it, `None` if it
+/// is invalid.
+pub(super) fn cut_or_none<T>(read: Result<Option<T>, ReadError>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(read),
+        Err(ReadError::Io(error)) => Err(error),
+        Err(ReadError::Ended { .. }) => Err(ErrorKind::UnexpectedEof.into()),
+        Err(_) => Ok(None),
     }
 }

@@ -1,7 +1,7 @@
 //! The answer to an extended header: how much of the file the receiver has (docs/PROTOCOL.md, 3).
 
 use super::qdatastream::{ReadError, Reader, Writer};
-use super::receipt::Receipt;
+use super::receipt::{Receipt, cut_or_none};
 use std::io::{self, Read, Write};
 
 /// "QDO1".
@@ -38,11 +38,7 @@ impl Answer {
             Ok(magic) => Receipt::after(magic, &mut reader).map(|it| it.map(Self::Receipt)),
             Err(error) => Err(error),
         };
-        match answer {
-            Ok(answer) => Ok(answer),
-            Err(ReadError::Io(error)) => Err(error),
-            Err(_) => Ok(None),
-        }
+        cut_or_none(answer)
     }
 }
 

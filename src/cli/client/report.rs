@@ -6,9 +6,11 @@ use super::target::Target;
 use crate::cli::console::Printer;
 use crate::cli::exit::Exit;
 use crate::disk::name;
-use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary};
+use crate::limits;
+use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, shortened};
 use crate::transfer::error::SendError;
 use crate::transfer::send::Sent;
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::mem;
@@ -101,7 +103,8 @@ impl<'a> Reporter<'a> {
         let name = Escaped(&file.name);
         let &Sent { size, digest, resumed_at, .. } = sent;
         let summary = TransferSummary { size, digest, resumed_at, time };
-        self.printer.print(match sent.stored_as.as_deref() {
+        let stored_as = stored_as(sent);
+        self.printer.print(match stored_as.as_deref() {
             Some(stored_as) if sent.already_stored => {
                 format!("skipped {name}: it is there as {} ({size} bytes)", Escaped(stored_as))
             }
@@ -195,14 +198,14 @@ impl<'a> Reporter<'a> {
     ) {
         let null = || "null".to_owned();
         let text = |text: &str| Json(text).to_string();
-        let stored_as = sent.and_then(|sent| sent.stored_as.as_deref());
+        let stored_as = sent.and_then(stored_as);
         let outcome = match sent {
             None => "failed",
             Some(sent) if sent.already_stored => "skipped",
             Some(_) if stored_as.is_some() => "stored",
             Some(_) => "sent",
         };
-        let stored_as = stored_as.map_or_else(null, text);
+        let stored_as = stored_as.as_deref().map_or_else(null, text);
         let size = sent.map_or_else(null, |sent| sent.size.to_string());
         let transferred = sent.filter(|sent| !sent.already_stored);
         let digest = transferred.map_or_else(null, |sent| format!("\"{:016x}\"", sent.digest));
@@ -221,4 +224,9 @@ impl<'a> Reporter<'a> {
              \"status\":{status},\"resumed_at\":{resumed_at},\"refusal\":{refusal}}}"
         ));
     }
+}
+
+/// Returns the name that a receiver gives, for display: no more than the longest path has.
+fn stored_as(sent: &Sent) -> Option<Cow<'_, str>> {
+    sent.stored_as.as_deref().map(|name| shortened(name, limits::PATH))
 }

@@ -36,7 +36,9 @@ pub(super) fn disposition(error: &SendError) -> Disposition {
         SendError::NotProcessed => Disposition::Requeue,
         SendError::Source(_) | SendError::Unsendable(_) => Disposition::Fail(Exit::Local),
         SendError::Unreachable(_) => Disposition::Retry(Exit::Unreachable),
-        SendError::Broken(_) | SendError::Damaged { .. } => Disposition::Retry(Exit::Broken),
+        SendError::Broken(_) | SendError::InDoubt(_) | SendError::Damaged { .. } => {
+            Disposition::Retry(Exit::Broken)
+        }
         SendError::Unsupported | SendError::Foreign(_) => Disposition::Fail(Exit::Broken),
         SendError::Refused(receipt) => match receipt.status {
             Status::NoSpace | Status::StorageFailed | Status::Busy | Status::TimedOut => {

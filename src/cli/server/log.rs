@@ -6,7 +6,9 @@ use crate::cli::meter::Report;
 use crate::disk::DiskError;
 use crate::disk::name::SafeName;
 use crate::limits;
-use crate::text::{Escaped, Json, Reason, ResumedAt, Seconds, Timestamp, TransferSummary};
+use crate::text::{
+    Escaped, Json, Reason, ResumedAt, Seconds, Timestamp, TransferSummary, shortened,
+};
 use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::Stored;
 use std::env;
@@ -253,10 +255,7 @@ fn verb(why: &ReceiveError) -> &'static str {
 
 /// Truncates a name for display, since a peer may send 32,768 characters.
 pub(super) fn truncated(name: &str) -> String {
-    match name.char_indices().nth(limits::SHOWN_NAME) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None => name.to_owned(),
-    }
+    shortened(name, limits::SHOWN_NAME).into_owned()
 }
 
 /// A JSON object on one line, without its closing brace.

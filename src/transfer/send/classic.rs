@@ -1,19 +1,19 @@
 //! The classic transfer (docs/PROTOCOL.md, 1 and 2): header and body, file after file, and the receipts
 //! at the end.
 
-use super::{Outgoing, Sent, Unconfirmed, broken, no_receipt, read_beginning, read_error};
-use super::{verify_receipt, write_error};
+use super::{Outgoing, Sent, Unconfirmed, no_receipt, read_beginning, read_error};
+use super::{receipt_error, shows_end_after, unasked, verify_receipt, write_error};
 use crate::digest::Xxh64;
 use crate::disk::source::Source;
 use crate::limits;
 use crate::text::Escaped;
-use crate::transfer::error::{SendError, is_timeout};
+use crate::transfer::error::SendError;
 use crate::transfer::pump::PumpError;
 use crate::transfer::{Connection, Phase};
 use crate::wire::foreign;
 use crate::wire::header::Header;
-use crate::wire::receipt::{Receipt, Status};
-use std::io::{self, BufReader, ErrorKind, Read};
+use crate::wire::receipt::Receipt;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::mem;
 
 /// What the receiver sent at the end of a connection.
@@ -71,19 +71,25 @@ impl<C: Connection> Outgoing<C> {
         let mut receipts = read.into_iter();
         let outcome = |Unconfirmed { size, digest }| match (receipts.next(), digest, &broken) {
             _ if foreign.is_some() => Err(SendError::Foreign(foreign.unwrap_or_default())),
-            (Some(receipt), _, _) if receipt.status != Status::Stored => {
-                Err(SendError::Refused(receipt))
-            }
             (Some(receipt), Some(digest), _) => verify_receipt(receipt, size, digest),
-            (None, _, _) if confirmed_any => Err(SendError::NotProcessed),
+            // The connection broke within the file, so that only a refusal can be true.
+            (Some(receipt), None, why) => match verify_receipt(receipt, size, 0) {
+                Err(error @ SendError::Refused(_)) => Err(error),
+                _ => Err(match why {
+                    Some(why) => SendError::Broken(why.clone()),
+                    None => unasked("has the file, of which it took a part"),
+                }),
+            },
+            (None, _, None) if confirmed_any => Err(SendError::NotProcessed),
+            (None, _, Some(why)) if confirmed_any => Err(SendError::InDoubt(why.clone())),
             (None, Some(digest), None) if !gives_receipts => {
                 Ok(Sent { size, digest, stored_as: None, resumed_at: 0, already_stored: false })
             }
-            (_, _, Some(why)) => Err(SendError::Broken(match &answer {
+            (None, _, Some(why)) => Err(SendError::Broken(match &answer {
                 Some(answer) => format!("{why}; it answered \"{}\"", Escaped(answer)),
                 None => why.clone(),
             })),
-            (_, _, None) => Err(no_receipt()),
+            (None, _, None) => Err(no_receipt()),
         };
         files.into_iter().map(outcome).collect()
     }
@@ -115,11 +121,10 @@ impl<C: Connection> Outgoing<C> {
             .enter_phase(phase)
             .and_then(|()| receipts.read_from(&mut self.connection, files.len()));
         receipts.broken = match (ended, end) {
+            // It has refused a file and closed, so it has not come to those after it.
+            (Err(error), Ok(())) if !receipts.read.is_empty() && shows_end_after(&error) => None,
             (Err(error), _) => Some(write_error(&error)),
-            (Ok(()), Err(error)) if is_timeout(&error) => {
-                Some("the receiver gave no receipt in time, nor did it close".to_owned())
-            }
-            (Ok(()), Err(error)) => Some(broken("give a receipt", &error)),
+            (Ok(()), Err(error)) => Some(receipt_error(&error)),
             (Ok(()), Ok(())) => None,
         };
         receipts
@@ -145,15 +150,23 @@ impl Receipts {
         }
         let mut stream = first.chain(stream);
         while self.read.len() < files {
-            // Some old receivers answer a few bytes of their own. Only their close counts, and only if
-            // they have taken the whole body before.
+            if stream.fill_buf()?.is_empty() {
+                drop(stream);
+                // After a receipt, whatever it has not taken is not processed.
+                return if self.read.is_empty() { connection.wait_acknowledged() } else { Ok(()) };
+            }
             if let Some(receipt) = Receipt::read(&mut stream)?.filter(Receipt::is_whole) {
                 self.read.push(receipt);
                 continue;
             }
+            // Some old receivers answer a few bytes of their own. Only their close counts, and only if
+            // they have taken the whole body before.
             io::copy(&mut stream, &mut io::sink())?;
             if stream.get_ref().1.get_ref().limit() == 0 {
                 return Err(io::Error::new(ErrorKind::InvalidData, "it answers without end"));
+            }
+            if !self.read.is_empty() {
+                return Err(io::Error::new(ErrorKind::InvalidData, "what follows is no receipt"));
             }
             drop(stream);
             return connection.wait_acknowledged();

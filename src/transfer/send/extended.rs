@@ -1,7 +1,7 @@
 //! The extended transfer (docs/PROTOCOL.md, 3): an offer, an answer, the rest of the body, a receipt.
 
-use super::{Outgoing, Sent, broken, no_receipt, read_beginning, read_error};
-use super::{verify_receipt, write_error};
+use super::{Outgoing, Sent, broken, no_receipt, read_beginning, read_error, receipt_error};
+use super::{unasked, verify_receipt, write_error};
 use crate::digest::Xxh64;
 use crate::disk::source::Source;
 use crate::transfer::error::{SendError, is_timeout};
@@ -38,14 +38,15 @@ impl<C: Connection> Outgoing<C> {
         let header = header.encode().map_err(SendError::Unsendable)?;
         let point = match self.offer(&header, gives_receipts)? {
             Answer::Proceed(point) => point,
-            Answer::Receipt(receipt) if receipt.status == Status::AlreadyThere => {
-                resumed(size);
-                let name = receipt.name.unwrap_or_default();
-                let stored_as = Some(String::from_utf16_lossy(&name));
-                let (resumed_at, already_stored) = (size, true);
-                return Ok(Sent { size, digest: 0, stored_as, resumed_at, already_stored });
+            Answer::Receipt(receipt) => {
+                let outcome = judge_answer(receipt, size, options);
+                match &outcome {
+                    Ok(_) => resumed(size),
+                    Err(SendError::Refused(_)) => {}
+                    Err(_) => self.failure = Some(ErrorKind::InvalidData.into()),
+                }
+                return outcome;
             }
-            Answer::Receipt(receipt) => return Err(SendError::Refused(receipt)),
         };
         let outcome = self.send_rest(source, point, resumed, advance);
         if !matches!(outcome, Ok(_) | Err(SendError::Damaged { .. } | SendError::Refused(_))) {
@@ -112,10 +113,13 @@ impl<C: Connection> Outgoing<C> {
             Err(PumpError::Write(error)) => {
                 let _ = self.connection.half_close();
                 let receipt = self.read_receipt(Phase::Drain);
-                return Err(match receipt {
-                    Ok(Some(receipt)) if receipt.status != Status::Stored => {
+                let refusal = receipt.ok().flatten();
+                let refusal =
+                    refusal.and_then(|it| verify_receipt(it, size, digest.finish()).err());
+                return Err(match refusal {
+                    Some(refused @ SendError::Refused(_)) => {
                         self.failure = Some(error);
-                        SendError::Refused(receipt)
+                        refused
                     }
                     _ => SendError::Broken(write_error(&error)),
                 });
@@ -125,13 +129,10 @@ impl<C: Connection> Outgoing<C> {
         }
         let receipt = self.read_receipt(Phase::Receipt(size));
         match receipt.map(|receipt| receipt.filter(Receipt::is_whole)) {
-            Ok(Some(receipt)) if receipt.status != Status::Stored => {
-                Err(SendError::Refused(receipt))
-            }
             Ok(Some(receipt)) => verify_receipt(receipt, size, digest.finish())
                 .map(|sent| Sent { resumed_at: start, ..sent }),
             Ok(None) => Err(no_receipt()),
-            Err(error) => Err(SendError::Broken(broken("give a receipt", &error))),
+            Err(error) => Err(SendError::Broken(receipt_error(&error))),
         }
     }
 
@@ -161,5 +162,23 @@ impl<C: Connection> Outgoing<C> {
         self.connection
             .enter_phase(phase)
             .and_then(|()| Receipt::read(BufReader::new(&mut self.connection)))
+    }
+}
+
+/// Returns the outcome of an offer that was answered with a receipt. That the file is there already
+/// counts if it was asked, of a file of this size, and with a name.
+fn judge_answer(receipt: Receipt, size: u64, options: ExtendedOptions) -> Result<Sent, SendError> {
+    match receipt.status {
+        Status::AlreadyThere if !options.skip => Err(unasked("has the file already")),
+        Status::AlreadyThere if receipt.body != size || !receipt.is_whole() => {
+            Err(SendError::Broken("the receiver says that it has another file instead".to_owned()))
+        }
+        Status::AlreadyThere => {
+            let name = receipt.name.unwrap_or_default();
+            let stored_as = Some(String::from_utf16_lossy(&name));
+            Ok(Sent { size, digest: 0, stored_as, resumed_at: size, already_stored: true })
+        }
+        Status::Stored => Err(unasked("has stored the file")),
+        _ => Err(SendError::Refused(receipt)),
     }
 }

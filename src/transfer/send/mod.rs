@@ -13,7 +13,7 @@ use crate::limits;
 use crate::text::Reason;
 use crate::wire::foreign;
 use crate::wire::header::Dialect;
-use crate::wire::receipt::Receipt;
+use crate::wire::receipt::{Receipt, Status};
 use std::io::{self, ErrorKind, Read};
 
 /// A file that was sent.
@@ -134,6 +134,12 @@ impl<C: Connection> Outgoing<C> {
 
 /// Compares a receipt with what was sent.
 fn verify_receipt(receipt: Receipt, size: u64, digest: u64) -> Result<Sent, SendError> {
+    match receipt.status {
+        Status::Stored => {}
+        // The file was not offered, or its offer was answered already.
+        Status::AlreadyThere => return Err(unasked("has the file already")),
+        _ => return Err(SendError::Refused(receipt)),
+    }
     if (receipt.body, receipt.digest) != (size, digest) {
         let stored = (receipt.body, receipt.digest);
         return Err(SendError::Damaged { sent: (size, digest), stored });
@@ -142,11 +148,23 @@ fn verify_receipt(receipt: Receipt, size: u64, digest: u64) -> Result<Sent, Send
     Ok(Sent { size, digest, stored_as: Some(name), resumed_at: 0, already_stored: false })
 }
 
+/// Returns whether the end of the stream is the receiver's own, though writing has failed with `error`. A
+/// write that meets a reset takes its error away, and reading then ends as if the receiver had closed.
+/// After a close, or in a connection that is merely full, it fails otherwise.
+fn shows_end_after(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::NotConnected | ErrorKind::TimedOut)
+}
+
 /// Reads the first bytes of what a receiver sends, fewer if it ends before.
 fn read_beginning(stream: &mut impl Read) -> io::Result<io::Cursor<Vec<u8>>> {
     let mut bytes = Vec::new();
     stream.take(foreign::MAGIC_LENGTH as u64).read_to_end(&mut bytes)?;
     Ok(io::Cursor::new(bytes))
+}
+
+/// The receiver claims what nobody has asked it for.
+fn unasked(claim: &str) -> SendError {
+    SendError::Broken(format!("the receiver says, unasked, that it {claim}"))
 }
 
 fn no_receipt() -> SendError {
@@ -168,6 +186,17 @@ fn write_error(error: &io::Error) -> String {
     match is_timeout(error) {
         true => "the receiver took nothing for too long".to_owned(),
         false => broken("take the file", error),
+    }
+}
+
+/// Returns why no receipt was read.
+fn receipt_error(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::TimedOut => "the receiver gave no receipt in time, nor did it close".to_owned(),
+        ErrorKind::UnexpectedEof => {
+            "the connection broke in the middle of the receiver's receipt".to_owned()
+        }
+        _ => broken("give a receipt", error),
     }
 }
 

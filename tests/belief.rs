@@ -1,0 +1,325 @@
+//! What a sender believes of a receiver, and for how long it waits: answers that nobody asked for,
+//! receipts that break off, trickles, texts that hide something. And the same of what comes in.
+
+use harness::*;
+use qdrop::digest::xxh64;
+use qdrop::wire::header::Header;
+use qdrop::wire::receipt::{Receipt, Status};
+use std::io::{BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A receipt as it travels.
+fn wire(status: u8, body: (u64, u64), name: Option<&str>, message: Option<&str>) -> Vec<u8> {
+    let (status, (body, digest)) = (Status::Other(status), body);
+    let (name, message) = (name.map(units), message.map(units));
+    let receipt = Receipt { status, body, digest, name, message };
+    let mut bytes = Vec::new();
+    receipt.write(&mut bytes).unwrap();
+    bytes
+}
+
+fn stored(content: &[u8], name: &str) -> Vec<u8> {
+    wire(0, (content.len() as u64, xxh64(content)), Some(name), None)
+}
+
+/// Reads the header of a file, and its body if it is a classic one.
+fn take(stream: &TcpStream) -> Option<(String, Vec<u8>)> {
+    // It must not take more than it is asked for.
+    let mut stream = BufReader::with_capacity(1, stream);
+    let header = Header::read(&mut stream).ok()?;
+    let mut body = Vec::new();
+    if !matches!(header.dialect, qdrop::wire::header::Dialect::Extended(_)) {
+        body.resize(usize::try_from(header.body).unwrap(), 0);
+        stream.read_exact(&mut body).ok()?;
+    }
+    Some((String::from_utf16(&header.name.unwrap()).unwrap(), body))
+}
+
+/// Receives each connection with `serve`, which gets its number, until the test ends.
+fn receiver(serve: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for (n, stream) in listener.incoming().enumerate() {
+            let (serve, stream) = (serve.clone(), patient(stream.unwrap()));
+            thread::spawn(move || serve(n, stream));
+        }
+    });
+    address
+}
+
+/// Sends files called 000, 001 and so on.
+fn send_all(to: SocketAddr, options: &[&str], files: &[PathBuf]) -> Sent {
+    let mut args: Vec<PathBuf> = options.iter().map(PathBuf::from).collect();
+    args.push(to.to_string().into());
+    args.extend_from_slice(files);
+    qdrop(args)
+}
+
+fn numbered(directory: &Path, count: usize) -> Vec<PathBuf> {
+    (0..count).map(|n| file(directory, &format!("{n:03}"), &noise(n * 7 % 300))).collect()
+}
+
+/// Writes a byte each 0.4 s, for ever or until the sender is gone.
+fn trickle(mut stream: &TcpStream, bytes: &[u8]) {
+    for byte in bytes {
+        thread::sleep(Duration::from_millis(400));
+        if stream.write_all(&[*byte]).is_err() {
+            return;
+        }
+    }
+}
+
+/// Checks that a file failed with these words, in at most so many seconds.
+#[track_caller]
+fn assert_broken(sent: &Sent, words: &str) {
+    assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
+    assert!(sent.stderr.contains(words) && sent.stderr.lines().count() == 1, "{sent:?}");
+}
+
+#[test]
+fn that_a_file_is_there_counts_for_this_file_and_if_it_was_asked() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", b"body!");
+    let cases = [
+        ("--resume", wire(9, (5, 0), Some("a"), None)),
+        ("--resume", wire(9, (5, 0), None, None)),
+        ("--preserve", wire(9, (5, 0), Some("a"), None)),
+        ("--skip-existing", wire(9, (6, 0), Some("a"), None)),
+        ("--skip-existing", wire(9, (5, 0), None, None)),
+        ("--skip-existing", wire(9, (5, 0), Some(""), None)),
+        // Nor is a file stored that was not sent.
+        ("--skip-existing", stored(b"body!", "a")),
+        ("--resume", stored(b"body!", "a")),
+        // A classic file was not offered.
+        ("--require-receipt", wire(9, (5, 0), Some("a"), None)),
+        ("--require-receipt", wire(9, (5, xxh64(b"body!")), Some("a"), None)),
+    ];
+    for (option, answer) in cases {
+        let bytes = answer.clone();
+        let to = receiver(move |_, mut stream| {
+            take(&stream);
+            stream.write_all(&bytes).unwrap();
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        });
+        let sent = send(to, &["--require-receipt", "--json", option], &path);
+        assert_eq!(sent.exit, 4, "{option} {answer:02x?}: {sent:?}");
+        assert!(sent.stdout.starts_with("{\"outcome\":\"failed\","), "{sent:?}");
+        let other = if answer[4] == 0 { "stored" } else { "file" };
+        assert!(sent.stderr.contains("the receiver says") && sent.stderr.contains(other));
+    }
+    // After the body of an offer it is none either.
+    let to = receiver(|_, mut stream| {
+        take(&stream);
+        let go = [&b"QDO1"[..], &[0; 8], &0xef46_db37_51d8_e999_u64.to_be_bytes()].concat();
+        stream.write_all(&go).unwrap();
+        stream.read_exact(&mut [0; 13]).unwrap();
+        stream.write_all(&wire(9, (5, 0), Some("a"), None)).unwrap();
+    });
+    let sent = send(to, &["--skip-existing"], &path);
+    assert_broken(&sent, "the receiver says, unasked, that it has the file already");
+    // It is a success where it should be.
+    let to = receiver(|_, mut stream| {
+        take(&stream);
+        stream.write_all(&wire(9, (5, 0), Some("b"), None)).unwrap();
+    });
+    let sent = send(to, &["--skip-existing"], &path);
+    assert_eq!((sent.exit, &*sent.stdout), (0, "skipped a: it is there as b (5 bytes)\n"));
+}
+
+/// What a receiver does after the receipts that it gives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    /// It ends its stream between two receipts.
+    Clean,
+    /// It ends its stream within one.
+    Cut,
+    /// It writes something else.
+    Other,
+    /// It closes with bytes unread, which makes the close a reset.
+    Reset,
+    /// It says nothing more.
+    Silent,
+}
+
+/// Takes every file of each connection and gives a receipt for the first one only, then ends so. Also
+/// gives how often each file came.
+fn forgetful(end: End) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let came = Arc::new(Mutex::new(Vec::new()));
+    let record = came.clone();
+    let to = receiver(move |n, mut stream| {
+        let limit = if end == End::Reset && n > 0 { 1 } else { usize::MAX };
+        let mut files = Vec::new();
+        while files.len() < limit {
+            let Some(file) = take(&stream) else { break };
+            record.lock().unwrap().push(file.0.clone());
+            files.push(file);
+        }
+        let Some((name, body)) = files.first() else { return };
+        let mut bytes = stored(body, name);
+        match end {
+            End::Cut if n > 0 => bytes.extend(&wire(0, (1, 1), Some("b"), None)[..25]),
+            End::Other if n > 0 => bytes.extend(b"all is well"),
+            _ => {}
+        }
+        stream.write_all(&bytes).unwrap();
+        if end == End::Silent && n > 0 {
+            thread::sleep(Duration::from_secs(20));
+        } else if end == End::Reset && n > 0 {
+            thread::sleep(Duration::from_millis(200));
+        }
+    });
+    (to, came)
+}
+
+#[test]
+fn files_whose_receipts_broke_off_are_in_doubt_and_not_sent_again() {
+    let source = TempDir::new().unwrap();
+    let sources = numbered(source.path(), 40);
+    for end in [End::Clean, End::Cut, End::Other, End::Reset, End::Silent] {
+        let (to, came) = forgetful(end);
+        let sent = send_all(to, &["--timeout", "1"], &sources);
+        let mut came = came.lock().unwrap().clone();
+        if end == End::Clean {
+            // The receiver says that it took one of each connection.
+            assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 40), "{sent:?}");
+            continue;
+        }
+        assert_eq!(sent.exit, 4, "{end:?}: {sent:?}");
+        let told = sent.stdout.lines().count() + sent.stderr.lines().count();
+        assert_eq!(told, 40, "{end:?}: {sent:?}");
+        for line in sent.stderr.lines() {
+            assert!(line.contains("it may be stored, and is twice if sent again"), "{sent:?}");
+        }
+        let whole = came.len();
+        came.sort();
+        came.dedup();
+        assert_eq!(came.len(), whole, "{end:?}: nothing came twice");
+    }
+    // Those are tried again if that is asked for, and it is told.
+    let (to, _) = forgetful(End::Cut);
+    let sent = send_all(to, &["--retry", "9"], &sources[..3]);
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 3), "{sent:?}");
+    assert!(sent.stderr.contains("twice if sent again; trying again in 1 s (1 of 9)"), "{sent:?}");
+}
+
+#[test]
+fn what_trickles_is_given_up_in_time() {
+    let source = TempDir::new().unwrap();
+    let path = &file(source.path(), "a", b"body!");
+    let receipt = stored(b"body!", "a");
+    let long = wire(4, (0, 0), None, Some(&"x".repeat(200)));
+    let go = [&b"QDO1"[..], &[0; 8], &0xef46_db37_51d8_e999_u64.to_be_bytes()].concat();
+    // Before the trickle the receiver writes this at once, and takes so many bytes after it.
+    let cases: [(&[&str], Vec<u8>, usize, Vec<u8>); 6] = [
+        (&[], Vec::new(), 0, receipt.clone()),
+        (&[], Vec::new(), 0, long.clone()),
+        (&[], Vec::new(), 0, b"a greeting of another program, which has no end".to_vec()),
+        (&["--resume"], Vec::new(), 0, go.clone()),
+        (&["--resume"], Vec::new(), 0, long),
+        (&["--resume"], go, 13, receipt),
+    ];
+    thread::scope(|scope| {
+        for (options, first, taken, slow) in cases {
+            scope.spawn(move || {
+                let to = receiver(move |_, mut stream| {
+                    take(&stream);
+                    stream.write_all(&first).unwrap();
+                    stream.read_exact(&mut vec![0; taken]).unwrap();
+                    trickle(&stream, &slow);
+                });
+                let began = Instant::now();
+                let sent = send(to, &[options, &["--timeout", "1"]].concat(), path);
+                assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{options:?}: {sent:?}");
+                assert!(began.elapsed() < Duration::from_secs(4), "{options:?}: {sent:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_receiver_that_takes_next_to_nothing_is_given_up() {
+    let source = TempDir::new().unwrap();
+    let path = source.path().join("a");
+    std::fs::File::create(&path).unwrap().set_len(50_000_000).unwrap();
+    let to = receiver(|_, mut stream| {
+        // What is in the buffers of the system goes on for a while.
+        while stream.read(&mut [0; 1000]).is_ok_and(|n| n > 0) {
+            thread::sleep(Duration::from_millis(500));
+        }
+    });
+    let began = Instant::now();
+    let sent = send(to, &["--timeout", "1"], &path);
+    assert_broken(&sent, "the receiver took nothing for too long");
+    assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_receipt_on_a_slow_line_is_awaited() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", b"body!");
+    // 16 KiB a second, for longer than the time limit.
+    let answer = wire(4, (0, 0), None, Some(&"x".repeat(16_000)));
+    let to = receiver(move |_, mut stream| {
+        take(&stream);
+        for piece in answer.chunks(1600) {
+            stream.write_all(piece).unwrap();
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let sent = send(to, &["--timeout", "1"], &path);
+    assert_eq!(sent.exit, 5, "{sent:?}");
+}
+
+#[test]
+fn a_text_of_a_receiver_has_a_bound_and_hides_nothing() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", b"body!");
+    let hidden = "a\u{200b}\u{ad}\u{2060}\u{feff}\u{180e}\u{fffa}\u{e0041}\u{200d}b\u{fe0f}";
+    let long = hidden.to_owned() + &"x".repeat(32_000);
+    for option in [&["--quiet"][..], &["--json"]] {
+        for answer in [wire(4, (0, 0), None, Some(&long)), stored(b"body!", &long)] {
+            let is_stored = answer[4] == 0;
+            let to = receiver(move |_, mut stream| {
+                take(&stream);
+                stream.write_all(&answer).unwrap();
+            });
+            let sent = send(to, option, &path);
+            let text = sent.stdout + &sent.stderr;
+            assert!(text.len() < 10_000, "{} bytes", text.len());
+            assert!(text.contains('…') || is_stored && option == ["--quiet"], "{text}");
+            for c in hidden.chars().filter(|c| !c.is_ascii()) {
+                assert!(!text.contains(c), "{c:?} in {text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_seen_is_told_by_the_log_and_what_turns_a_name_is_not_stored() {
+    let emoji = "👩‍💻 ❤️ 1️⃣.txt";
+    let cases = [
+        ("a\u{200b}b\u{ad}", "a\u{200b}b\u{ad}", "a\\u{200b}b\\u{ad}"),
+        ("\u{202e}gpj.exe", "_gpj.exe", "\\u{202e}gpj.exe"),
+        ("a\u{2066}b\u{2069}\u{2029}", "a_b__", "a\\u{2066}b\\u{2069}\\u{2029}"),
+        (emoji, emoji, emoji),
+    ];
+    for options in [&[][..], &["--subdirs"]] {
+        let qdropd = Qdropd::start(options);
+        for (name, stored_as, shown) in cases {
+            let mut stream = qdropd.connect();
+            stream.write_all(&transfer(name, b"body")).unwrap();
+            let receipts = receipts(stream);
+            assert_eq!(receipts[0].name, Some(units(stored_as)), "{name:?}");
+            assert!(qdropd.files().contains_key(stored_as), "{name:?}");
+            let shown_as = if stored_as == name { shown } else { stored_as };
+            qdropd.logged(&format!("stored {shown} as {shown_as} ("));
+        }
+    }
+}
