@@ -1,6 +1,5 @@
 //! Text for people: escapes what a peer wrote, and shortens numbers.
 
-use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
@@ -96,16 +95,16 @@ fn is_variation_selector(c: char) -> bool {
 /// Returns whether a variation selector after this character can change its display. That takes a
 /// visible character, and one that emoji or the scripts outside ASCII have.
 fn takes_variation(c: char) -> bool {
-    matches!(c, '0'..='9' | '#' | '*')
-        || !(c.is_ascii() || c.is_control() || c.is_whitespace())
-            && !(is_invisible(c) || is_display_control(c))
+    let is_seen =
+        !(c.is_control() || c.is_whitespace() || is_invisible(c) || is_display_control(c));
+    if c.is_ascii() { matches!(c, '0'..='9' | '#' | '*') } else { is_seen }
 }
 
 /// Returns the beginning of a peer's text, at most `most` characters, with `…` if that is not all.
-pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+pub fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", &text[..end]).into(),
-        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

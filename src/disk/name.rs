@@ -232,18 +232,6 @@ mod tests {
             ("a:b?c*d", "a:b?c*d"),
             ("CON", "CON"),
             ("trailing.", "trailing."),
-            // Unicode.
-            ("😀.png", "😀.png"),
-            ("\u{feff}a", "\u{feff}a"),
-            ("e\u{301}.txt", "e\u{301}.txt"),
-            ("a\u{200b}\u{ad}b", "a\u{200b}\u{ad}b"),
-            ("👩‍💻.png", "👩‍💻.png"),
-            // What shows a name otherwise than it is.
-            ("\u{202e}gpj.exe", "_gpj.exe"),
-            ("a\u{2028}\u{2029}\u{202a}b", "a___b"),
-            ("\u{2066}a\u{2069}", "_a_"),
-            // The marks of right-to-left names change nothing but their own place.
-            ("\u{200f}שלום.txt", "\u{200f}שלום.txt"),
             // Long names.
             (&long, &long[..255]),
             (&format!("{long}.tar.gz"), &format!("{}.gz", &long[..252])),
@@ -256,6 +244,26 @@ mod tests {
         }
         assert_eq!(SafeName::map(&[0xD83D]).0, "_", "a lone surrogate");
         assert_eq!(SafeName::map(&[0x61, 0xDE00, 0x62]).0, "a_b");
+    }
+
+    #[test]
+    fn unicode() {
+        let table = [
+            ("😀.png", "😀.png"),
+            ("\u{feff}a", "\u{feff}a"),
+            ("e\u{301}.txt", "e\u{301}.txt"),
+            ("a\u{200b}\u{ad}b", "a\u{200b}\u{ad}b"),
+            ("👩‍💻.png", "👩‍💻.png"),
+            // What shows a name otherwise than it is.
+            ("\u{202e}gpj.exe", "_gpj.exe"),
+            ("a\u{2028}\u{2029}\u{202a}b", "a___b"),
+            ("\u{2066}a\u{2069}", "_a_"),
+            // The marks of right-to-left names change nothing but their own place.
+            ("\u{200f}שלום.txt", "\u{200f}שלום.txt"),
+        ];
+        for (sent, stored) in table {
+            assert_eq!(map(sent), stored, "of {sent:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,6 @@ use crate::limits;
 use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, shortened};
 use crate::transfer::error::SendError;
 use crate::transfer::send::Sent;
-use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::mem;
@@ -227,6 +226,6 @@ impl<'a> Reporter<'a> {
 }
 
 /// Returns the name that a receiver gives, for display: no more than the longest path has.
-fn stored_as(sent: &Sent) -> Option<Cow<'_, str>> {
+fn stored_as(sent: &Sent) -> Option<String> {
     sent.stored_as.as_deref().map(|name| shortened(name, limits::PATH))
 }

@@ -255,7 +255,7 @@ fn verb(why: &ReceiveError) -> &'static str {
 
 /// Truncates a name for display, since a peer may send 32,768 characters.
 pub(super) fn truncated(name: &str) -> String {
-    shortened(name, limits::SHOWN_NAME).into_owned()
+    shortened(name, limits::SHOWN_NAME)
 }
 
 /// A JSON object on one line, without its closing brace.
