@@ -122,6 +122,9 @@ pub const MAX_CATCH_UP: Duration = Duration::from_millis(50);
 /// The first and the longest pause before a retry of a transfer.
 pub const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// The first and the longest pause before a busy receiver is tried again.
+pub const BUSY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+
 /// Commands that run in parallel. A machine that receives files need not be a large one.
 pub const COMMANDS: usize = 4;
 

@@ -6,7 +6,7 @@ use qdrop::digest::xxh64;
 use qdrop::wire::header::Header;
 use qdrop::wire::receipt::{Receipt, Status};
 use std::io::{BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -322,4 +322,88 @@ fn what_cannot_be_seen_is_told_by_the_log_and_what_turns_a_name_is_not_stored() 
             qdropd.logged(&format!("stored {shown} as {shown_as} ("));
         }
     }
+}
+
+/// Refuses so many connections as busy, and stores what the others bring. Also gives how many came.
+fn busy_at_first(times: usize) -> (SocketAddr, Arc<Mutex<usize>>) {
+    let count = Arc::new(Mutex::new(0));
+    let came = count.clone();
+    let to = receiver(move |_, mut stream| {
+        let n = {
+            let mut came = came.lock().unwrap();
+            *came += 1;
+            *came
+        };
+        let taken = take(&stream);
+        let answer = match taken {
+            _ if n <= times => wire(7, (0, 0), None, Some("too many")),
+            Some((name, body)) => stored(&body, &name),
+            None => return,
+        };
+        stream.write_all(&answer).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    (to, count)
+}
+
+#[test]
+fn a_busy_receiver_is_waited_for_and_uses_no_retry() {
+    let source = TempDir::new().unwrap();
+    let sources = numbered(source.path(), 3);
+    let (to, count) = busy_at_first(2);
+    let began = Instant::now();
+    let sent = send_all(to, &["--require-receipt"], &sources[..1]);
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert_eq!(*count.lock().unwrap(), 3);
+    assert!(began.elapsed() >= Duration::from_millis(750), "0.25 s, then 0.5 s");
+    // Who wants to know everything is told.
+    let (to, _) = busy_at_first(1);
+    let sent = send_all(to, &["--verbose"], &sources[..1]);
+    assert!(sent.exit == 0 && sent.stderr.contains("; trying again in 0.250 s\n"), "{sent:?}");
+
+    // Not for ever, and together: the second file has waited with the first.
+    for option in ["--require-receipt", "--resume"] {
+        let (to, count) = busy_at_first(usize::MAX);
+        let began = Instant::now();
+        let sent = send_all(to, &["--timeout", "1", option], &sources);
+        assert_eq!((sent.exit, sent.stderr.lines().count()), (5, 3), "{sent:?}");
+        assert!(sent.stderr.ends_with("refused by the receiver: too many\n"), "{sent:?}");
+        assert!((1..3).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        assert_eq!(*count.lock().unwrap(), 4 + 2, "at 0, 0.25, 0.75 and 1 s, and the others once");
+    }
+    // Then a retry is one.
+    let (to, _) = busy_at_first(usize::MAX);
+    let sent = send_all(to, &["--timeout", "0.1", "--retry", "1"], &sources[..1]);
+    assert!(sent.stderr.contains("; trying again in 1 s (1 of 1)\n"), "{sent:?}");
+}
+
+#[test]
+fn fewer_files_are_sent_in_parallel_to_a_receiver_that_has_no_more_places() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--max-per-peer=1"]));
+    let sources = numbered(source.path(), 60);
+    for option in ["--require-receipt", "--resume"] {
+        let sent = send_all(qdropd.address, &["--jobs", "8", option], &sources);
+        assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 60), "{sent:?}");
+        assert_eq!(sent.stderr, "");
+    }
+    assert_eq!(qdropd.settled().len(), 120);
+
+    // It refuses the second of two connections as long as there is a first.
+    let held = Arc::new(Mutex::new(0));
+    let to = receiver(move |_, mut stream| {
+        *held.lock().unwrap() += 1;
+        let alone = *held.lock().unwrap() == 1;
+        if let Some((name, body)) = take(&stream) {
+            thread::sleep(Duration::from_millis(20));
+            let answer = match alone {
+                true => stored(&body, &name),
+                false => wire(7, (0, 0), None, Some("too many")),
+            };
+            stream.write_all(&answer).unwrap();
+        }
+        *held.lock().unwrap() -= 1;
+    });
+    let sent = send_all(to, &["--jobs", "4", "--dialect", "header-size"], &sources);
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 60), "{sent:?}");
 }

@@ -3,7 +3,7 @@
 
 use super::options::Options;
 use super::report::Reporter;
-use super::retry::{Disposition, QueuedFile, disposition, pause_before};
+use super::retry::{BusyWait, Disposition, QueuedFile, WhenBusy, disposition, pause_before};
 use super::target::Target;
 use crate::cli::exit::Exit;
 use crate::cli::meter::Id;
@@ -34,8 +34,9 @@ pub(super) fn send_all(options: &Options, target: &Target<'_>, reporter: &Report
     let mut run =
         Run { options, target, reporter, rate_limiter, spool: None, shared: Mutex::default() };
     run.collect_files();
+    run.shared().jobs = options.jobs;
     loop {
-        let jobs = options.jobs.min(run.shared().queue.len());
+        let jobs = run.jobs();
         thread::scope(|scope| {
             for _ in 1..jobs {
                 // Without a thread, fewer files are sent in parallel.
@@ -43,6 +44,10 @@ pub(super) fn send_all(options: &Options, target: &Target<'_>, reporter: &Report
             }
             Sender::new(&run).work();
         });
+        if run.jobs() > 0 {
+            // The last jobs have ended, each for the sake of the other.
+            continue;
+        }
         let retries = mem::take(&mut run.shared().retries);
         let Some(tries) = retries.iter().map(|file| file.tries).min() else { break };
         thread::sleep(pause_before(tries));
@@ -69,12 +74,23 @@ struct Shared {
     queue: VecDeque<QueuedFile>,
     /// Files that are tried again when the queue is empty.
     retries: Vec<QueuedFile>,
+    /// The files that are sent in parallel. A busy receiver makes them fewer.
+    jobs: usize,
+    /// Connections that are alive.
+    connections: usize,
+    busy: BusyWait,
 }
 
 impl Run<'_> {
     /// Locks the shared state. Every update is atomic, so the lock is usable even if poisoned.
     fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns how many files to send in parallel.
+    fn jobs(&self) -> usize {
+        let shared = self.shared();
+        shared.jobs.min(shared.queue.len())
     }
 
     /// Fills the queue with everything that is to be sent.
@@ -137,15 +153,29 @@ impl Run<'_> {
     fn record_failure(&self, mut file: QueuedFile, error: &SendError, time: Duration) {
         match disposition(error) {
             Disposition::Requeue => self.shared().queue.push_front(file),
-            Disposition::Retry(_) if file.tries < self.options.retry => {
+            Disposition::Retry(_) | Disposition::Busy(_) if file.tries < self.options.retry => {
                 file.tries += 1;
                 self.reporter.retrying(&file, error);
                 self.shared().retries.push(file);
             }
-            Disposition::Retry(exit) | Disposition::Fail(exit) => {
+            Disposition::Retry(exit) | Disposition::Busy(exit) | Disposition::Fail(exit) => {
                 self.reporter.failed(&file, error, exit, time);
             }
         }
+    }
+
+    /// Decides what a job without a connection does, since the receiver is busy.
+    fn when_busy(&self) -> WhenBusy {
+        if !matches!(self.target, Target::Host(..)) {
+            return WhenBusy::GiveUp;
+        }
+        let mut shared = self.shared();
+        let others = shared.connections > 0;
+        let decision = shared.busy.decide(Instant::now(), others, self.options.timeout);
+        if decision == WhenBusy::End {
+            shared.jobs = 1.max(shared.jobs - 1);
+        }
+        decision
     }
 }
 
@@ -165,7 +195,12 @@ struct Batch {
     bytes: u64,
     /// The last file's progress.
     progress: Option<Id>,
+    /// A file that was offered to a busy receiver, its failure, and how long that took.
+    busy: Option<(QueuedFile, SendError, Duration)>,
 }
+
+/// A file, what became of it, and how long that took.
+type Outcome = (QueuedFile, Result<Sent, SendError>, Duration);
 
 /// A file that was written to a connection.
 struct Written {
@@ -183,7 +218,14 @@ impl<'a> Sender<'a> {
         let mut most = 1;
         while !self.run.shared().queue.is_empty() {
             let began = Instant::now();
-            self.send_batch(most);
+            match self.send_batch(most) {
+                Some(WhenBusy::End) => return,
+                Some(WhenBusy::Pause(pause)) => {
+                    thread::sleep(pause);
+                    continue;
+                }
+                Some(WhenBusy::GiveUp) | None => {}
+            }
             if self.may_batch() {
                 match began.elapsed() {
                     time if time < limits::BATCH_TIME / 2 => {
@@ -205,8 +247,8 @@ impl<'a> Sender<'a> {
     }
 
     /// Sends up to `most` files on one connection. Those that the receiver did not process go back
-    /// into the queue.
-    fn send_batch(&mut self, most: usize) {
+    /// into the queue. Returns what to do if the receiver was busy.
+    fn send_batch(&mut self, most: usize) -> Option<WhenBusy> {
         let mut batch = Batch::default();
         loop {
             let Some(file) = self.run.shared().queue.pop_front() else { break };
@@ -214,21 +256,49 @@ impl<'a> Sender<'a> {
                 break;
             }
         }
-        let Batch { outgoing, written, progress, .. } = batch;
+        let Batch { outgoing, written, progress, busy, .. } = batch;
+        let connected = usize::from(outgoing.is_some());
         let outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts));
+        self.run.shared().connections -= connected;
         if let Some(id) = progress {
             self.run.reporter.printer.end(id);
         }
         // A file takes until the next one begins.
         let next = written.iter().skip(1).map(|next| next.began).chain([Instant::now()]);
         let times: Vec<_> = next.zip(&written).map(|(next, it)| next - it.began).collect();
-        // From the last one, so that those that go back into the queue keep their order.
-        let all = written.into_iter().zip(outcomes).zip(times).collect::<Vec<_>>();
-        let (requeued, told): (Vec<_>, Vec<_>) = all
-            .into_iter()
-            .partition(|((_, outcome), _)| matches!(outcome, Err(SendError::NotProcessed)));
-        let in_order = told.into_iter().chain(requeued.into_iter().rev());
-        in_order.for_each(|((it, outcome), time)| self.record(it.file, outcome, time, 0));
+        let all = written.into_iter().zip(outcomes).zip(times);
+        let all = all.map(|((it, outcome), time)| (it.file, outcome, time));
+        let busy = busy.map(|(file, error, time)| (file, Err(error), time));
+        self.record_all(all.chain(busy).collect())
+    }
+
+    /// Records the outcomes of a connection, after its end. Returns what to do if the receiver was busy.
+    fn record_all(&mut self, all: Vec<Outcome>) -> Option<WhenBusy> {
+        let is = |outcome: &Result<Sent, SendError>, what: fn(&Disposition) -> bool| {
+            outcome.as_ref().err().is_some_and(|error| what(&disposition(error)))
+        };
+        let is_busy = |outcome: &_| is(outcome, |it| matches!(it, Disposition::Busy(_)));
+        // What was sent on this connection is progress.
+        if all.iter().any(|(_, outcome, _)| outcome.is_ok()) {
+            self.run.shared().busy.reset();
+        }
+        let decision =
+            all.iter().any(|(_, outcome, _)| is_busy(outcome)).then(|| self.run.when_busy());
+        let waits = decision.as_ref().is_some_and(|decision| *decision != WhenBusy::GiveUp);
+        let (requeued, told): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, outcome, _)| {
+            is(outcome, |it| matches!(it, Disposition::Requeue)) || waits && is_busy(outcome)
+        });
+        for (file, outcome, time) in told {
+            self.record(file, outcome, time, 0);
+        }
+        // From the last one, so that they keep their order.
+        for (file, outcome, _) in requeued.into_iter().rev() {
+            if let (Err(error), Some(decision)) = (&outcome, &decision) {
+                self.run.reporter.waiting(&file, error, decision);
+            }
+            self.run.shared().queue.push_front(file);
+        }
+        decision
     }
 
     /// Sends the next file of a batch. Returns whether another one may follow.
@@ -252,7 +322,10 @@ impl<'a> Sender<'a> {
         let outgoing = match &mut batch.outgoing {
             Some(outgoing) => outgoing,
             None => match self.connect() {
-                Ok(connected) => batch.outgoing.insert(connected),
+                Ok(connected) => {
+                    run.shared().connections += 1;
+                    batch.outgoing.insert(connected)
+                }
                 Err(error) => {
                     run.record_failure(file, &error, Duration::ZERO);
                     return ControlFlow::Continue(());
@@ -265,7 +338,9 @@ impl<'a> Sender<'a> {
             printer.end(last);
         }
         if run.options.extended.any() {
-            return self.send_extended(file, &mut source, outgoing, id);
+            let (flow, busy) = self.send_extended(file, &mut source, outgoing, id);
+            batch.busy = busy;
+            return flow;
         }
         let name: Vec<u16> = file.name.encode_utf16().collect();
         let began = Instant::now();
@@ -292,7 +367,7 @@ impl<'a> Sender<'a> {
         source: &mut Source,
         outgoing: &mut Outgoing<TimedStream>,
         id: Id,
-    ) -> ControlFlow<()> {
+    ) -> (ControlFlow<()>, Option<(QueuedFile, SendError, Duration)>) {
         let (options, printer) = (self.run.options.extended, &self.run.reporter.printer);
         let name: Vec<u16> = file.name.encode_utf16().collect();
         let began = Instant::now();
@@ -300,9 +375,15 @@ impl<'a> Sender<'a> {
         let advance = &mut |bytes| printer.advance(id, bytes);
         let receipts = self.gives_receipts;
         let outcome = outgoing.send_extended(source, &name, options, receipts, resumed, advance);
+        let outcome = match outcome {
+            Err(error) if matches!(disposition(&error), Disposition::Busy(_)) => {
+                return (ControlFlow::Break(()), Some((file, error, began.elapsed())));
+            }
+            outcome => outcome,
+        };
         self.record(file, outcome, began.elapsed(), outgoing.start());
         let is_over = outgoing.is_broken() || !matches!(self.run.target, Target::Host(..));
-        if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        (if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }, None)
     }
 
     fn connect(&self) -> Result<Outgoing<TimedStream>, SendError> {
@@ -332,9 +413,11 @@ impl<'a> Sender<'a> {
         if start > file.reached {
             file.reached = start;
             file.tries = 0;
+            self.run.shared().busy.reset();
         }
         match outcome {
             Ok(sent) => {
+                self.run.shared().busy.reset();
                 self.gives_receipts |= sent.stored_as.is_some();
                 self.run.reporter.sent(&file, &sent, time);
             }

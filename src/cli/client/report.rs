@@ -1,7 +1,7 @@
 //! What `qdrop` tells of each file, and the exit status that follows from it.
 
 use super::options::Options;
-use super::retry::{QueuedFile, pause_before};
+use super::retry::{QueuedFile, WhenBusy, pause_before};
 use super::target::Target;
 use crate::cli::console::Printer;
 use crate::cli::exit::Exit;
@@ -133,6 +133,17 @@ impl<'a> Reporter<'a> {
             let (line, tries, most) = (self.failure(file, error), file.tries, self.options.retry);
             let pause = pause_before(tries).as_secs();
             self.printer.log(format!("{line}; trying again in {pause} s ({tries} of {most})"));
+        }
+    }
+
+    /// Tells who wants to know everything that a file waits for a busy receiver.
+    pub(super) fn waiting(&self, file: &QueuedFile, error: &SendError, decision: &WhenBusy) {
+        let then = match decision {
+            WhenBusy::Pause(pause) => format!("trying again in {} s", Seconds(*pause)),
+            WhenBusy::End | WhenBusy::GiveUp => "another connection goes on".to_owned(),
+        };
+        if self.options.verbose {
+            self.printer.log(format!("{}; {then}", self.failure(file, error)));
         }
     }
 

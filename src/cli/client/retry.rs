@@ -5,7 +5,7 @@ use crate::limits;
 use crate::transfer::error::SendError;
 use crate::wire::receipt::Status;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A file that is to be sent.
 #[derive(Debug)]
@@ -24,6 +24,9 @@ pub(super) struct QueuedFile {
 pub(super) enum Disposition {
     /// The receiver has nothing of the file. It goes back into the queue.
     Requeue,
+    /// The receiver has no place at the moment. The file waits as [`BusyWait`] says, and afterwards is
+    /// treated as with [`Disposition::Retry`].
+    Busy(Exit),
     /// A later try may succeed. This is the exit status if there is none.
     Retry(Exit),
     /// A later try would fail as well.
@@ -41,7 +44,8 @@ pub(super) fn disposition(error: &SendError) -> Disposition {
         }
         SendError::Unsupported | SendError::Foreign(_) => Disposition::Fail(Exit::Broken),
         SendError::Refused(receipt) => match receipt.status {
-            Status::NoSpace | Status::StorageFailed | Status::Busy | Status::TimedOut => {
+            Status::Busy => Disposition::Busy(Exit::Refused),
+            Status::NoSpace | Status::StorageFailed | Status::TimedOut => {
                 Disposition::Retry(Exit::Refused)
             }
             Status::Stored
@@ -55,9 +59,76 @@ pub(super) fn disposition(error: &SendError) -> Disposition {
     }
 }
 
+/// What a job does when the receiver is busy.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum WhenBusy {
+    /// It ends, since another connection of this run goes on.
+    End,
+    /// It pauses, then tries again.
+    Pause(Duration),
+    /// It has waited for long enough.
+    GiveUp,
+}
+
+/// How long a busy receiver has been waited for since something was sent.
+#[derive(Debug, Default)]
+pub(super) struct BusyWait {
+    since: Option<Instant>,
+    pauses: usize,
+}
+
+impl BusyWait {
+    /// Decides what a job does. `others`: whether another connection of this run is alive.
+    pub(super) fn decide(&mut self, now: Instant, others: bool, timeout: Duration) -> WhenBusy {
+        if others {
+            return WhenBusy::End;
+        }
+        let waited = now - *self.since.get_or_insert(now);
+        match timeout.checked_sub(waited).filter(|left| !left.is_zero()) {
+            None => WhenBusy::GiveUp,
+            Some(left) => {
+                self.pauses += 1;
+                WhenBusy::Pause(left.min(doubled(limits::BUSY, self.pauses)))
+            }
+        }
+    }
+
+    /// Counts anew, since something was sent.
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
 /// The pause before the next try, after this many have failed.
 pub(super) fn pause_before(tries: usize) -> Duration {
-    let (first, longest) = limits::RETRY;
+    doubled(limits::RETRY, tries)
+}
+
+/// Returns the pause after this many tries: it doubles from the first to the longest.
+fn doubled((first, longest): (Duration, Duration), tries: usize) -> Duration {
     let doublings = u32::try_from(tries.saturating_sub(1)).unwrap_or(u32::MAX);
-    1_u32.checked_shl(doublings).map_or(longest, |times| longest.min(first * times))
+    1_u32.checked_shl(doublings).map_or(longest, |times| longest.min(first.saturating_mul(times)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_receiver_is_waited_for_in_time() {
+        let (mut wait, began) = (BusyWait::default(), Instant::now());
+        let at = |millis| began + Duration::from_millis(millis);
+        let pause = |millis| WhenBusy::Pause(Duration::from_millis(millis));
+        let timeout = Duration::from_secs(5);
+        assert_eq!(wait.decide(at(0), true, timeout), WhenBusy::End);
+        for (now, next) in [(0, 250), (250, 500), (750, 1000), (1750, 2000), (3750, 1250)] {
+            assert_eq!(wait.decide(at(now), false, timeout), pause(next));
+        }
+        // What is refused afterwards has waited as well.
+        for now in [5000, 6000] {
+            assert_eq!(wait.decide(at(now), false, timeout), WhenBusy::GiveUp);
+        }
+        wait.reset();
+        assert_eq!(wait.decide(at(7000), false, timeout), pause(250));
+    }
 }
