@@ -64,6 +64,13 @@ pub const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long a program waits for a host to accept a connection by default.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 
+/// How long a sender that listens looks whether a peer leaves again, before it sends. A port scan does so at
+/// once, and would use up the file.
+pub const LOOK_TIME: Duration = Duration::from_millis(250);
+
+/// Addresses whose refusal is logged by a sender that listens. Those of further ones are not.
+pub const SHOWN_REFUSALS: usize = 64;
+
 /// How long a receiver waits after a complete file for the sender's end of stream or its next header.
 /// Some senders pause for 50 ms between files. One waits for the receiver's close and fails if a person
 /// is faster, for which 1 s was too long (docs/PROTOCOL.md, 1).

@@ -5,9 +5,12 @@ use harness::*;
 use qdrop::digest::xxh64;
 use qdrop::wire::header::Header;
 use qdrop::wire::receipt::{Receipt, Status};
-use std::io::{BufReader, Read, Write};
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -217,7 +220,8 @@ fn what_trickles_is_given_up_in_time() {
     let long = wire(4, (0, 0), None, Some(&"x".repeat(200)));
     let go = [&b"QDO1"[..], &[0; 8], &0xef46_db37_51d8_e999_u64.to_be_bytes()].concat();
     // Before the trickle the receiver writes this at once, and takes so many bytes after it.
-    let cases: [(&[&str], Vec<u8>, usize, Vec<u8>); 6] = [
+    type Case<'a> = (&'a [&'a str], Vec<u8>, usize, Vec<u8>);
+    let cases: [Case; 6] = [
         (&[], Vec::new(), 0, receipt.clone()),
         (&[], Vec::new(), 0, long.clone()),
         (&[], Vec::new(), 0, b"a greeting of another program, which has no end".to_vec()),
@@ -247,7 +251,7 @@ fn what_trickles_is_given_up_in_time() {
 fn a_receiver_that_takes_next_to_nothing_is_given_up() {
     let source = TempDir::new().unwrap();
     let path = source.path().join("a");
-    std::fs::File::create(&path).unwrap().set_len(50_000_000).unwrap();
+    fs::File::create(&path).unwrap().set_len(50_000_000).unwrap();
     let to = receiver(|_, mut stream| {
         // What is in the buffers of the system goes on for a while.
         while stream.read(&mut [0; 1000]).is_ok_and(|n| n > 0) {
@@ -406,4 +410,127 @@ fn fewer_files_are_sent_in_parallel_to_a_receiver_that_has_no_more_places() {
     });
     let sent = send_all(to, &["--jobs", "4", "--dialect", "header-size"], &sources);
     assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 60), "{sent:?}");
+}
+
+/// A `qdrop --listen` with these files, once it listens, and its address.
+fn listening(options: &[&str], files: &[PathBuf]) -> (Child, SocketAddr) {
+    let mut child = Command::new(program("qdrop"))
+        .args(["--listen", "127.0.0.1:0"])
+        .args(options)
+        .args(files)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::with_capacity(1, child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    (child, line.strip_prefix("listening on ").unwrap().trim().parse().unwrap())
+}
+
+/// What it printed until it ended.
+fn ended(child: Child) -> Sent {
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    Sent { exit: output.status.code().unwrap(), stdout, stderr }
+}
+
+fn fetch(from: SocketAddr, directory: &Path) -> Sent {
+    let mut qdropd = assert_cmd::Command::new(program("qdropd"));
+    run(qdropd.args(["--from", &from.to_string()]).arg(directory))
+}
+
+#[test]
+fn a_connection_that_only_looks_uses_up_no_file() {
+    let (source, drop) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let sources = numbered(source.path(), 3);
+    let (child, address) = listening(&["--verbose"], &sources);
+    for _ in &sources {
+        // It closes at once, a little later, and so that its close is a reset.
+        std::mem::drop(TcpStream::connect(address).unwrap());
+        let late = TcpStream::connect(address).unwrap();
+        thread::sleep(Duration::from_millis(100));
+        std::mem::drop(late);
+        reset(address);
+        assert_eq!(fetch(address, drop.path()).exit, 0);
+    }
+    let sent = ended(child);
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 3), "{sent:?}");
+    assert_eq!(sent.stderr.matches(" connected and took nothing\n").count(), 9, "{sent:?}");
+    assert_eq!(files(drop.path()), files(source.path()));
+
+    // One that takes something and leaves counts.
+    let (child, address) = listening(&[], &sources[2..]);
+    let mut stream = patient(TcpStream::connect(address).unwrap());
+    stream.read_exact(&mut [0; 10]).unwrap();
+    std::mem::drop(stream);
+    assert_broken(&ended(child), "002 not sent from ");
+}
+
+/// Connects and resets the connection.
+fn reset(address: SocketAddr) {
+    let script = "import socket, struct, sys\n\
+                  s = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n\
+                  s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n\
+                  s.close()";
+    let status = needed("python3").args(["-c", script, &address.port().to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn a_sender_that_listens_sends_to_allowed_networks_alone() {
+    let (source, drop) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let sources = numbered(source.path(), 1);
+    let (child, address) = listening(&["--allow", "10.0.0.0/8"], &sources);
+    for _ in 0..3 {
+        assert_eq!(fetch(address, drop.path()).exit, 4);
+    }
+    let mut child = child;
+    child.kill().unwrap();
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    child.wait().unwrap();
+    assert_eq!(log, "qdrop: 127.0.0.1 refused: --allow does not name it\n");
+    assert!(files(drop.path()).is_empty());
+
+    let networks = ["--allow", "10.0.0.0/8", "--allow=127.0.0.0/8"];
+    let (child, address) = listening(&networks, &sources);
+    assert_eq!(fetch(address, drop.path()).exit, 0);
+    assert_eq!(ended(child).exit, 0);
+}
+
+#[test]
+fn a_socket_that_neither_listens_nor_is_connected_ends_qdropd() {
+    let directory = TempDir::new().unwrap();
+    for make in ["", "s.bind(('127.0.0.1', 0))"] {
+        let script = format!(
+            "import socket, os, sys\ns = socket.socket()\n{make}\nos.dup2(s.fileno(), 0)\n\
+             os.execv(sys.argv[1], [sys.argv[1], '--inetd', sys.argv[2]])"
+        );
+        let mut command = assert_cmd::Command::from_std(needed("python3"));
+        command.args(["-c", &script]).arg(program("qdropd")).arg(directory.path());
+        let ended = run(command.timeout(Duration::from_secs(5)));
+        let why = "qdropd: cannot use standard input as a socket of TCP: it neither listens nor is \
+                   connected\n";
+        assert_eq!((ended.exit, &*ended.stdout, &*ended.stderr), (1, "", why));
+    }
+}
+
+/// A drop directory whose path is longer than any call takes.
+#[test]
+fn a_command_gets_no_relative_path() {
+    let top = TempDir::new().unwrap();
+    let script = file(top.path(), "told.sh", b"#!/bin/sh\necho \"told $1\" >&2\n");
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    let deep = "import os, sys\nfor _ in range(25):\n    os.mkdir('d' * 200)\n    \
+                os.chdir('d' * 200)\nos.execv(sys.argv[1], sys.argv[1:])";
+    let mut command = needed("python3");
+    command.current_dir(top.path()).args(["-c", deep]).arg(program("qdropd"));
+    let command = command.args(["--exec".as_ref(), script.as_os_str()]);
+    let qdropd = Qdropd::spawn(command, Path::new("."));
+    let mut stream = qdropd.connect();
+    stream.write_all(&transfer("a", b"body")).unwrap();
+    assert_eq!(receipts(stream)[0].status, Status::Stored);
+    let line = qdropd.logged("command for a");
+    assert!(line.contains("not run: the path of the file is not known: "), "{line}");
 }

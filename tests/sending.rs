@@ -15,7 +15,7 @@ use std::sync::mpsc;
 use tempfile::TempDir;
 
 /// Every option that `--help` names, which leaves no room for others.
-const QDROP: &str = "-n --name --dialect --listen -r --recursive --resume --preserve \
+const QDROP: &str = "-n --name --dialect --listen --allow -r --recursive --resume --preserve \
                      --skip-existing --retry --jobs --limit-rate --connect-timeout --timeout \
                      --require-receipt --progress --json -q --quiet -v --verbose -h --help -V \
                      --version";
@@ -381,6 +381,8 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         (not_address, "--listen=box a|--listen 127.0.0.1:x a"),
         ("no FILE", "--listen 127.0.0.1:0"),
         (both, "--listen 127.0.0.1:0 --connect-timeout 1 a"),
+        ("--allow goes with --listen", "--allow 10.0.0.0/8 box a"),
+        ("is not an IP address", "--listen 127.0.0.1:0 --allow box a"),
         ("--listen and --jobs exclude", "--listen 127.0.0.1:0 --jobs 2 a"),
         ("--listen and --retry exclude", "--retry=1 --listen 127.0.0.1:0 a"),
         ("--name and --recursive exclude", "box a -rn b|box a --name b --recursive|box - -rn a"),

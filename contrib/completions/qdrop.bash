@@ -34,8 +34,8 @@ _qdrop_needs_host() {
         fi
         case $word in
             --listen) return 1 ;;
-            -n | --name | --dialect | --retry | --jobs | --limit-rate | --connect-timeout | \
-                --timeout | --progress) is_value=1 ;;
+            -n | --name | --dialect | --allow | --retry | --jobs | --limit-rate | \
+                --connect-timeout | --timeout | --progress) is_value=1 ;;
             -?*) ;;
             *) return 1 ;;
         esac
@@ -48,13 +48,14 @@ _qdrop() {
         case $option in
             --dialect) _qdrop_words 'name-size header-size'; return ;;
             --progress) _qdrop_words 'auto always never'; return ;;
-            -n | --name | --listen | --retry | --jobs | --limit-rate | --connect-timeout | --timeout)
+            -n | --name | --listen | --allow | --retry | --jobs | --limit-rate | \
+                --connect-timeout | --timeout)
                 _qdrop_words ''
                 return
                 ;;
         esac
         if [[ $cur == -* ]]; then
-            _qdrop_words '-n --name --dialect --listen -r --recursive --resume --preserve
+            _qdrop_words '-n --name --dialect --listen --allow -r --recursive --resume --preserve
                 --skip-existing --retry --jobs --limit-rate --connect-timeout --timeout
                 --require-receipt --progress --json -q --quiet -v --verbose -h --help -V --version'
             return

@@ -11,7 +11,7 @@ function __qdrop_needs_host
         switch $word
             case --listen '--listen=*'
                 return 1
-            case -n --name --dialect --retry --jobs --limit-rate --connect-timeout --timeout --progress
+            case -n --name --dialect --allow --retry --jobs --limit-rate --connect-timeout --timeout --progress
                 set is_value yes
             case '-?*'
             case '*'
@@ -24,6 +24,7 @@ complete -c qdrop -n __qdrop_needs_host -f -a '(__fish_print_hostnames)' -d Rece
 complete -c qdrop -s n -l name -x -d 'Send under this name'
 complete -c qdrop -l dialect -x -a 'name-size header-size' -d 'Which Qt receivers to speak to'
 complete -c qdrop -l listen -x -d 'Send each file to the next receiver that connects'
+complete -c qdrop -l allow -x -d 'With --listen, send only to this network'
 complete -c qdrop -s r -l recursive -d 'Send directories'
 complete -c qdrop -l resume -d 'Resume an interrupted transfer'
 complete -c qdrop -l preserve -d 'Keep the modification time'

@@ -147,6 +147,8 @@ How it is sent:
                               which Qt receivers to speak to [name-size]
       --listen ADDR[:PORT]    send each file to the next receiver that connects;
                               PORT alone listens on every address of IPv4
+      --allow ADDR[/BITS]     with --listen: send only to receivers of this
+                              network; may be repeated
 
 What is printed:
       --progress auto|always|never

@@ -2,6 +2,8 @@
 
 use super::listen::canonical;
 use std::io::{self, ErrorKind};
+#[cfg(unix)]
+use std::net::Shutdown;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 #[cfg(unix)]
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +22,7 @@ pub enum Inherited {
 /// Takes the socket from standard input.
 ///
 /// # Errors
-/// Fails if standard input is not a TCP socket.
+/// Fails if standard input is not a TCP socket, or one that neither listens nor was connected.
 #[cfg(unix)]
 pub fn standard_input() -> io::Result<Inherited> {
     let input = owned(&io::stdin())?;
@@ -35,12 +37,23 @@ pub fn standard_input() -> io::Result<Inherited> {
     }
     // It listens, or the connection was reset. In either case this does not wait for bytes, and only a
     // socket that was never connected answers with `NotConnected`.
-    Ok(match stream.peek(&mut [0]) {
+    match stream.peek(&mut [0]) {
         Err(error) if error.kind() == ErrorKind::NotConnected => {
-            Inherited::Listener(address, TcpListener::from(input))
+            if is_idle(&stream) {
+                return Err(io::Error::other("it neither listens nor is connected"));
+            }
+            Ok(Inherited::Listener(address, TcpListener::from(input)))
         }
-        _ => Inherited::Lost,
-    })
+        _ => Ok(Inherited::Lost),
+    }
+}
+
+/// Returns whether a socket without a connection does not listen. On Linux, to end the writing side of a
+/// listener is allowed and does nothing (`inet_shutdown`). Elsewhere that is not known, so that accept(2)
+/// has to tell.
+#[cfg(unix)]
+fn is_idle(socket: &TcpStream) -> bool {
+    cfg!(target_os = "linux") && socket.shutdown(Shutdown::Write).is_err()
 }
 
 /// Returns whether standard error is the same socket as standard input, as with inetd.

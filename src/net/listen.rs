@@ -51,6 +51,15 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     }
 }
 
+/// Returns whether a peer that has just connected leaves within `time`, with or without a reset. One that
+/// says something stays.
+pub fn leaves_within(stream: &TcpStream, time: Duration) -> bool {
+    match stream.set_read_timeout(Some(time)).and_then(|()| stream.peek(&mut [0])) {
+        Ok(bytes) => bytes == 0,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
+}
+
 /// Converts an IPv4-mapped address to IPv4.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())

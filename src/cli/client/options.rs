@@ -3,6 +3,7 @@
 use crate::cli::args::{Arg, Args, count, listen_address, rate, seconds, times};
 use crate::cli::help;
 use crate::limits;
+use crate::net::allow::Network;
 use crate::net::dial::Address;
 use crate::wire::header::{Dialect, ExtendedOptions};
 use std::ffi::{OsStr, OsString};
@@ -38,7 +39,11 @@ pub(super) enum Mode {
     /// This program connects to one.
     Connect { host: Address, timeout: Duration },
     /// They connect to this address, one for each file.
-    Listen(SocketAddr),
+    Listen {
+        address: SocketAddr,
+        /// Networks that may receive; none: every address.
+        allow: Vec<Network>,
+    },
 }
 
 /// What the command line asks for.
@@ -53,6 +58,7 @@ struct Given {
     name: Option<String>,
     dialect: Dialect,
     listen: Option<SocketAddr>,
+    allow: Vec<Network>,
     connect_timeout: Option<Duration>,
     timeout: Duration,
     require_receipt: bool,
@@ -87,6 +93,7 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
             "-n" | "--name" => given.name = Some(args.value()?),
             "--dialect" => given.dialect = args.value_as(dialect)?,
             "--listen" => given.listen = Some(args.value_as(listen_address)?),
+            "--allow" => given.allow.push(args.parsed::<Network>()?),
             "--connect-timeout" => given.connect_timeout = Some(args.value_as(seconds)?),
             "--timeout" => given.timeout = args.value_as(seconds)?,
             "--require-receipt" => given.require_receipt = true,
@@ -136,6 +143,7 @@ impl Default for Given {
             name: None,
             dialect: Dialect::NameSize,
             listen: None,
+            allow: Vec::new(),
             connect_timeout: None,
             timeout: limits::TIMEOUT,
             require_receipt: false,
@@ -167,10 +175,10 @@ impl Given {
                     .to_owned(),
             );
         }
-        if matches!(mode, Mode::Listen(_)) && self.jobs > 1 {
+        if matches!(mode, Mode::Listen { .. }) && self.jobs > 1 {
             return Err("--listen and --jobs exclude each other".to_owned());
         }
-        if matches!(mode, Mode::Listen(_)) && self.retry > 0 {
+        if matches!(mode, Mode::Listen { .. }) && self.retry > 0 {
             return Err("--listen and --retry exclude each other".to_owned());
         }
         Ok(Options {
@@ -195,6 +203,9 @@ impl Given {
     fn mode_and_files(&self) -> Result<(Mode, Vec<PathBuf>), String> {
         let mut operands = self.operands.iter();
         let mode = match self.listen {
+            None if !self.allow.is_empty() => {
+                return Err("--allow goes with --listen: it says who may connect".to_owned());
+            }
             None => {
                 let host = operands.next().ok_or("no HOST to send to")?;
                 check_order(host, operands.as_slice())?;
@@ -207,7 +218,7 @@ impl Given {
             }
             Some(address) => {
                 check_no_host(operands.as_slice())?;
-                Mode::Listen(address)
+                Mode::Listen { address, allow: self.allow.clone() }
             }
         };
         let files: Vec<PathBuf> = operands.map(PathBuf::from).collect();

@@ -2,28 +2,43 @@
 
 use super::options::{Mode, Options};
 use crate::cli::console::Printer;
+use crate::limits;
+use crate::net::allow::Network;
 use crate::net::dial::{self, Address, DialError};
 use crate::net::listen;
 use crate::text::Reason;
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, ErrorKind, IsTerminal};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A receiver to connect to, or a listener to which receivers connect.
 pub(super) enum Target<'a> {
     /// A receiver, and how long an address of it may take to answer.
     Host(&'a Address, Duration),
-    Listener(TcpListener, SocketAddr),
+    Listener(Listener<'a>),
+}
+
+/// Accepts receivers.
+pub(super) struct Listener<'a> {
+    listener: TcpListener,
+    address: SocketAddr,
+    /// Networks that may receive; none: every address.
+    allow: &'a [Network],
+    printer: Printer,
+    verbose: bool,
+    /// Addresses whose refusal was logged.
+    refused: Mutex<Vec<IpAddr>>,
 }
 
 impl<'a> Target<'a> {
     /// Starts to listen, if that is asked for.
     pub(super) fn open(options: &'a Options, printer: &Printer) -> Result<Self, String> {
-        let address = match &options.mode {
+        let (address, allow) = match &options.mode {
             Mode::Connect { host, timeout } => return Ok(Self::Host(host, *timeout)),
-            Mode::Listen(address) => *address,
+            Mode::Listen { address, allow } => (*address, allow),
         };
         let (address, listener) = listen::listen(address)
             .map_err(|error| crate::cli::cannot_listen(address, &error, &[]))?;
@@ -38,7 +53,8 @@ impl<'a> Target<'a> {
             let hint = crate::cli::listener_hint(address, "receive from", ["qdropd --from", ""]);
             printer.log(format!("qdrop: {hint}"));
         }
-        Ok(Self::Listener(listener, address))
+        let (printer, verbose, refused) = (printer.clone(), options.verbose, Mutex::default());
+        Ok(Self::Listener(Listener { listener, address, allow, printer, verbose, refused }))
     }
 
     /// Makes the next connection.
@@ -46,9 +62,36 @@ impl<'a> Target<'a> {
         match self {
             Self::Host(host, timeout) => dial::dial(host, *timeout)
                 .map_err(|error| format!("{error}{}", connect_hint(host, &error))),
-            Self::Listener(listener, _) => listen::accept(listener)
-                .map(|(stream, _)| stream)
+            Self::Listener(listener) => listener
+                .accept()
                 .map_err(|error| format!("cannot accept a connection: {}", Reason(&error))),
+        }
+    }
+}
+
+impl Listener<'_> {
+    /// Accepts the next receiver that is allowed and stays. The others use up no file.
+    fn accept(&self) -> io::Result<TcpStream> {
+        loop {
+            let (stream, peer) = listen::accept(&self.listener)?;
+            if !self.allow.is_empty() && !self.allow.iter().any(|it| it.contains(peer.ip())) {
+                self.log_refused(peer.ip());
+            } else if listen::leaves_within(&stream, limits::LOOK_TIME) {
+                if self.verbose {
+                    self.printer.log(format!("qdrop: {peer} connected and took nothing"));
+                }
+            } else {
+                return Ok(stream);
+            }
+        }
+    }
+
+    /// Logs an address that may not receive, once.
+    fn log_refused(&self, address: IpAddr) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() < limits::SHOWN_REFUSALS && !refused.contains(&address) {
+            refused.push(address);
+            self.printer.log(format!("qdrop: {address} refused: --allow does not name it"));
         }
     }
 }
@@ -76,7 +119,7 @@ impl Display for Target<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host(host, _) => write!(f, "to {host}"),
-            Self::Listener(_, address) => write!(f, "from {address}"),
+            Self::Listener(listener) => write!(f, "from {}", listener.address),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::text::{Escaped, Reason};
 use crate::transfer::receive::Stored;
 use std::collections::VecDeque;
 use std::env;
+use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::mem;
 use std::net::SocketAddr;
@@ -167,10 +168,7 @@ impl Commands {
         }
         match &job.outcome {
             Ok(Stored { name, size, digest, .. }) => {
-                // The path as it is now, in case the directory was renamed. If it cannot be read, it is
-                // still the working directory of the command.
-                let directory = env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
-                let path = directory.join(name);
+                let path = absolute(name)?;
                 command.arg(&path).env("QDROP_PATH", &path);
                 command.env("QDROP_SIZE", size.to_string());
                 command.env("QDROP_XXH64", format!("{digest:016x}"));
@@ -246,6 +244,30 @@ impl Commands {
     fn log_failure(&self, job: &Job, what: &str) {
         self.log.log(&Entry::Command(job.peer, &job.name, what));
     }
+}
+
+/// Returns the path of a stored file as it is now, in case the drop directory was renamed.
+///
+/// # Errors
+/// Fails if the path of the directory cannot be told, or is longer than the system's calls take.
+fn absolute(name: &SafeName) -> Result<PathBuf, String> {
+    let unknown = |why: &dyn Display| format!("not run: the path of the file is not known: {why}");
+    let directory = env::current_dir().map_err(|error| unknown(&Reason(&error)))?;
+    let path = directory.join(name);
+    // A name relative to elsewhere would be taken for one in the working directory.
+    if !path.is_absolute() {
+        return Err(unknown(&"its directory is out of reach"));
+    }
+    match path.symlink_metadata() {
+        Ok(_) => Ok(path),
+        // What was removed meanwhile, and what others may not see, has its path all the same.
+        Err(error) if is_missing_or_hidden(&error) => Ok(path),
+        Err(error) => Err(unknown(&Reason(&error))),
+    }
+}
+
+fn is_missing_or_hidden(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
 }
 
 /// Converts a peer's name to an argument that no program takes for an option: the name that the file
