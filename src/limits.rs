@@ -112,6 +112,13 @@ pub const BATCH_TIME: Duration = Duration::from_secs(1);
 /// always small enough for the receiver to skip it and continue.
 pub const BATCH: u64 = DRAIN;
 
+/// Files on one connection after which the next file is sent on another one.
+pub const BATCH_FILES: usize = 1_000;
+
+/// Bytes of the receipts that are expected on one connection, after which the next file is sent on another
+/// one. A receiver holds them until the end of the connection, and has a bound for that.
+pub const BATCH_RECEIPTS: usize = 128 * 1024;
+
 /// How long a connection is written to before the next file is sent on another one. It is far shorter
 /// than [`LINGER`], even if reading the next file takes a while.
 pub const BATCH_WRITING: Duration = Duration::from_millis(100);

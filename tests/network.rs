@@ -371,6 +371,8 @@ fn one_transfer_that_breaks_is_the_outcome() {
         .collect();
     let listening: Vec<_> = cases
         .iter()
+        // Whoever leaves before anything was sent uses up no file.
+        .filter(|cut| !(cut.forward == Some(0) && cut.resets_receiver()))
         .map(|cut| {
             let qdrop = Listening::start(&sources.path(cut.body));
             let relay = relays.relay(&qdrop.address, cut, true);

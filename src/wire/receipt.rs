@@ -135,6 +135,13 @@ impl Receipt {
         !named || self.name.as_ref().is_some_and(|name| !name.is_empty())
     }
 
+    /// Returns how many bytes a receipt has that says that a file of this name was stored, if the receiver
+    /// keeps the name.
+    pub fn expected_length(name: &[u16]) -> usize {
+        // The magic, the status, two numbers, and two strings with their lengths.
+        MAGIC_LENGTH + 1 + 2 * 8 + 2 * 4 + 2 * name.len()
+    }
+
     /// Writes this receipt. `stream` should be a buffer.
     ///
     /// # Errors

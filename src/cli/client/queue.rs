@@ -17,6 +17,7 @@ use crate::text::Reason;
 use crate::transfer::error::SendError;
 use crate::transfer::send::{Outgoing, Sent};
 use crate::wire::header::Dialect;
+use crate::wire::receipt::Receipt;
 use std::collections::VecDeque;
 use std::env;
 use std::io;
@@ -193,6 +194,8 @@ struct Batch {
     written: Vec<Written>,
     /// Bytes of the files written.
     bytes: u64,
+    /// Bytes of the receipts that are expected.
+    receipts: usize,
     /// The last file's progress.
     progress: Option<Id>,
     /// A file that was offered to a busy receiver, its failure, and how long that took.
@@ -229,7 +232,7 @@ impl<'a> Sender<'a> {
             if self.may_batch() {
                 match began.elapsed() {
                     time if time < limits::BATCH_TIME / 2 => {
-                        most = limits::RECEIPTS.min(most * 2);
+                        most = limits::BATCH_FILES.min(most * 2);
                     }
                     time if time > limits::BATCH_TIME => most = 1.max(most / 2),
                     _ => {}
@@ -351,9 +354,12 @@ impl<'a> Sender<'a> {
             return if cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
         batch.bytes += source.size();
+        batch.receipts += Receipt::expected_length(&name);
         batch.written.push(Written { file, began });
         let first = batch.written.first().map_or(began, |first| first.began);
-        let is_full = batch.written.len() >= most || first.elapsed() >= limits::BATCH_WRITING;
+        let is_full = batch.written.len() >= most
+            || batch.receipts >= limits::BATCH_RECEIPTS
+            || first.elapsed() >= limits::BATCH_WRITING;
         if outgoing.is_broken() || is_full {
             ControlFlow::Break(())
         } else {
