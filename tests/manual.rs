@@ -142,6 +142,7 @@ fn both_descriptions_have_the_numbers_of_the_source() {
             seconds(limits::TAKEOVER_SILENCE, " s"),
             seconds(limits::BATCH_WRITING, " s"),
             number(limits::RECEIPTS as u64),
+            number(limits::BATCH_FILES as u64),
             mib(limits::DRAIN, " "),
             seconds(limits::DRAIN_TIME, " s"),
             mib(limits::SLOW_DISK, "/s"),
