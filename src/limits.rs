@@ -79,9 +79,25 @@ pub const LINGER: Duration = Duration::from_millis(300);
 /// How long a receiver waits by default for the next file of a sender that stays connected.
 pub const KEEP_OPEN: Duration = Duration::from_secs(600);
 
-/// Connections that idle between files. They hold no transfer slot. A connection above this number is
-/// waited for [`LINGER`] only.
-pub const IDLING: usize = 256;
+/// Connections without a place: those that are silent, wait or idle between files. Above this number the
+/// address with the most of them loses one. One address may have three quarters of them.
+pub const WAITING: usize = 512;
+
+/// How long the listener waits for one of them to leave, before one is stopped.
+pub const ROOM_TIME: Duration = Duration::from_secs(1);
+
+/// How long a connection may be silent at least. A peer sends its first bytes sooner, also over a
+/// satellite.
+pub const SILENT_GRACE: Duration = Duration::from_millis(250);
+
+/// How long a connection waits for a place before one that brings nothing is stopped for it.
+pub const STOP_AFTER: Duration = Duration::from_secs(1);
+
+/// A connection brings nothing if it brings fewer bytes than this in each [`NOTHING_TIME`].
+pub const NOTHING: usize = 1_000;
+
+/// See [`NOTHING`].
+pub const NOTHING_TIME: Duration = Duration::from_secs(10);
 
 /// How long a header-size sender pauses after a header, since deployed receivers lose a small body that
 /// arrives together with it. On a busy machine, 20 ms were too short once in 200 times
@@ -96,13 +112,17 @@ pub const DRAIN: u64 = 16 * 1024 * 1024;
 /// How long reading [`DRAIN`] bytes may take.
 pub const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// Refused connections that are drained in parallel. They hold no transfer slot. A connection above
-/// this number is closed immediately.
-pub const DRAINING: usize = 64;
+/// Connections that are about to end: receipts are written, or the rest of a refused body is discarded.
+/// They hold no place. Above this number the address with the most of them loses one.
+pub const LEAVING: usize = 256;
 
-/// Receipts that are kept for one connection until its end. A sender of more files gets no receipt for
-/// the rest.
-pub const RECEIPTS: usize = 10_000;
+/// Bytes of receipts that are held for one connection until its end. Above that the connection ends,
+/// and its sender sends the rest again.
+pub const RECEIPTS: usize = 256 * 1024;
+
+/// Bytes of receipts that are held for all connections together. Above that the address that holds the
+/// most loses.
+pub const ALL_RECEIPTS: usize = 4 * 1024 * 1024;
 
 /// How long a batch of files on one connection should take, including its receipts. Files without a
 /// receipt may have to be sent again, and a receiver with a slow disk is silent meanwhile.

@@ -166,20 +166,18 @@ fn connections_that_idle_between_files_hold_nobody_up() {
 #[test]
 fn the_number_of_idle_connections_is_bounded() {
     let qdropd = Qdropd::start(&["--no-sync"]);
-    let idle: Vec<TcpStream> = (0..limits::IDLING)
+    // All from one address, which may have three quarters of the places to wait.
+    let most = limits::WAITING / 4 * 3;
+    let idle: Vec<TcpStream> = (0..most)
         .map(|number| {
             let mut stream = qdropd.connect();
             stream.write_all(&header_size(&format!("{number}"), b"")).unwrap();
             stream
         })
         .collect();
-    eventually("all of them idle", || {
-        (qdropd.log().lines().count() == limits::IDLING).then_some(())
-    });
-    // One more is served, but not waited for: its receipt comes although it does not close.
-    let mut stream = qdropd.connect();
-    stream.write_all(&header_size("one more", b"x")).unwrap();
-    assert_eq!(answer(stream)[0].status, Status::Stored);
+    eventually("all of them idle", || (qdropd.log().lines().count() == most).then_some(()));
+    // One more is told so at once.
+    assert_eq!(answer(qdropd.connect())[0].status, Status::Busy);
     for stream in idle {
         assert_eq!(receipts(stream).len(), 1);
     }
@@ -232,7 +230,7 @@ fn once_a_silent_connection_is_nobodys_outcome() {
     stream.write_all(&transfer("a", b"x")).unwrap();
     assert_eq!(receipts(stream)[0].status, Status::Stored);
     assert_eq!(qdropd.wait().code(), Some(0));
-    assert_eq!(answer(silent)[0].status, Status::TimedOut);
+    drop(silent);
 }
 
 #[test]
@@ -240,18 +238,10 @@ fn a_peer_that_comes_back_from_idling_waits_for_its_own_transfers() {
     let qdropd = Qdropd::start(&["--max-per-peer", "1"]);
     let mut streams: Vec<TcpStream> = (0..3)
         .map(|number| {
-            let refused = || qdropd.log().matches("too many transfers").count();
-            // The one before gives up its place a little later than its file is logged.
-            eventually("it has a place", || {
-                let before = refused();
-                let mut stream = qdropd.connect();
-                stream.write_all(&header_size(&format!("{number} a"), b"x")).unwrap();
-                let stored = eventually("it is judged", || {
-                    let stored = qdropd.log().contains(&format!("as {number} a "));
-                    (stored || refused() > before).then_some(stored)
-                });
-                stored.then_some(stream)
-            })
+            let mut stream = qdropd.connect();
+            stream.write_all(&header_size(&format!("{number} a"), b"x")).unwrap();
+            qdropd.logged(&format!("as {number} a "));
+            stream
         })
         .collect();
     let next = header_size("next", b"body");

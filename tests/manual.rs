@@ -141,7 +141,7 @@ fn both_descriptions_have_the_numbers_of_the_source() {
             seconds(limits::LINGER, " s"),
             seconds(limits::TAKEOVER_SILENCE, " s"),
             seconds(limits::BATCH_WRITING, " s"),
-            number(limits::RECEIPTS as u64),
+            kib(limits::RECEIPTS as u32),
             number(limits::BATCH_FILES as u64),
             mib(limits::DRAIN, " "),
             seconds(limits::DRAIN_TIME, " s"),

@@ -506,11 +506,18 @@ impl Write for Sender<'_> {
 impl Connection for Sender<'_> {
     fn enter_phase(&mut self, what: Phase) -> io::Result<()> {
         assert!(self.answer.is_empty() || what == Phase::Drain, "receipts come last");
-        self.awaited.push(what);
+        // How many bytes of receipts there are is another test's.
+        if !matches!(what, Phase::Receipts(_)) {
+            self.awaited.push(what);
+        }
         Ok(())
     }
 
-    fn wait_for_slot(&mut self) {}
+    fn wait_for_slot(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn hold_receipts(&mut self, _: usize) {}
 
     fn pause_after_header(&mut self) {}
 
@@ -569,7 +576,10 @@ fn expected(
 ) -> Outcome {
     let mut fates = Vec::new();
     let mut files = BTreeMap::new();
-    let mut awaited = vec![Phase::Header];
+    let mut awaited = vec![Phase::FirstByte];
+    if !stream.is_empty() {
+        awaited.push(Phase::Header);
+    }
     let gone = (end == End::Silence).then_some(Status::TimedOut);
     if stream.is_empty() && gone.is_some() {
         fates.push((Err(gone), 0));

@@ -72,7 +72,11 @@ impl Connection for Sender<'_> {
         Ok(())
     }
 
-    fn wait_for_slot(&mut self) {}
+    fn wait_for_slot(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn hold_receipts(&mut self, _: usize) {}
 
     fn pause_after_header(&mut self) {}
 

@@ -1,175 +1,470 @@
-//! Admission: which connections may transfer, and how many at once, in all and from one address.
+//! Admission: which connections may transfer. Every connection is accepted at once and waits, without a
+//! place, until its peer has sent a byte. Places are shared fairly between addresses: docs/DESIGN.md,
+//! "Time and numbers", has the rules.
 
 use super::allow::Network;
 use crate::limits;
-use crate::transfer::error::ReceiveError;
-use std::mem;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Instant;
 
-/// Who may connect, and how many at once.
+/// Who may connect, and how many transfer at once.
 #[derive(Clone, Debug)]
 pub struct AdmissionPolicy {
     /// Networks that may send; none: every address.
     pub allow: Vec<Network>,
-    /// Whether one transfer is all. Its connection keeps its slot between its files.
+    /// Whether one transfer is all. Its connection keeps its place between its files.
     pub once: bool,
-    /// Transfers at once.
+    /// Transfers at once. Addresses without a place may use as many again.
     pub max_transfers: usize,
     /// Transfers at once from one address.
     pub max_per_peer: Option<usize>,
 }
 
-/// Limits the number of transfers at once, in all and for each address.
+/// Admits connections to places.
 #[derive(Debug)]
-pub struct ConnectionLimiter {
+pub struct Admission {
     policy: AdmissionPolicy,
-    counts: Mutex<Counts>,
-    slot_freed: Condvar,
+    table: Mutex<Table>,
+    /// Notified when a connection ends.
+    left: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
-    /// The address of each connection that holds a slot.
-    active: Vec<IpAddr>,
-    /// Connections that stay open between two files.
-    idle: usize,
-    /// Refused connections that are drained.
-    draining: usize,
+struct Table {
+    connections: Vec<Entry>,
+    next_id: u64,
 }
 
-impl ConnectionLimiter {
-    /// Creates a limiter without connections.
+#[derive(Debug)]
+struct Entry {
+    id: u64,
+    /// The address or network that it counts for.
+    key: IpAddr,
+    state: State,
+    /// When this state began.
+    since: Instant,
+    /// Bytes of receipts that are held for it.
+    receipts: usize,
+    /// Whether it has to leave.
+    stopped: bool,
+    stream: Arc<TcpStream>,
+    activity: Arc<Activity>,
+    /// The thread that waits for a place.
+    waiter: Option<Thread>,
+}
+
+/// What a connection is doing. Only active ones hold a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Its peer has not sent a byte.
+    Silent,
+    /// It waits for a place.
+    Waiting,
+    /// It transfers.
+    Active,
+    /// It is between two files.
+    Idle,
+    /// Its receipts are written, or the rest of a refused body is discarded.
+    Leaving,
+}
+
+/// What a connection with a place has brought, and what it waits for.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// Bytes read since it has its place.
+    bytes: AtomicUsize,
+    blocked: AtomicU8,
+}
+
+/// The values of [`Activity::blocked`].
+const READING: u8 = 1;
+const WRITING: u8 = 2;
+
+impl Activity {
+    /// Counts bytes that were read. The count stops long before it could wrap around, and far above what
+    /// [`Entry::brings_nothing`] asks for.
+    pub(super) fn count(&self, bytes: usize) {
+        if self.bytes.load(Ordering::Relaxed) < usize::MAX / 4 {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn set_reading(&self) {
+        self.blocked.store(READING, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_writing(&self) {
+        self.blocked.store(WRITING, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_unblocked(&self) {
+        self.blocked.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What becomes of a new connection.
+#[derive(Debug)]
+pub(super) enum Registration {
+    /// It may send a byte.
+    Registered(Slot),
+    /// Its address may not send here.
+    NotAllowed(Slot),
+    /// There are too many connections.
+    Busy,
+}
+
+impl Admission {
+    /// Creates an admission without connections.
     pub fn new(policy: AdmissionPolicy) -> Arc<Self> {
-        Arc::new(Self { policy, counts: Mutex::default(), slot_freed: Condvar::new() })
+        Arc::new(Self { policy, table: Mutex::default(), left: Condvar::new() })
     }
 
-    /// Locks the counts. Every update is atomic, so the lock is usable even if poisoned.
-    fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the table. Every update is atomic, so the lock is usable even if poisoned.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a slot is free. With an address, it must have less than its own limit as well.
-    fn wait_for_slot(&self, address: Option<IpAddr>) -> MutexGuard<'_, Counts> {
-        let full = |counts: &mut Counts| {
-            counts.active.len() >= self.policy.max_transfers
-                || address.is_some_and(|address| self.is_at_limit(address, counts))
-        };
-        self.slot_freed.wait_while(self.counts(), full).unwrap_or_else(PoisonError::into_inner)
+    /// Connections that may be active before one more of an address that holds `held` places.
+    fn most_active(&self, held: usize) -> usize {
+        let most = self.policy.max_transfers;
+        // The reserve is for addresses without a place.
+        if held == 0 && !self.policy.once { 2 * most } else { most }
     }
 
-    /// Waits until a slot is free, but does not take it: connections that are not accepted yet queue in
-    /// the kernel.
-    pub(super) fn wait_for_free_slot(&self) {
-        drop(self.wait_for_slot(None));
-    }
-
-    /// Returns whether an address has as many transfers as one address may have.
-    fn is_at_limit(&self, address: IpAddr, counts: &Counts) -> bool {
-        let held = counts.active.iter().filter(|&&other| other == address).count();
-        self.policy.max_per_peer.is_some_and(|most| held >= most)
-    }
-
-    /// Takes a slot for a connection from `address`, and waits for it if none is free. Also returns why
-    /// the connection is to be refused, if it is.
-    pub fn admit(self: &Arc<Self>, address: IpAddr) -> (Slot, Option<ReceiveError>) {
-        let refused = |why| (Slot { limiter: self.clone(), state: SlotState::Released }, Some(why));
+    /// Registers a connection that was accepted. Waits for up to [`limits::ROOM_TIME`] if there are too
+    /// many connections without a place, which one address alone cannot cause.
+    pub(super) fn register(
+        self: &Arc<Self>,
+        stream: &Arc<TcpStream>,
+        peer: IpAddr,
+    ) -> Registration {
+        let local = stream.local_addr().map_or(peer, |address| address.ip().to_canonical());
+        let key = key(peer, local);
         let allow = &self.policy.allow;
-        if !allow.is_empty() && !allow.iter().any(|network| network.contains(address)) {
-            return refused(ReceiveError::NotAllowed);
+        if !allow.is_empty() && !allow.iter().any(|network| network.contains(peer)) {
+            let mut table = self.table();
+            table.make_room_to_leave();
+            return Registration::NotAllowed(self.insert(&mut table, key, State::Leaving, stream));
         }
-        // Another listener may have taken the slot that was free when the connection was accepted.
-        let mut counts = self.wait_for_slot(None);
-        if self.is_at_limit(address, &counts) {
-            return refused(ReceiveError::Busy);
+        let mut table = self.table();
+        let own = table.without_place(Some(key));
+        if own >= limits::WAITING / 4 * 3 && !table.stop_oldest(State::Silent, key) {
+            return Registration::Busy;
         }
-        counts.active.push(address);
-        debug_assert!(counts.active.len() <= self.policy.max_transfers);
-        (Slot { limiter: self.clone(), state: SlotState::Active(address) }, None)
+        if table.without_place(None) >= limits::WAITING {
+            let full = |table: &mut Table| table.without_place(None) >= limits::WAITING;
+            let waited = self.left.wait_timeout_while(table, limits::ROOM_TIME, full);
+            table = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if full(&mut table) {
+                table.stop_one_without_place();
+            }
+        }
+        Registration::Registered(self.insert(&mut table, key, State::Silent, stream))
+    }
+
+    fn insert(
+        self: &Arc<Self>,
+        table: &mut Table,
+        key: IpAddr,
+        state: State,
+        stream: &Arc<TcpStream>,
+    ) -> Slot {
+        let id = table.next_id;
+        table.next_id += 1;
+        let activity = Arc::new(Activity::default());
+        table.connections.push(Entry {
+            id,
+            key,
+            state,
+            since: Instant::now(),
+            receipts: 0,
+            stopped: false,
+            stream: stream.clone(),
+            activity: activity.clone(),
+            waiter: None,
+        });
+        Slot { admission: self.clone(), id, activity }
+    }
+
+    /// Gives free places to those that wait: first to the address with the fewest places, then to the
+    /// connection that has waited longest.
+    fn schedule(&self, table: &mut Table) {
+        loop {
+            let active: Vec<IpAddr> = table.keys(State::Active).collect();
+            debug_assert!(active.len() <= self.most_active(0));
+            let held = |entry: &Entry| active.iter().filter(|key| **key == entry.key).count();
+            let may_have = |held: usize| {
+                active.len() < self.most_active(held)
+                    && self.policy.max_per_peer.is_none_or(|most| held < most)
+            };
+            let waiting = table.connections.iter_mut().filter(|it| it.state == State::Waiting);
+            let next = waiting
+                .map(|entry| (held(entry), entry))
+                .filter(|(held, _)| may_have(*held))
+                .min_by_key(|(held, entry)| (*held, entry.since, entry.id));
+            let Some((_, entry)) = next else { return };
+            entry.enter(State::Active);
+            entry.activity.bytes.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Stops a connection that brings next to nothing, so that one of an address with fewer places, which
+    /// has waited for long enough, gets its place.
+    fn stop_for(&self, table: &mut Table, key: IpAddr) {
+        let active: Vec<IpAddr> = table.keys(State::Active).collect();
+        let held = |key: IpAddr| active.iter().filter(|other| **other == key).count();
+        if active.len() < self.most_active(0) {
+            return;
+        }
+        let loser = table
+            .connections
+            .iter_mut()
+            .filter(|it| it.state == State::Active && !it.stopped && it.brings_nothing())
+            .filter(|it| held(it.key) > held(key).max(1))
+            .max_by_key(|it| held(it.key));
+        if let Some(loser) = loser {
+            loser.stop();
+        }
     }
 }
 
-/// The place of a connection among those of a limiter. Dropping it gives the place back.
+impl Table {
+    /// The keys of the connections in a state.
+    fn keys(&self, state: State) -> impl Iterator<Item = IpAddr> {
+        self.connections.iter().filter(move |entry| entry.state == state).map(|entry| entry.key)
+    }
+
+    fn entry(&mut self, id: u64) -> Option<&mut Entry> {
+        self.connections.iter_mut().find(|entry| entry.id == id)
+    }
+
+    /// Connections that hold no place and are not about to end, of an address or of all.
+    fn without_place(&self, key: Option<IpAddr>) -> usize {
+        let counts = |it: &&Entry| it.has_no_place() && key.is_none_or(|key| it.key == key);
+        self.connections.iter().filter(counts).count()
+    }
+
+    /// The key with the most connections that satisfy `which`.
+    fn most(&self, which: impl Fn(&Entry) -> bool) -> Option<IpAddr> {
+        let count = |key| self.connections.iter().filter(|it| which(it) && it.key == key).count();
+        let keys = self.connections.iter().filter(|it| which(it)).map(|entry| entry.key);
+        keys.max_by_key(|key| count(*key))
+    }
+
+    /// Stops the oldest connection of an address in a state, if there is one that is older than
+    /// [`limits::SILENT_GRACE`]. Returns whether there was.
+    fn stop_oldest(&mut self, state: State, key: IpAddr) -> bool {
+        let oldest = self
+            .connections
+            .iter_mut()
+            .filter(|it| it.state == state && it.key == key && !it.stopped)
+            .filter(|it| it.since.elapsed() >= limits::SILENT_GRACE)
+            .min_by_key(|it| it.since);
+        oldest.map(Entry::stop).is_some()
+    }
+
+    /// Makes room among the connections without a place. The address with the most of them loses its
+    /// oldest silent one, else its oldest idle one, else the one that has waited for the shortest time.
+    fn stop_one_without_place(&mut self) {
+        let Some(key) = self.most(|it| it.has_no_place()) else { return };
+        if self.stop_oldest(State::Silent, key) || self.stop_oldest(State::Idle, key) {
+            return;
+        }
+        let waiting = self.connections.iter_mut().filter(|it| it.key == key && it.has_no_place());
+        if let Some(newest) = waiting.filter(|it| !it.stopped).max_by_key(|it| it.since) {
+            newest.stop();
+        }
+    }
+
+    /// Makes room among the connections that are about to end. The address with the most of them loses
+    /// its oldest one.
+    fn make_room_to_leave(&mut self) {
+        if self.keys(State::Leaving).count() >= limits::LEAVING {
+            let leaves = |it: &Entry| it.state == State::Leaving && !it.stopped;
+            if let Some(key) = self.most(leaves) {
+                self.stop_oldest(State::Leaving, key);
+            }
+        }
+    }
+
+    /// Makes room for receipts. The address that holds the most loses its connection with the most.
+    fn make_room_for_receipts(&mut self) {
+        while self.connections.iter().map(|it| it.receipts).sum::<usize>() > limits::ALL_RECEIPTS {
+            let held = |key| -> usize {
+                self.connections.iter().filter(|it| it.key == key).map(|it| it.receipts).sum()
+            };
+            let Some(key) = self.connections.iter().map(|it| it.key).max_by_key(|key| held(*key))
+            else {
+                return;
+            };
+            let own = self.connections.iter_mut().filter(|it| it.key == key);
+            let Some(loser) = own.max_by_key(|it| it.receipts).filter(|it| it.receipts > 0) else {
+                return;
+            };
+            // What it holds is written, or dropped, as soon as it notices.
+            loser.receipts = 0;
+            loser.stop();
+        }
+    }
+}
+
+impl Entry {
+    fn has_no_place(&self) -> bool {
+        matches!(self.state, State::Silent | State::Waiting | State::Idle) && !self.stopped
+    }
+
+    fn enter(&mut self, state: State) {
+        (self.state, self.since) = (state, Instant::now());
+        if let Some(waiter) = self.waiter.take() {
+            waiter.unpark();
+        }
+    }
+
+    /// Whether it has brought under [`limits::NOTHING`] bytes in each [`limits::NOTHING_TIME`] since it
+    /// has its place, and its peer is what it waits for.
+    fn brings_nothing(&self) -> bool {
+        let periods = self.since.elapsed().as_secs() / limits::NOTHING_TIME.as_secs();
+        let enough = usize::try_from(periods).unwrap_or(usize::MAX).saturating_mul(limits::NOTHING);
+        self.activity.bytes.load(Ordering::Relaxed) < enough
+            && self.activity.blocked.load(Ordering::Relaxed) != 0
+    }
+
+    /// Makes its thread leave. One that reads sees the end of the stream and may still write.
+    fn stop(&mut self) {
+        self.stopped = true;
+        let writes = self.activity.blocked.load(Ordering::Relaxed) == WRITING;
+        let is_silent = matches!(self.state, State::Silent | State::Leaving);
+        let how = if writes || is_silent { Shutdown::Both } else { Shutdown::Read };
+        let _ = self.stream.shutdown(how);
+        if let Some(waiter) = self.waiter.take() {
+            waiter.unpark();
+        }
+    }
+}
+
+/// The address or network that a peer counts for. An IPv6 peer counts for its /64, unless it shares that
+/// with our end of the connection: a LAN is one /64.
+fn key(peer: IpAddr, local: IpAddr) -> IpAddr {
+    let network = |address: Ipv6Addr| Ipv6Addr::from_bits(address.to_bits() >> 64 << 64);
+    match (peer.to_canonical(), local) {
+        (IpAddr::V6(peer), IpAddr::V6(local)) if network(peer) == network(local) => peer.into(),
+        (IpAddr::V6(peer), _) => network(peer).into(),
+        (peer, _) => peer,
+    }
+}
+
+/// A connection's entry. Dropping it removes the entry and gives a place back.
 #[derive(Debug)]
 pub struct Slot {
-    limiter: Arc<ConnectionLimiter>,
-    state: SlotState,
-}
-
-#[derive(Debug)]
-enum SlotState {
-    /// It counts as a transfer.
-    Active(IpAddr),
-    /// It is between two transfers.
-    Idle(IpAddr),
-    /// It was refused and is drained.
-    Draining,
-    /// It is not counted.
-    Released,
+    admission: Arc<Admission>,
+    id: u64,
+    pub(super) activity: Arc<Activity>,
 }
 
 impl Slot {
-    /// Waits for a slot after [`Slot::release_while_idle`].
-    pub(super) fn reacquire(&mut self) {
-        let SlotState::Idle(address) = self.state else { return };
-        self.release();
-        self.limiter.wait_for_slot(Some(address)).active.push(address);
-        self.state = SlotState::Active(address);
-    }
-
-    /// Gives the slot to others until [`Slot::reacquire`]. Keeps it and returns false if too many
-    /// connections are idle already.
-    pub(super) fn release_while_idle(&mut self) -> bool {
-        if self.limiter.policy.once {
-            return true;
+    /// Waits for a place. Returns false if the connection has to leave instead.
+    pub(super) fn acquire(&self) -> bool {
+        let mut table = self.admission.table();
+        match table.entry(self.id) {
+            Some(entry) if entry.stopped => return false,
+            Some(entry) if entry.state == State::Active => return true,
+            Some(entry) => entry.enter(State::Waiting),
+            None => return false,
         }
-        let SlotState::Active(address) = self.state else { return false };
-        let mut counts = self.limiter.counts();
-        if counts.idle >= limits::IDLING {
-            return false;
-        }
-        counts.idle += 1;
-        drop(counts);
-        self.release();
-        self.state = SlotState::Idle(address);
-        true
-    }
-
-    /// Gives the slot to others and counts as draining. Returns false if too many connections are
-    /// drained already.
-    pub(super) fn begin_draining(&mut self) -> bool {
-        self.release();
-        let mut counts = self.limiter.counts();
-        let may_drain = counts.draining < limits::DRAINING;
-        if may_drain {
-            counts.draining += 1;
-            drop(counts);
-            self.state = SlotState::Draining;
-        }
-        may_drain
-    }
-
-    fn release(&mut self) {
-        let mut counts = self.limiter.counts();
-        match mem::replace(&mut self.state, SlotState::Released) {
-            SlotState::Active(address) => {
-                let held = counts.active.iter().position(|&other| other == address);
-                debug_assert!(held.is_some());
-                if let Some(held) = held {
-                    counts.active.swap_remove(held);
-                }
-                // Wakes all: the listener that is woken alone may get no connection.
-                self.limiter.slot_freed.notify_all();
+        let began = Instant::now();
+        loop {
+            self.admission.schedule(&mut table);
+            let Some(entry) = table.entry(self.id) else { return false };
+            if entry.stopped {
+                return false;
             }
-            SlotState::Idle(_) => counts.idle -= 1,
-            SlotState::Draining => counts.draining -= 1,
-            SlotState::Released => {}
+            if entry.state == State::Active {
+                return true;
+            }
+            entry.waiter = Some(thread::current());
+            let key = entry.key;
+            if began.elapsed() >= limits::STOP_AFTER {
+                self.admission.stop_for(&mut table, key);
+            }
+            drop(table);
+            thread::park_timeout(limits::STOP_AFTER);
+            table = self.admission.table();
         }
+    }
+
+    /// Gives the place to others between two files, until [`Slot::acquire`].
+    pub(super) fn idle(&self) {
+        if !self.admission.policy.once {
+            self.give_up(State::Idle);
+        }
+    }
+
+    /// Gives the place to others for good. With --once it is kept: there is no other transfer.
+    pub(super) fn leave(&self) {
+        if !self.admission.policy.once {
+            self.admission.table().make_room_to_leave();
+            self.give_up(State::Leaving);
+        }
+    }
+
+    fn give_up(&self, state: State) {
+        let mut table = self.admission.table();
+        if let Some(entry) = table.entry(self.id) {
+            if entry.state == state {
+                return;
+            }
+            entry.enter(state);
+        }
+        self.admission.schedule(&mut table);
+    }
+
+    /// Accounts for the bytes of receipts that are held. Over the bound for all connections, the address
+    /// that holds the most loses.
+    pub(super) fn hold_receipts(&self, bytes: usize) {
+        let mut table = self.admission.table();
+        if let Some(entry) = table.entry(self.id) {
+            entry.receipts = bytes;
+        }
+        table.make_room_for_receipts();
+    }
+
+    /// Returns whether the connection has to leave.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.admission.table().entry(self.id).is_none_or(|entry| entry.stopped)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.release();
+        let mut table = self.admission.table();
+        table.connections.retain(|entry| entry.id != self.id);
+        self.admission.schedule(&mut table);
+        drop(table);
+        self.admission.left.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_counts_for() {
+        let table = [
+            ("192.0.2.7", "192.0.2.1", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.1", "192.0.2.7"),
+            ("2001:db8:0:1::7", "2001:db8:0:2::1", "2001:db8:0:1::"),
+            ("2001:db8:0:1:aaaa::7", "2001:db8:0:2::1", "2001:db8:0:1::"),
+            ("2001:db8:0:2::7", "2001:db8:0:2::1", "2001:db8:0:2::7"),
+            ("fe80::7", "fe80::1", "fe80::7"),
+            ("::1", "::1", "::1"),
+        ];
+        for (peer, local, counted) in table {
+            let [peer, local, counted] = [peer, local, counted].map(|it| it.parse().unwrap());
+            assert_eq!(key(peer, local), counted, "{peer}");
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! Listening, and the loop that accepts connections.
 
-use super::admission::ConnectionLimiter;
+use super::admission::{Admission, Registration};
 use super::timed_stream::{TimedStream, Timeouts};
 use crate::limits;
 use crate::transfer::error::ReceiveError;
-use std::io::{self, ErrorKind};
+use crate::transfer::receive;
+use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::thread;
@@ -85,24 +86,33 @@ pub enum AcceptEvent {
     Failed(io::Error),
 }
 
-impl ConnectionLimiter {
-    /// Wraps a connection and admits it, which may wait for a slot.
+impl Admission {
+    /// Registers a connection. Returns `None` for one that has no room, which is told so and closed.
     ///
     /// # Errors
     /// Fails if the socket options cannot be set.
-    pub fn admit_stream(
+    pub fn accept(
         self: &Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
         timeouts: Timeouts,
-    ) -> io::Result<Accepted> {
-        let (slot, refusal) = self.admit(peer.ip());
+    ) -> io::Result<Option<Accepted>> {
+        let stream = Arc::new(stream);
+        let (slot, refusal) = match self.register(&stream, peer.ip()) {
+            Registration::Registered(slot) => (slot, None),
+            Registration::NotAllowed(slot) => (slot, Some(ReceiveError::NotAllowed)),
+            Registration::Busy => {
+                // A peer that takes nothing must not hold up the listener.
+                let _ = stream.set_nonblocking(true);
+                let _ = (&*stream).write(&receive::busy_receipt());
+                return Ok(None);
+            }
+        };
         let stream = TimedStream::new(stream, timeouts, Some(slot))?;
-        Ok(Accepted { stream, peer, refusal })
+        Ok(Some(Accepted { stream, peer, refusal }))
     }
 
-    /// Accepts connections forever, each only when a slot is free. Calls `serve` for each, in a thread
-    /// of its own.
+    /// Accepts connections forever. Calls `serve` for each, in a thread of its own.
     pub fn accept_loop(
         self: &Arc<Self>,
         listener: &TcpListener,
@@ -111,7 +121,6 @@ impl ConnectionLimiter {
     ) {
         let mut pause = None;
         loop {
-            self.wait_for_free_slot();
             match self.accept_one(listener, timeouts, &serve) {
                 Ok(()) => pause = None,
                 Err(error) => {
@@ -134,7 +143,7 @@ impl ConnectionLimiter {
         serve: &(impl Fn(AcceptEvent) + Clone + Send + 'static),
     ) -> io::Result<()> {
         let (stream, peer) = accept(listener)?;
-        let accepted = self.admit_stream(stream, peer, timeouts)?;
+        let Some(accepted) = self.accept(stream, peer, timeouts)? else { return Ok(()) };
         let serve = serve.clone();
         thread::Builder::new()
             .stack_size(limits::STACK)

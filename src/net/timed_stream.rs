@@ -22,14 +22,14 @@ pub struct Timeouts {
 /// A TCP connection whose reads and writes have time limits.
 #[derive(Debug)]
 pub struct TimedStream {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     timeouts: Timeouts,
-    /// The end of a phase that has a time limit as a whole.
+    /// The end of a phase whose reads have a time limit as a whole.
     deadline: Option<Instant>,
     /// Whether each byte that arrives moves the deadline by what it takes at [`limits::SLOW_PEER`].
     is_extended: bool,
-    /// Bytes that were written in this phase, and how long writing was blocked by the peer.
-    written: (u64, Duration),
+    /// The end of a phase whose writes have a time limit as a whole.
+    write_deadline: Option<Instant>,
     /// Its place among the transfers of a receiver.
     slot: Option<Slot>,
     /// The bandwidth limit of a sender.
@@ -37,16 +37,21 @@ pub struct TimedStream {
 }
 
 impl TimedStream {
-    /// Wraps a connected socket. A `slot` is held until the stream is dropped or [`Phase::Drain`] begins.
+    /// Wraps a connected socket. A `slot` is held until the stream is dropped.
     ///
     /// # Errors
     /// Fails if the socket options cannot be set.
-    pub fn new(stream: TcpStream, timeouts: Timeouts, slot: Option<Slot>) -> io::Result<Self> {
+    pub fn new(
+        stream: impl Into<Arc<TcpStream>>,
+        timeouts: Timeouts,
+        slot: Option<Slot>,
+    ) -> io::Result<Self> {
+        let stream = stream.into();
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(timeouts.idle))?;
-        let (deadline, written) = (None, (0, Duration::ZERO));
-        let rate_limiter = None;
-        Ok(Self { stream, timeouts, deadline, is_extended: false, written, slot, rate_limiter })
+        let (deadline, write_deadline, rate_limiter) = (None, None, None);
+        let is_extended = false;
+        Ok(Self { stream, timeouts, deadline, is_extended, write_deadline, slot, rate_limiter })
     }
 
     /// Limits the rate of writes.
@@ -56,39 +61,78 @@ impl TimedStream {
     }
 }
 
+impl TimedStream {
+    /// Returns an error if this connection has to make room for others.
+    fn check_stopped(&self) -> io::Result<()> {
+        match &self.slot {
+            Some(slot) if slot.is_stopped() => Err(ErrorKind::ResourceBusy.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The time for so many bytes, as a whole.
+    fn whole_time(&self, bytes: u64) -> Duration {
+        self.timeouts.idle + at_slow_peer(bytes)
+    }
+
+    fn set_write_deadline(&mut self, time: Option<Duration>) -> io::Result<()> {
+        if time.is_none() && self.write_deadline.is_some() {
+            self.stream.set_write_timeout(Some(self.timeouts.idle))?;
+        }
+        self.write_deadline = time.map(|time| Instant::now() + time);
+        Ok(())
+    }
+}
+
 impl Connection for TimedStream {
     fn enter_phase(&mut self, phase: Phase) -> io::Result<()> {
         let Timeouts { idle, keep_open } = self.timeouts;
-        // Some phases have a time limit as a whole, others from one byte to the next.
+        match phase {
+            Phase::Reply(bytes) => {
+                return self.set_write_deadline(Some(self.whole_time(bytes as u64)));
+            }
+            Phase::Receipts(bytes) => {
+                if let Some(slot) = &self.slot {
+                    slot.leave();
+                }
+                return self.set_write_deadline(Some(self.whole_time(bytes as u64)));
+            }
+            Phase::NextFile { .. } => {
+                if let Some(slot) = &self.slot {
+                    slot.idle();
+                }
+            }
+            _ => {}
+        }
+        self.set_write_deadline(None)?;
+        // Most phases have a time limit as a whole, others from one byte to the next.
         let (whole, time) = match phase {
-            Phase::Header => (true, limits::HEADER_TIME),
+            Phase::FirstByte | Phase::Header => (true, limits::HEADER_TIME),
             Phase::Body => (false, idle),
             Phase::Answer => (true, idle),
-            Phase::RefusedBody => (true, limits::DRAIN_TIME),
-            Phase::NextFile { stays_open } => {
-                let may_idle =
-                    stays_open && self.slot.as_mut().is_none_or(Slot::release_while_idle);
-                (true, if may_idle { keep_open } else { limits::LINGER })
-            }
+            Phase::RefusedBody | Phase::Drain => (true, limits::DRAIN_TIME),
+            Phase::NextFile { stays_open: true } => (true, keep_open),
+            Phase::NextFile { stays_open: false } => (true, limits::LINGER),
             Phase::Receipt(body) | Phase::Start(body) => {
                 (true, idle + Duration::from_secs(body / limits::SLOW_DISK))
             }
-            Phase::Drain => {
-                if !self.slot.as_mut().is_none_or(Slot::begin_draining) {
-                    return Err(ErrorKind::WouldBlock.into());
-                }
-                (true, limits::DRAIN_TIME)
-            }
+            Phase::Reply(_) | Phase::Receipts(_) => return Ok(()),
         };
         self.is_extended = matches!(phase, Phase::Answer | Phase::Receipt(_));
-        self.written = (0, Duration::ZERO);
         self.deadline = whole.then(|| Instant::now() + time);
         if whole { Ok(()) } else { self.stream.set_read_timeout(Some(time)) }
     }
 
-    fn wait_for_slot(&mut self) {
-        if let Some(slot) = &mut self.slot {
-            slot.reacquire();
+    fn wait_for_slot(&mut self) -> io::Result<()> {
+        match &self.slot {
+            Some(slot) if !slot.acquire() => Err(ErrorKind::ResourceBusy.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn hold_receipts(&mut self, bytes: usize) {
+        if let Some(slot) = &self.slot {
+            slot.hold_receipts(bytes);
         }
     }
 
@@ -124,26 +168,45 @@ impl Read for TimedStream {
             }
             self.stream.set_read_timeout(Some(left))?;
         }
-        let read = self.stream.read(buffer).map_err(timed_out)?;
-        if let (Some(deadline), true) = (&mut self.deadline, self.is_extended) {
-            *deadline += at_slow_peer(read as u64);
+        let Some(slot) = &self.slot else {
+            let read = (&*self.stream).read(buffer).map_err(timed_out)?;
+            if let (Some(deadline), true) = (&mut self.deadline, self.is_extended) {
+                *deadline += at_slow_peer(read as u64);
+            }
+            return Ok(read);
+        };
+        slot.activity.set_reading();
+        let read = (&*self.stream).read(buffer).map_err(timed_out);
+        slot.activity.set_unblocked();
+        match read {
+            Ok(0) => self.check_stopped().map(|()| 0),
+            Ok(bytes) => {
+                slot.activity.count(bytes);
+                Ok(bytes)
+            }
+            Err(error) => self.check_stopped().and(Err(error)),
         }
-        Ok(read)
     }
 }
 
 impl Write for TimedStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let bytes = self.rate_limiter.as_ref().map_or(bytes, |limiter| limiter.take(bytes));
-        let (written, blocked) = &mut self.written;
-        if *blocked > self.timeouts.idle + at_slow_peer(*written) {
-            return Err(ErrorKind::TimedOut.into());
+        if let Some(deadline) = self.write_deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.stream.set_write_timeout(Some(left))?;
         }
-        let began = Instant::now();
-        let result = self.stream.write(bytes).map_err(timed_out);
-        *blocked += began.elapsed();
-        *written += *result.as_ref().unwrap_or(&0) as u64;
-        result
+        let bytes = self.rate_limiter.as_ref().map_or(bytes, |limiter| limiter.take(bytes));
+        if let Some(slot) = &self.slot {
+            slot.activity.set_writing();
+        }
+        let written = (&*self.stream).write(bytes).map_err(timed_out);
+        if let Some(slot) = &self.slot {
+            slot.activity.set_unblocked();
+        }
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -151,7 +214,7 @@ impl Write for TimedStream {
     }
 }
 
-/// Returns how long the slowest peer that is waited for may take for these bytes.
+/// The time that bytes take at the rate of the slowest peer.
 fn at_slow_peer(bytes: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / limits::SLOW_PEER)
 }

@@ -80,7 +80,7 @@ impl ReceiveError {
                 _ => "the receiver could not store it; its log says why".to_owned(),
             },
             Self::NotAllowed => "this address may not send here".to_owned(),
-            Self::Busy => "too many transfers at once from this address".to_owned(),
+            Self::Busy => "too many transfers at once; try again later".to_owned(),
             Self::Silent => "the sender connected and sent nothing".to_owned(),
             Self::TimedOut { part } => format!("the sender was silent for too long in the {part}"),
             Self::Broken(text) => text.clone(),

@@ -8,7 +8,8 @@ pub mod send;
 use std::io::{self, Read, Write};
 
 /// What a conversation needs of its connection: bytes, time limits and a half-close.
-/// A read or write that takes too long fails with `TimedOut`.
+/// A read or write that takes too long fails with `TimedOut`; one of a connection that has to make room
+/// for others with `ResourceBusy`.
 pub trait Connection: Read + Write {
     /// Sets the time limit of the phase that begins now.
     ///
@@ -16,8 +17,14 @@ pub trait Connection: Read + Write {
     /// Fails if the connection cannot do so.
     fn enter_phase(&mut self, phase: Phase) -> io::Result<()>;
 
-    /// Waits until the connection may transfer again after [`Phase::NextFile`].
-    fn wait_for_slot(&mut self);
+    /// Waits for a place among the transfers, after the first byte of a header.
+    ///
+    /// # Errors
+    /// `ResourceBusy` if the connection has to make room for others.
+    fn wait_for_slot(&mut self) -> io::Result<()>;
+
+    /// Accounts for this many bytes of receipts that are held for the peer.
+    fn hold_receipts(&mut self, bytes: usize);
 
     /// Sleeps for [`crate::limits::HEADER_PAUSE`], which header-size receivers need.
     fn pause_after_header(&mut self);
@@ -38,6 +45,8 @@ pub trait Connection: Read + Write {
 /// What a peer is to do next, which sets its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Send the first byte of a header.
+    FirstByte,
     /// Send a whole header, within a fixed time.
     Header,
     /// Send the rest of a refused body, within a short time.
@@ -49,6 +58,10 @@ pub enum Phase {
     },
     /// Send the offset at which it starts, after reading this many bytes of its file.
     Start(u64),
+    /// Take this many bytes of an answer or of receipts, and go on.
+    Reply(usize),
+    /// Take this many bytes of receipts, after which the connection ends.
+    Receipts(usize),
     /// Answer the offer of a file.
     Answer,
     /// Send or take the bytes of a body, without a long silence.

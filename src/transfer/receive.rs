@@ -69,50 +69,23 @@ pub fn receive<C: Connection>(
     storage: &Storage,
     observer: &mut dyn FnMut(&Event<'_>),
 ) -> io::Result<()> {
-    connection.enter_phase(Phase::Header)?;
     let stream = BufReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
-    let body = BodyProgress::default();
-    let mut conversation = Conversation { stream, storage, observer, body };
-    let mut receipts = Vec::new();
-    let mut refused = false;
-    while !refused {
-        let mut stays_open = false;
-        let mut reads_at_once = false;
-        let outcome = match Header::read(&mut conversation.stream) {
-            Ok(header) => match header.dialect {
-                Dialect::Extended(options) => {
-                    reads_at_once = true;
-                    conversation.write(mem::take(&mut receipts).as_slice())?;
-                    conversation.receive_extended(&header, options)
-                }
-                dialect => {
-                    stays_open = dialect == Dialect::HeaderSize;
-                    conversation.receive_classic(&header)
-                }
-            },
-            Err(HeaderError::None) => break,
-            Err(error) => {
-                conversation.body = BodyProgress::unknown();
-                Err(header_error(error))
+    let (body, receipts) = (BodyProgress::default(), HeldReceipts::default());
+    let mut conversation = Conversation { stream, storage, observer, body, receipts };
+    let mut end = End::Closed;
+    match conversation.wait_for_header(Phase::FirstByte) {
+        Ok(true) => end = conversation.receive_files()?,
+        Ok(false) => {}
+        Err(error) => {
+            if let Some(why) = not_begun(&error) {
+                conversation.end_file(&Err(why));
+                end = End::Refused;
             }
-        };
-        (conversation.observer)(&Event::Ended(&outcome));
-        if outcome.as_ref().is_err_and(|why| why.status().is_some_and(|s| s != Status::TimedOut)) {
-            conversation.skip_rest();
-        }
-        if receipts.len() < limits::RECEIPTS {
-            receipts.extend(receipt(&outcome, conversation.body.received));
-        }
-        refused = !conversation.body.is_complete();
-        if reads_at_once && !refused {
-            conversation.write(mem::take(&mut receipts).as_slice())?;
-        }
-        if !refused && !conversation.wait_for_next(stays_open) {
-            break;
         }
     }
+    let receipts = mem::take(&mut conversation.receipts.encoded);
     drop(conversation);
-    finish(connection, &receipts, refused)
+    finish(connection, &receipts, end)
 }
 
 /// Refuses a connection without reading anything from it.
@@ -120,8 +93,38 @@ pub fn receive<C: Connection>(
 /// # Errors
 /// Fails if the receipt could not be delivered.
 pub fn refuse<C: Connection>(connection: &mut C, why: ReceiveError) -> io::Result<()> {
-    let receipt = receipt(&Err(why), 0);
-    finish(connection, receipt.as_slice(), true)
+    finish(connection, &encoded(&Err(why), 0), End::Refused)
+}
+
+/// The receipt for a connection that there is no room for.
+pub fn busy_receipt() -> Vec<u8> {
+    encoded(&Err(ReceiveError::Busy), 0)
+}
+
+/// How a conversation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The sender has nothing more to send.
+    Closed,
+    /// The sender may still be writing.
+    Refused,
+}
+
+/// Why there is no first header, for a connection that did not just end.
+fn not_begun(error: &io::Error) -> Option<ReceiveError> {
+    match error.kind() {
+        ErrorKind::TimedOut => Some(ReceiveError::Silent),
+        ErrorKind::ResourceBusy => Some(ReceiveError::Busy),
+        _ => None,
+    }
+}
+
+/// The receipts that are written at the end of a connection.
+#[derive(Debug, Default)]
+struct HeldReceipts {
+    encoded: Vec<u8>,
+    /// Receipts were dropped, so none may be written: they would belong to other files.
+    dropped: bool,
 }
 
 /// How much of the current body was taken from the stream.
@@ -163,9 +166,85 @@ struct Conversation<'a, C> {
     storage: &'a Storage,
     observer: &'a mut dyn FnMut(&Event<'_>),
     body: BodyProgress,
+    receipts: HeldReceipts,
 }
 
 impl<C: Connection> Conversation<'_, C> {
+    /// Receives files, of which the first byte of the first header has come. Returns how the conversation
+    /// ends.
+    fn receive_files(&mut self) -> io::Result<End> {
+        loop {
+            let mut stays_open = false;
+            let mut reads_at_once = false;
+            let outcome = match Header::read(&mut self.stream) {
+                Ok(header) => match header.dialect {
+                    Dialect::Extended(options) => {
+                        reads_at_once = true;
+                        self.reply()?;
+                        self.receive_extended(&header, options)
+                    }
+                    dialect => {
+                        stays_open = dialect == Dialect::HeaderSize;
+                        self.receive_classic(&header)
+                    }
+                },
+                Err(HeaderError::None) => return Ok(End::Closed),
+                Err(error) => {
+                    self.body = BodyProgress::unknown();
+                    Err(header_error(error))
+                }
+            };
+            self.end_file(&outcome);
+            if !self.body.is_complete() {
+                return Ok(End::Refused);
+            }
+            if reads_at_once {
+                self.reply()?;
+            }
+            if !self.has_room_for_receipts(stays_open) {
+                return Ok(End::Refused);
+            }
+            match self.wait_for_header(Phase::NextFile { stays_open }) {
+                Ok(true) => {}
+                Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                    self.body = BodyProgress::unknown();
+                    self.end_file(&Err(ReceiveError::Busy));
+                    return Ok(End::Refused);
+                }
+                Ok(false) | Err(_) => return Ok(End::Closed),
+            }
+        }
+    }
+
+    /// Reports the outcome of a file, and holds its receipt.
+    fn end_file(&mut self, outcome: &Result<Stored, ReceiveError>) {
+        (self.observer)(&Event::Ended(outcome));
+        if outcome.as_ref().is_err_and(|why| why.status().is_some_and(|s| s != Status::TimedOut)) {
+            self.skip_rest();
+        }
+        if !self.receipts.dropped {
+            self.receipts.encoded.extend(encoded(outcome, self.body.received));
+            self.hold_receipts();
+        }
+    }
+
+    fn hold_receipts(&mut self) {
+        let held = self.receipts.encoded.len();
+        self.stream.get_mut().hold_receipts(held);
+    }
+
+    /// Returns whether the connection may go on. Above [`limits::RECEIPTS`] it ends, and its sender sends
+    /// the rest again; but a program that stays connected would not, so it goes on without receipts.
+    fn has_room_for_receipts(&mut self, stays_open: bool) -> bool {
+        if self.receipts.encoded.len() <= limits::RECEIPTS {
+            return true;
+        }
+        if stays_open {
+            self.receipts = HeldReceipts { encoded: Vec::new(), dropped: true };
+            self.hold_receipts();
+        }
+        stays_open
+    }
     fn receive_classic(&mut self, header: &Header) -> Result<Stored, ReceiveError> {
         self.body = BodyProgress::of(header.body);
         let name = self.begin(header)?;
@@ -215,8 +294,10 @@ impl<C: Connection> Conversation<'_, C> {
         let resumed_at = match outcome {
             Ok(start) => start,
             Err(error) => {
-                let interrupted =
-                    matches!(error, ReceiveError::Broken(_) | ReceiveError::TimedOut { .. });
+                let interrupted = matches!(
+                    error,
+                    ReceiveError::Broken(_) | ReceiveError::TimedOut { .. } | ReceiveError::Busy
+                );
                 if interrupted && options.resume && body.length() > 0 {
                     inbox.keep(body);
                 }
@@ -247,6 +328,7 @@ impl<C: Connection> Conversation<'_, C> {
         let mut answer = Vec::new();
         let answered = ResumePoint { have, digest: digest.finish() }
             .write(&mut answer)
+            .and_then(|()| self.stream.get_mut().enter_phase(Phase::Reply(answer.len())))
             .and_then(|()| self.stream.get_mut().write_all(&answer))
             .and_then(|()| self.stream.get_mut().enter_phase(Phase::Start(have)));
         answered.map_err(|error| broken(&error))?;
@@ -260,6 +342,9 @@ impl<C: Connection> Conversation<'_, C> {
             }
             Err(ReadError::Io(error)) if is_timeout(&error) => {
                 Err(ReceiveError::TimedOut { part: "header" })
+            }
+            Err(ReadError::Io(error)) if error.kind() == ErrorKind::ResourceBusy => {
+                Err(ReceiveError::Busy)
             }
             Err(ReadError::Io(error)) => Err(broken(&error)),
             Err(error) => Err(ReceiveError::Broken(error.to_string())),
@@ -293,6 +378,7 @@ impl<C: Connection> Conversation<'_, C> {
                 ReceiveError::Store(DiskError::at("write", path)(error).into())
             }
             PumpError::Read(error) if is_timeout(&error) => ReceiveError::TimedOut { part: "body" },
+            PumpError::Read(error) if error.kind() == ErrorKind::ResourceBusy => ReceiveError::Busy,
             PumpError::Read(error) => ReceiveError::Broken(format!(
                 "the connection failed after {received} of {size} bytes: {}",
                 Reason(&error)
@@ -312,8 +398,16 @@ impl<C: Connection> Conversation<'_, C> {
         Ok(Stored { name, size, digest, resumed_at })
     }
 
-    fn write(&mut self, receipts: &[Receipt]) -> io::Result<()> {
-        self.stream.get_mut().write_all(&encode(receipts)?)
+    /// Writes the receipts that are held to a sender that reads them at once.
+    fn reply(&mut self) -> io::Result<()> {
+        let receipts = mem::take(&mut self.receipts.encoded);
+        if receipts.is_empty() {
+            return Ok(());
+        }
+        self.hold_receipts();
+        let connection = self.stream.get_mut();
+        connection.enter_phase(Phase::Reply(receipts.len()))?;
+        connection.write_all(&receipts)
     }
 
     /// Reads and discards the rest of a refused body, so that the next file is judged on its own. A
@@ -335,25 +429,25 @@ impl<C: Connection> Conversation<'_, C> {
         }
     }
 
-    /// Waits for the first byte of another header. Returns false at the end of the stream and when
-    /// the time is over.
-    fn wait_for_next(&mut self, stays_open: bool) -> bool {
+    /// Waits for the first byte of a header, and then for a place. Returns false at the end of the stream.
+    fn wait_for_header(&mut self, phase: Phase) -> io::Result<bool> {
         if self.stream.buffer().is_empty() {
-            if self.stream.get_mut().enter_phase(Phase::NextFile { stays_open }).is_err() {
-                return false;
-            }
+            self.stream.get_mut().enter_phase(phase)?;
             loop {
                 match self.stream.fill_buf() {
-                    Ok([]) => return false,
+                    Ok([]) => return Ok(false),
                     Ok(_) => break,
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(_) => return false,
+                    // It has brought nothing that could be refused.
+                    Err(error) if error.kind() == ErrorKind::ResourceBusy => return Ok(false),
+                    Err(error) => return Err(error),
                 }
             }
         }
         let connection = self.stream.get_mut();
-        connection.wait_for_slot();
-        connection.enter_phase(Phase::Header).is_ok()
+        connection.wait_for_slot()?;
+        connection.enter_phase(Phase::Header)?;
+        Ok(true)
     }
 }
 
@@ -370,6 +464,7 @@ fn header_error(error: HeaderError) -> ReceiveError {
         HeaderError::Malformed(text) => ReceiveError::Malformed(text),
         HeaderError::Silent => ReceiveError::Silent,
         HeaderError::Io(error) if is_timeout(&error) => ReceiveError::TimedOut { part: "header" },
+        HeaderError::Io(error) if error.kind() == ErrorKind::ResourceBusy => ReceiveError::Busy,
         other => ReceiveError::Broken(Reason(&other).to_string()),
     }
 }
@@ -398,24 +493,24 @@ fn receipt(outcome: &Result<Stored, ReceiveError>, received: u64) -> Option<Rece
     })
 }
 
-fn encode(receipts: &[Receipt]) -> io::Result<Vec<u8>> {
+/// The bytes of the receipt for an outcome; none if the connection is gone.
+fn encoded(outcome: &Result<Stored, ReceiveError>, received: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for receipt in receipts {
-        receipt.write(&mut bytes)?;
+    if let Some(receipt) = receipt(outcome, received) {
+        // Our own names and messages are shorter than any bound, and a vector takes all bytes.
+        let written = receipt.write(&mut bytes);
+        debug_assert!(written.is_ok());
     }
-    Ok(bytes)
+    bytes
 }
 
 /// Writes the receipts and ends the conversation. A refused sender may still be writing: what it has
 /// on the way is read and discarded, so that no reset overtakes the receipt.
-fn finish<C: Connection>(
-    connection: &mut C,
-    receipts: &[Receipt],
-    refused: bool,
-) -> io::Result<()> {
-    connection.write_all(&encode(receipts)?)?;
+fn finish<C: Connection>(connection: &mut C, receipts: &[u8], end: End) -> io::Result<()> {
+    connection.enter_phase(Phase::Receipts(receipts.len()))?;
+    connection.write_all(receipts)?;
     connection.half_close()?;
-    if refused && !receipts.is_empty() {
+    if end == End::Refused && !receipts.is_empty() {
         connection.enter_phase(Phase::Drain)?;
         // However this ends, the receipts are on their way.
         let _ = io::copy(&mut connection.take(limits::DRAIN), &mut io::sink());

@@ -6,7 +6,7 @@ use super::options::Options;
 use crate::cli::exit::Exit;
 use crate::cli::meter::Id;
 use crate::limits;
-use crate::net::admission::{AdmissionPolicy, ConnectionLimiter};
+use crate::net::admission::{Admission, AdmissionPolicy};
 use crate::net::dial::{self, Address};
 use crate::net::inherit::{self, Inherited};
 use crate::net::listen::{self, AcceptEvent, Accepted};
@@ -37,7 +37,7 @@ pub(super) struct Server {
     timeouts: Timeouts,
     quiet: bool,
     verbose: bool,
-    /// With --once: the outcome of the transfer. Locked while one is active.
+    /// With --once: the outcome of the transfer.
     outcome: Mutex<Option<Exit>>,
     finished: Condvar,
 }
@@ -86,12 +86,12 @@ impl Server {
         listeners: Vec<(SocketAddr, TcpListener)>,
         policy: &AdmissionPolicy,
     ) -> Result<Exit, String> {
-        let limiter = ConnectionLimiter::new(policy.clone());
+        let admission = Admission::new(policy.clone());
         for (address, listener) in listeners {
-            let (limiter, server) = (limiter.clone(), self.clone());
+            let (admission, server) = (admission.clone(), self.clone());
             let (once, timeouts) = (policy.once, self.timeouts);
             start(move || {
-                limiter.accept_loop(&listener, timeouts, move |event| server.serve(event, once));
+                admission.accept_loop(&listener, timeouts, move |event| server.serve(event, once));
             })?;
             self.log.printer.print(format!("listening on {address}"));
             if !self.quiet {
@@ -150,13 +150,15 @@ impl Server {
 
     /// Serves a connection that inetd has accepted.
     fn serve_one(&self, stream: TcpStream, peer: SocketAddr, policy: &AdmissionPolicy) -> Exit {
-        let limiter = ConnectionLimiter::new(policy.clone());
-        match limiter.admit_stream(stream, peer, self.timeouts) {
-            Ok(Accepted { mut stream, refusal: Some(why), .. }) => {
+        let accepted = Admission::new(policy.clone()).accept(stream, peer, self.timeouts);
+        match accepted {
+            Ok(Some(Accepted { mut stream, refusal: Some(why), .. })) => {
                 self.refuse(&mut stream, peer, why);
                 Exit::Refused
             }
-            Ok(Accepted { mut stream, .. }) => self.handle_only(&mut stream, peer, &peer),
+            Ok(Some(Accepted { mut stream, .. })) => self.handle_only(&mut stream, peer, &peer),
+            // There is only one connection, so there is room for it.
+            Ok(None) => Exit::Refused,
             Err(error) => self.log_no_transfer(Exit::Broken, &peer, &Reason(&error)),
         }
     }
@@ -180,11 +182,12 @@ impl Server {
             self.handle(&mut stream, peer);
             return;
         }
-        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        // Connections accepted after that are closed.
-        if outcome.is_none() {
-            *outcome = self.handle(&mut stream, peer).exit;
-            self.finished.notify_all();
+        let Some(exit) = self.handle(&mut stream, peer).exit else { return };
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
+        self.finished.notify_all();
+        // The connection keeps its place, so that no other one transfers until the program exits.
+        loop {
+            thread::park();
         }
     }
 

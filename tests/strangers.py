@@ -1,0 +1,149 @@
+"""Connections from other addresses of this machine, which want something of a receiver that is not to
+their credit, or are many and honest. Prints "ready" when it has begun, and ends with its standard input; then it
+prints what came of it. Usage: strangers.py WHAT HOST:PORT SOURCE COUNT"""
+
+import socket
+import struct
+import sys
+import threading
+import time
+
+what, (host, port), source, count = (
+    sys.argv[1],
+    sys.argv[2].rsplit(":", 1),
+    sys.argv[3],
+    int(sys.argv[4]),
+)
+over = threading.Event()
+done = []
+
+
+def connect(address=source, buffer=None):
+    connection = socket.socket()
+    if buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    connection.bind((address, 0))
+    connection.settimeout(60)
+    connection.connect((host, int(port)))
+    return connection
+
+
+def header(name, body, header_size=False):
+    """A header of either dialect."""
+    name = name.encode("utf-16-be")
+    second = 20 + len(name) if header_size else 4 + len(name)
+    return struct.pack(">qqI", 20 + len(name) + body, second, len(name)) + name
+
+
+def at_once(work, threads=None):
+    """Runs `work(number)` in as many threads as there are connections, and says so when all have begun."""
+    threads = [
+        threading.Thread(target=work, args=(number,), daemon=True) for number in range(threads or count)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def silent(_):
+    # One that is thrown out comes back at once.
+    while not over.is_set():
+        try:
+            connection = connect()
+            done.append(1)
+            connection.recv(1)
+            connection.close()
+        except OSError:
+            time.sleep(0.01)
+
+
+def trickling(number):
+    # A byte each half a second, which no limit on silence notices.
+    while not over.is_set():
+        try:
+            connection = connect()
+            connection.sendall(header(f"trickle {number}", 1 << 40))
+            while not over.is_set():
+                connection.sendall(b"x")
+                done.append(1)
+                time.sleep(0.5)
+        except OSError:
+            time.sleep(0.01)
+
+
+def unread(number):
+    # Many files, whose receipts are never read.
+    while not over.is_set():
+        try:
+            connection = connect(buffer=2048)
+            connection.sendall(header("n" * 200, 0) * 600)
+            connection.shutdown(socket.SHUT_WR)
+            done.append(1)
+            time.sleep(2)
+        except OSError:
+            time.sleep(0.01)
+
+
+def hoarding(number):
+    # Receipts of ten thousand files, on a connection that stays.
+    connection = connect()
+    one = header("h" * 100, 0, True)
+    try:
+        for _ in range(10):
+            connection.sendall(one * 1000)
+        connection.sendall(header(f"last {number}", 0, True))
+    except OSError:
+        pass
+    done.append(1)
+    over.wait()
+
+
+def returning(number):
+    # From four addresses: a file, an idle time, and a byte of the next.
+    connection = connect(f"127.0.1.{number % 4 + 1}")
+    connection.sendall(header("idle", 1, True) + b"x")
+    gate.wait()
+    try:
+        connection.sendall(b"\0")
+        done.append(1)
+    except OSError:
+        pass
+    over.wait()
+
+
+def honest(number, tries=9):
+    # Of fifty addresses; each brings one file and reads its receipt.
+    name, body = f"honest {number}", bytes(20_000)
+    connection = connect(f"127.0.2.{number % 50 + 1}")
+    connection.sendall(header(name, len(body)) + body)
+    connection.shutdown(socket.SHUT_WR)
+    receipt = b""
+    while piece := connection.recv(4096):
+        receipt += piece
+    if receipt[:5] == b"QDR1\7" and tries:
+        # Busy: qdrop tries again, too.
+        time.sleep(0.25)
+        return honest(number, tries - 1)
+    if receipt[:5] == b"QDR1\0":
+        done.append(1)
+
+
+gate = threading.Event()
+threads = at_once({name: globals()[name] for name in
+                   ("silent", "trickling", "unread", "hoarding", "returning", "honest")}[what])
+if what == "honest":
+    for thread in threads:
+        thread.join()
+else:
+    while len(done) < count and what != "returning":
+        time.sleep(0.01)
+print("ready", flush=True)
+if what == "returning":
+    sys.stdin.readline()
+    gate.set()
+    while len(done) < count:
+        time.sleep(0.01)
+    print("returned", flush=True)
+sys.stdin.read()
+over.set()
+print(len(done), flush=True)

@@ -1,0 +1,263 @@
+//! Strangers, by the hundred: what they may take of memory, threads, descriptors and places, and that
+//! nobody else notices. docs/SECURITY.md has the bounds as formulas.
+
+use harness::*;
+use qdrop::limits;
+use qdrop::wire::receipt::Status;
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The address that the strangers come from; the honest ones come from 127.0.0.1.
+const STRANGER: &str = "127.0.0.2";
+
+/// Programs of strangers.py. They are killed in the end.
+struct Strangers {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Strangers {
+    fn start(what: &str, qdropd: &Qdropd, count: usize) -> Self {
+        Self::start_from(STRANGER, what, qdropd, count)
+    }
+
+    fn start_from(source: &str, what: &str, qdropd: &Qdropd, count: usize) -> Self {
+        let mut child = needed("python3")
+            .arg(root("tests/strangers.py"))
+            .args([what, &qdropd.address.to_string(), source, &count.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "ready", "{what}");
+        Self { child, lines }
+    }
+
+    /// Lets them go on, and waits for their word.
+    fn go(&mut self, word: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(self.lines.next().unwrap().unwrap(), word);
+    }
+
+    /// Ends them, and returns how often they did what they wanted.
+    fn end(mut self) -> usize {
+        drop(self.child.stdin.take());
+        self.lines.next().unwrap().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Strangers {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a process has: threads, open descriptors, and the most memory it has had, in KiB.
+fn resources(qdropd: &Qdropd) -> (usize, usize, usize) {
+    let entries =
+        |name: &str| fs::read_dir(format!("/proc/{}/{name}", qdropd.pid())).unwrap().count();
+    let status = fs::read_to_string(format!("/proc/{}/status", qdropd.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    (entries("task"), entries("fd"), peak)
+}
+
+/// The formulas of docs/SECURITY.md, for the default options and one listener.
+#[track_caller]
+fn assert_bounded(qdropd: &Qdropd, what: &str) {
+    let active = 2 * limits::TRANSFERS;
+    let connections = active + limits::WAITING + limits::LEAVING;
+    let (threads, descriptors, peak) = resources(qdropd);
+    println!("{what}: {threads} threads, {descriptors} descriptors, {peak} KiB");
+    assert!(threads <= 4 + connections, "{what}: {threads} threads");
+    assert!(descriptors <= 10 + connections + 2 * active, "{what}: {descriptors} descriptors");
+    assert!(descriptors < 1024, "{what}: {descriptors} descriptors");
+    assert!(peak < 40 * 1024, "{what}: {peak} KiB");
+}
+
+/// Four honest senders, who have to get through soon.
+#[track_caller]
+fn assert_honest(qdropd: &Qdropd, what: &str) {
+    let source = TempDir::new().unwrap();
+    for number in 0..4 {
+        let path = file(source.path(), &format!("honest {number}"), &noise(100_000));
+        let began = Instant::now();
+        let sent = send(qdropd.address, &["--require-receipt"], &path);
+        assert_eq!(sent.exit, 0, "{what}: {sent:?}");
+        let time = began.elapsed();
+        assert!(time < Duration::from_secs(5), "{what}: {time:?}");
+    }
+}
+
+#[test]
+fn silent_connections_take_no_place() {
+    let qdropd = Qdropd::start(&["--quiet"]);
+    let strangers = Strangers::start("silent", &qdropd, times(300, 600));
+    assert_honest(&qdropd, "silent");
+    assert_bounded(&qdropd, "silent");
+    println!("{} silent connections", strangers.end());
+}
+
+#[test]
+fn bodies_that_trickle_leave_places_to_others() {
+    let qdropd = Qdropd::start(&["--quiet", "--no-sync"]);
+    let strangers = Strangers::start("trickling", &qdropd, 40.min(limits::TRANSFERS));
+    assert_honest(&qdropd, "trickling");
+    assert_bounded(&qdropd, "trickling");
+    strangers.end();
+}
+
+#[test]
+fn receipts_that_nobody_reads_take_no_place() {
+    let qdropd = Qdropd::start(&["--quiet", "--no-sync", "--on-conflict", "replace"]);
+    let strangers = Strangers::start("unread", &qdropd, 40);
+    assert_honest(&qdropd, "unread");
+    assert_bounded(&qdropd, "unread");
+    strangers.end();
+}
+
+#[test]
+fn receipts_are_bounded_by_bytes() {
+    let options = ["--quiet", "--no-sync", "--on-conflict", "replace"];
+    let qdropd = Qdropd::start(&options);
+    let strangers = Strangers::start("hoarding", &qdropd, 10);
+    let last = |name: &String| name.starts_with("last ");
+    eventually("all files are stored", || {
+        (qdropd.files().into_keys().filter(last).count() == 10).then_some(())
+    });
+    assert_honest(&qdropd, "hoarding");
+    assert_bounded(&qdropd, "hoarding");
+    let (_, _, peak) = resources(&qdropd);
+    assert!(peak < 16 * 1024, "{peak} KiB");
+    strangers.end();
+}
+
+/// A sender whose receipts are more than are held gets those of its first files, and sends the rest again.
+#[test]
+fn a_batch_of_more_receipts_than_are_held_ends_like_a_refusal() {
+    let qdropd = Qdropd::start(&["--quiet", "--no-sync", "--on-conflict", "replace"]);
+    let name = "n".repeat(limits::FILE_NAME);
+    let mut stream = qdropd.connect();
+    stream.write_all(&header(&name, 0).repeat(1000)).unwrap();
+    let given = receipts(stream);
+    let held = limits::RECEIPTS / (29 + 2 * limits::FILE_NAME);
+    assert!((held..held + 2).contains(&given.len()), "{} receipts", given.len());
+    assert!(given.iter().all(|receipt| receipt.status == Status::Stored));
+    // qdrop itself stays below it.
+    let source = TempDir::new().unwrap();
+    let names = (0..1500).map(|number| format!("{}{number:04}", "n".repeat(200)));
+    let paths: Vec<PathBuf> = names.map(|name| file(source.path(), &name, b"x")).collect();
+    let mut args = vec!["--require-receipt".into(), qdropd.address.to_string().into()];
+    args.extend(paths);
+    let sent = qdrop(&args);
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 1500), "{}", sent.stderr);
+    assert_eq!(sent.stderr, "");
+}
+
+#[test]
+fn connections_that_come_back_from_idling_are_counted() {
+    let qdropd = Qdropd::start(&["--quiet", "--no-sync", "--max-per-peer", "1"]);
+    let mut strangers = Strangers::start("returning", &qdropd, 256);
+    let mut trickle = qdropd.connect();
+    trickle.write_all(&header("trickle", 1000)).unwrap();
+    eventually("all files are stored", || (qdropd.files().len() == 257).then_some(()));
+    strangers.go("returned");
+    assert_honest_soon(&qdropd, trickle);
+    assert_bounded(&qdropd, "returning");
+    strangers.end();
+}
+
+/// With a limit of one transfer for each address, the one that trickles has to end first.
+#[track_caller]
+fn assert_honest_soon(qdropd: &Qdropd, mut trickle: std::net::TcpStream) {
+    trickle.write_all(&[0; 1000]).unwrap();
+    assert_eq!(receipts(trickle).len(), 1);
+    assert_honest(qdropd, "returning");
+}
+
+#[test]
+fn one_address_at_full_speed_leaves_places_to_others() {
+    let qdropd = Qdropd::start(&["--no-sync", "--on-conflict", "replace"]);
+    let source = TempDir::new().unwrap();
+    let big = source.path().join("big");
+    fs::File::create(&big).unwrap().set_len(100_000_000).unwrap();
+    let began = Instant::now();
+    thread::scope(|scope| {
+        let senders: Vec<_> = (0..limits::TRANSFERS)
+            .map(|number| {
+                let (qdropd, big) = (&qdropd, &big);
+                let name = format!("big {number}");
+                scope.spawn(move || {
+                    send(qdropd.address, &["--name", &name, "--require-receipt"], big)
+                })
+            })
+            .collect();
+        eventually("all of them have a place", || {
+            (parts(&qdropd.directory).len() == limits::TRANSFERS).then_some(())
+        });
+        let mut other = Strangers::start("honest", &qdropd, 4);
+        let time = began.elapsed();
+        drop(other.child.stdin.take());
+        assert_eq!(other.lines.next().unwrap().unwrap(), "4");
+        assert!(time < Duration::from_secs(20), "{time:?}");
+        for sender in senders {
+            let sent = sender.join().unwrap();
+            assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+        }
+    });
+}
+
+#[test]
+fn a_thousand_honest_connections_all_end_well() {
+    let qdropd = Qdropd::start(&["--quiet", "--no-sync"]);
+    let crowd = Strangers::start("honest", &qdropd, 1000);
+    assert_bounded(&qdropd, "honest");
+    assert_eq!(crowd.end(), 1000);
+    assert_eq!(qdropd.settled().len(), 1000);
+}
+
+/// Of the strangers who hold all places, the reserve included, one that brings nothing is stopped for
+/// somebody who has none.
+#[test]
+fn who_brings_nothing_makes_room_when_all_places_are_taken() {
+    let qdropd = Qdropd::start(&["--no-sync", "--max-transfers", "2"]);
+    let trickling =
+        |source: &str, count| Strangers::start_from(source, "trickling", &qdropd, count);
+    let first = trickling("127.0.0.2", 2);
+    let _others = [trickling("127.0.0.3", 1), trickling("127.0.0.4", 1)];
+    eventually("all places are taken", || (parts(&qdropd.directory).len() == 4).then_some(()));
+    let source = TempDir::new().unwrap();
+    let sent = send(qdropd.address, &["--require-receipt"], &file(source.path(), "a", b"body"));
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    let line = qdropd.logged("refused trickle ");
+    assert!(line.starts_with("127.0.0.2:"), "of those with two: {line}");
+    assert!(line.ends_with("too many transfers at once; try again later"), "{line}");
+    first.end();
+}
+
+/// Nobody is stopped for being slow while there are places.
+#[test]
+fn a_sender_that_stalls_is_not_stopped_for_others() {
+    let qdropd = Qdropd::start(&["--no-sync", "--max-transfers", "1"]);
+    let mut stalled = qdropd.connect();
+    let body = noise(1000);
+    stalled.write_all(&header("stalled", 1000)).unwrap();
+    stalled.write_all(&body[..500]).unwrap();
+    eventually("it has a place", || (parts(&qdropd.directory).len() == 1).then_some(()));
+    // One of its own address waits, others have the reserve.
+    let mut late = qdropd.connect();
+    late.write_all(&transfer("late", &body)).unwrap();
+    let others = Strangers::start("honest", &qdropd, 100);
+    assert_eq!(others.end(), 100);
+    assert_eq!(parts(&qdropd.directory).len(), 1);
+    stalled.write_all(&body[500..]).unwrap();
+    assert_eq!(receipts(stalled)[0].status, Status::Stored);
+    assert_eq!(receipts(late)[0].status, Status::Stored);
+}
