@@ -120,6 +120,9 @@ pub const LEAVING: usize = 256;
 /// and its sender sends the rest again.
 pub const RECEIPTS: usize = 256 * 1024;
 
+/// Bytes of receipts after which a connection accounts for them.
+pub const RECEIPTS_STEP: usize = 4 * 1024;
+
 /// Bytes of receipts that are held for all connections together. Above that the address that holds the
 /// most loses.
 pub const ALL_RECEIPTS: usize = 4 * 1024 * 1024;

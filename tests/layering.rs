@@ -50,14 +50,15 @@ const LAYERS: [Layer; 6] = [
         name: "transfer",
         modules: &["transfer"],
         imports: &["digest", "disk", "limits", "text", "wire"],
-        std: &["fmt", "io", "mem", "path"],
+        // sync: the receipts that are held, which another thread may drop.
+        std: &["fmt", "io", "mem", "path", "sync"],
     },
     Layer {
         name: "net",
         modules: &["net"],
         imports: &["limits", "text", "transfer"],
         // os: the descriptor of an inherited socket.
-        std: &["fmt", "io", "mem", "net", "os", "str", "sync", "thread", "time"],
+        std: &["fmt", "io", "net", "os", "str", "sync", "thread", "time"],
     },
     Layer {
         name: "cli",

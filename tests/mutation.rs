@@ -10,7 +10,7 @@ use qdrop::digest::xxh64;
 use qdrop::disk::inbox::{Inbox, OnConflict, StorePolicy};
 use qdrop::disk::name::{SafeName, is_hard_to_store};
 use qdrop::limits;
-use qdrop::transfer::receive::{Event, Storage, Stored, receive};
+use qdrop::transfer::receive::{Event, HeldReceipts, Storage, Stored, receive};
 use qdrop::transfer::{Connection, Phase};
 use qdrop::wire::header::{Dialect, Header, HeaderError};
 use qdrop::wire::qdatastream::QString;
@@ -18,6 +18,7 @@ use qdrop::wire::receipt::{Receipt, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, fs, iter, thread};
 use tempfile::TempDir;
@@ -517,7 +518,7 @@ impl Connection for Sender<'_> {
         Ok(())
     }
 
-    fn hold_receipts(&mut self, _: usize) {}
+    fn account(&mut self, _: &Arc<HeldReceipts>) {}
 
     fn pause_after_header(&mut self) {}
 

@@ -5,7 +5,7 @@ use harness::*;
 use qdrop::digest::xxh64;
 use qdrop::disk::inbox::{Inbox, StorePolicy};
 use qdrop::limits;
-use qdrop::transfer::receive::{Storage, receive};
+use qdrop::transfer::receive::{HeldReceipts, Storage, receive};
 use qdrop::transfer::{Connection, Phase};
 use qdrop::wire::header::{Dialect, Header};
 use qdrop::wire::qdatastream::QString;
@@ -17,7 +17,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Barrier, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
@@ -234,7 +234,7 @@ impl Connection for Pieces<'_> {
         Ok(())
     }
 
-    fn hold_receipts(&mut self, _: usize) {}
+    fn account(&mut self, _: &Arc<HeldReceipts>) {}
 
     fn pause_after_header(&mut self) {}
 

@@ -9,12 +9,13 @@
 use libfuzzer_sys::fuzz_target;
 use qdrop::digest::xxh64;
 use qdrop::disk::inbox::{Inbox, OnConflict, StorePolicy};
-use qdrop::transfer::receive::{Event, Storage, Stored, receive};
+use qdrop::transfer::receive::{Event, HeldReceipts, Storage, Stored, receive};
 use qdrop::transfer::{Connection, Phase};
 use qdrop::wire::receipt::{Receipt, Status};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 struct Sender<'a> {
@@ -76,7 +77,7 @@ impl Connection for Sender<'_> {
         Ok(())
     }
 
-    fn hold_receipts(&mut self, _: usize) {}
+    fn account(&mut self, _: &Arc<HeldReceipts>) {}
 
     fn pause_after_header(&mut self) {}
 

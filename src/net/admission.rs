@@ -4,6 +4,7 @@
 
 use super::allow::Network;
 use crate::limits;
+use crate::transfer::receive::HeldReceipts;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -46,8 +47,8 @@ struct Entry {
     state: State,
     /// When this state began.
     since: Instant,
-    /// Bytes of receipts that are held for it.
-    receipts: usize,
+    /// The receipts that are held for it.
+    receipts: Option<Arc<HeldReceipts>>,
     /// Whether it has to leave.
     stopped: bool,
     stream: Arc<TcpStream>,
@@ -180,7 +181,7 @@ impl Admission {
             key,
             state,
             since: Instant::now(),
-            receipts: 0,
+            receipts: None,
             stopped: false,
             stream: stream.clone(),
             activity: activity.clone(),
@@ -290,28 +291,29 @@ impl Table {
         }
     }
 
-    /// Makes room for receipts. The address that holds the most loses its connection with the most.
+    /// Makes room for receipts. The address that holds the most loses those of its connection with the
+    /// most.
     fn make_room_for_receipts(&mut self) {
-        while self.connections.iter().map(|it| it.receipts).sum::<usize>() > limits::ALL_RECEIPTS {
-            let held = |key| -> usize {
-                self.connections.iter().filter(|it| it.key == key).map(|it| it.receipts).sum()
-            };
-            let Some(key) = self.connections.iter().map(|it| it.key).max_by_key(|key| held(*key))
-            else {
-                return;
-            };
-            let own = self.connections.iter_mut().filter(|it| it.key == key);
-            let Some(loser) = own.max_by_key(|it| it.receipts).filter(|it| it.receipts > 0) else {
-                return;
-            };
-            // What it holds is written, or dropped, as soon as it notices.
-            loser.receipts = 0;
-            loser.stop();
+        let held: Vec<(IpAddr, usize)> =
+            self.connections.iter().map(|it| (it.key, it.receipts())).collect();
+        if held.iter().map(|(_, bytes)| bytes).sum::<usize>() <= limits::ALL_RECEIPTS {
+            return;
+        }
+        let of = |key: IpAddr| -> usize {
+            held.iter().filter(|(other, _)| *other == key).map(|(_, bytes)| bytes).sum()
+        };
+        let loser = self.connections.iter().max_by_key(|it| (of(it.key), it.receipts()));
+        if let Some(receipts) = loser.and_then(|loser| loser.receipts.as_ref()) {
+            receipts.drop_all();
         }
     }
 }
 
 impl Entry {
+    fn receipts(&self) -> usize {
+        self.receipts.as_ref().map_or(0, |receipts| receipts.length())
+    }
+
     fn has_no_place(&self) -> bool {
         matches!(self.state, State::Silent | State::Waiting | State::Idle) && !self.stopped
     }
@@ -421,12 +423,12 @@ impl Slot {
         self.admission.schedule(&mut table);
     }
 
-    /// Accounts for the bytes of receipts that are held. Over the bound for all connections, the address
-    /// that holds the most loses.
-    pub(super) fn hold_receipts(&self, bytes: usize) {
+    /// Accounts for receipts that are held. Over the bound for all connections, the address that holds the
+    /// most loses.
+    pub(super) fn account(&self, receipts: &Arc<HeldReceipts>) {
         let mut table = self.admission.table();
         if let Some(entry) = table.entry(self.id) {
-            entry.receipts = bytes;
+            entry.receipts.get_or_insert_with(|| receipts.clone());
         }
         table.make_room_for_receipts();
     }

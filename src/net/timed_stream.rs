@@ -3,6 +3,7 @@
 use super::admission::Slot;
 use super::rate_limiter::RateLimiter;
 use crate::limits;
+use crate::transfer::receive::HeldReceipts;
 use crate::transfer::{Connection, Phase};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -130,9 +131,9 @@ impl Connection for TimedStream {
         }
     }
 
-    fn hold_receipts(&mut self, bytes: usize) {
+    fn account(&mut self, receipts: &Arc<HeldReceipts>) {
         if let Some(slot) = &self.slot {
-            slot.hold_receipts(bytes);
+            slot.account(receipts);
         }
     }
 

@@ -5,7 +5,9 @@ pub mod pump;
 pub mod receive;
 pub mod send;
 
+use receive::HeldReceipts;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 /// What a conversation needs of its connection: bytes, time limits and a half-close.
 /// A read or write that takes too long fails with `TimedOut`; one of a connection that has to make room
@@ -23,8 +25,8 @@ pub trait Connection: Read + Write {
     /// `ResourceBusy` if the connection has to make room for others.
     fn wait_for_slot(&mut self) -> io::Result<()>;
 
-    /// Accounts for this many bytes of receipts that are held for the peer.
-    fn hold_receipts(&mut self, bytes: usize);
+    /// Accounts for the receipts that are held for the peer. They may be dropped at any time from now on.
+    fn account(&mut self, receipts: &Arc<HeldReceipts>);
 
     /// Sleeps for [`crate::limits::HEADER_PAUSE`], which header-size receivers need.
     fn pause_after_header(&mut self);

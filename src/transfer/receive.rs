@@ -18,6 +18,7 @@ use crate::wire::resume::ResumePoint;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::mem;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A file that is on the disk under its final name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,8 +71,8 @@ pub fn receive<C: Connection>(
     observer: &mut dyn FnMut(&Event<'_>),
 ) -> io::Result<()> {
     let stream = BufReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
-    let (body, receipts) = (BodyProgress::default(), HeldReceipts::default());
-    let mut conversation = Conversation { stream, storage, observer, body, receipts };
+    let (body, receipts) = (BodyProgress::default(), Arc::<HeldReceipts>::default());
+    let mut conversation = Conversation { stream, storage, observer, body, receipts, accounted: 0 };
     let mut end = End::Closed;
     match conversation.wait_for_header(Phase::FirstByte) {
         Ok(true) => end = conversation.receive_files()?,
@@ -83,7 +84,7 @@ pub fn receive<C: Connection>(
             }
         }
     }
-    let receipts = mem::take(&mut conversation.receipts.encoded);
+    let receipts = conversation.receipts.take();
     drop(conversation);
     finish(connection, &receipts, end)
 }
@@ -119,12 +120,42 @@ fn not_begun(error: &io::Error) -> Option<ReceiveError> {
     }
 }
 
-/// The receipts that are written at the end of a connection.
-#[derive(Debug, Default)]
-struct HeldReceipts {
-    encoded: Vec<u8>,
-    /// Receipts were dropped, so none may be written: they would belong to other files.
-    dropped: bool,
+/// The encoded receipts that are written at the end of a connection. Another thread may drop them to
+/// save memory. From then on the connection has none: later ones would be taken for those of earlier files.
+#[derive(Debug)]
+pub struct HeldReceipts(Mutex<Option<Vec<u8>>>);
+
+impl Default for HeldReceipts {
+    fn default() -> Self {
+        Self(Mutex::new(Some(Vec::new())))
+    }
+}
+
+impl HeldReceipts {
+    /// Locks the receipts. Every update is atomic, so the lock is usable even if poisoned.
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that are held.
+    pub fn length(&self) -> usize {
+        self.lock().as_ref().map_or(0, Vec::len)
+    }
+
+    /// Drops all receipts, and those that follow.
+    pub fn drop_all(&self) {
+        *self.lock() = None;
+    }
+
+    fn add(&self, receipt: &[u8]) {
+        if let Some(held) = self.lock().as_mut() {
+            held.extend_from_slice(receipt);
+        }
+    }
+
+    fn take(&self) -> Vec<u8> {
+        self.lock().as_mut().map(mem::take).unwrap_or_default()
+    }
 }
 
 /// How much of the current body was taken from the stream.
@@ -166,7 +197,9 @@ struct Conversation<'a, C> {
     storage: &'a Storage,
     observer: &'a mut dyn FnMut(&Event<'_>),
     body: BodyProgress,
-    receipts: HeldReceipts,
+    receipts: Arc<HeldReceipts>,
+    /// Bytes of them that were accounted for.
+    accounted: usize,
 }
 
 impl<C: Connection> Conversation<'_, C> {
@@ -222,28 +255,21 @@ impl<C: Connection> Conversation<'_, C> {
         if outcome.as_ref().is_err_and(|why| why.status().is_some_and(|s| s != Status::TimedOut)) {
             self.skip_rest();
         }
-        if !self.receipts.dropped {
-            self.receipts.encoded.extend(encoded(outcome, self.body.received));
-            self.hold_receipts();
+        self.receipts.add(&encoded(outcome, self.body.received));
+        if self.receipts.length() >= self.accounted + limits::RECEIPTS_STEP {
+            self.accounted = self.receipts.length();
+            self.stream.get_mut().account(&self.receipts);
         }
-    }
-
-    fn hold_receipts(&mut self) {
-        let held = self.receipts.encoded.len();
-        self.stream.get_mut().hold_receipts(held);
     }
 
     /// Returns whether the connection may go on. Above [`limits::RECEIPTS`] it ends, and its sender sends
     /// the rest again; but a program that stays connected would not, so it goes on without receipts.
     fn has_room_for_receipts(&mut self, stays_open: bool) -> bool {
-        if self.receipts.encoded.len() <= limits::RECEIPTS {
-            return true;
+        let has_room = self.receipts.length() <= limits::RECEIPTS;
+        if !has_room && stays_open {
+            self.receipts.drop_all();
         }
-        if stays_open {
-            self.receipts = HeldReceipts { encoded: Vec::new(), dropped: true };
-            self.hold_receipts();
-        }
-        stays_open
+        has_room || stays_open
     }
     fn receive_classic(&mut self, header: &Header) -> Result<Stored, ReceiveError> {
         self.body = BodyProgress::of(header.body);
@@ -400,11 +426,11 @@ impl<C: Connection> Conversation<'_, C> {
 
     /// Writes the receipts that are held to a sender that reads them at once.
     fn reply(&mut self) -> io::Result<()> {
-        let receipts = mem::take(&mut self.receipts.encoded);
+        let receipts = self.receipts.take();
+        self.accounted = 0;
         if receipts.is_empty() {
             return Ok(());
         }
-        self.hold_receipts();
         let connection = self.stream.get_mut();
         connection.enter_phase(Phase::Reply(receipts.len()))?;
         connection.write_all(&receipts)
