@@ -94,12 +94,16 @@ pub fn receive<C: Connection>(
 /// # Errors
 /// Fails if the receipt could not be delivered.
 pub fn refuse<C: Connection>(connection: &mut C, why: ReceiveError) -> io::Result<()> {
-    finish(connection, &encoded(&Err(why), 0), End::Refused)
+    let mut receipt = Vec::new();
+    encode(&Err(why), 0, &mut receipt);
+    finish(connection, &receipt, End::Refused)
 }
 
 /// The receipt for a connection that there is no room for.
 pub fn busy_receipt() -> Vec<u8> {
-    encoded(&Err(ReceiveError::Busy), 0)
+    let mut receipt = Vec::new();
+    encode(&Err(ReceiveError::Busy), 0, &mut receipt);
+    receipt
 }
 
 /// How a conversation ends.
@@ -147,10 +151,12 @@ impl HeldReceipts {
         *self.lock() = None;
     }
 
-    fn add(&self, receipt: &[u8]) {
-        if let Some(held) = self.lock().as_mut() {
-            held.extend_from_slice(receipt);
-        }
+    /// Adds the receipt for an outcome. Returns how many bytes are held then.
+    fn add(&self, outcome: &Result<Stored, ReceiveError>, received: u64) -> usize {
+        let mut held = self.lock();
+        let Some(held) = held.as_mut() else { return 0 };
+        encode(outcome, received, held);
+        held.len()
     }
 
     fn take(&self) -> Vec<u8> {
@@ -255,9 +261,9 @@ impl<C: Connection> Conversation<'_, C> {
         if outcome.as_ref().is_err_and(|why| why.status().is_some_and(|s| s != Status::TimedOut)) {
             self.skip_rest();
         }
-        self.receipts.add(&encoded(outcome, self.body.received));
-        if self.receipts.length() >= self.accounted + limits::RECEIPTS_STEP {
-            self.accounted = self.receipts.length();
+        let held = self.receipts.add(outcome, self.body.received);
+        if held >= self.accounted + limits::RECEIPTS_STEP {
+            self.accounted = held;
             self.stream.get_mut().account(&self.receipts);
         }
     }
@@ -469,10 +475,9 @@ impl<C: Connection> Conversation<'_, C> {
                     Err(error) => return Err(error),
                 }
             }
+            self.stream.get_mut().wait_for_slot()?;
         }
-        let connection = self.stream.get_mut();
-        connection.wait_for_slot()?;
-        connection.enter_phase(Phase::Header)?;
+        self.stream.get_mut().enter_phase(Phase::Header)?;
         Ok(true)
     }
 }
@@ -519,15 +524,13 @@ fn receipt(outcome: &Result<Stored, ReceiveError>, received: u64) -> Option<Rece
     })
 }
 
-/// The bytes of the receipt for an outcome; none if the connection is gone.
-fn encoded(outcome: &Result<Stored, ReceiveError>, received: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
+/// Appends the receipt for an outcome, unless the connection is gone.
+fn encode(outcome: &Result<Stored, ReceiveError>, received: u64, bytes: &mut Vec<u8>) {
     if let Some(receipt) = receipt(outcome, received) {
         // Our own names and messages are shorter than any bound, and a vector takes all bytes.
-        let written = receipt.write(&mut bytes);
+        let written = receipt.write(bytes);
         debug_assert!(written.is_ok());
     }
-    bytes
 }
 
 /// Writes the receipts and ends the conversation. A refused sender may still be writing: what it has
