@@ -270,7 +270,7 @@ impl Table {
     /// Makes room among the connections without a place. The address with the most of them loses its
     /// oldest silent one, else its oldest idle one, else the one that has waited for the shortest time.
     fn stop_one_without_place(&mut self) {
-        let Some(key) = self.most(|it| it.has_no_place()) else { return };
+        let Some(key) = self.most(Entry::has_no_place) else { return };
         if self.stop_oldest(State::Silent, key) || self.stop_oldest(State::Idle, key) {
             return;
         }
