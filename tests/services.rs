@@ -654,6 +654,36 @@ fn commands_that_hang_hold_up_no_transfer_and_are_bounded() {
 }
 
 #[test]
+fn jobs_that_one_address_hoards_keep_no_others_command_from_running() {
+    let commanding = Commanding::start(TELL, &["--exec", "SCRIPT", "--quiet", "--no-sync"]);
+    let address = commanding.qdropd.address.to_string();
+    // A program that stays connected, and whose files have long names: their jobs wait for its end.
+    let hoard = "
+import socket, struct, sys
+host, port = sys.argv[1].split(':')
+peer = socket.socket()
+peer.bind(('127.0.0.2', 0))
+peer.connect((host, int(port)))
+for length in [30000] * 200 + [1000] * 60 + [1] * 400:
+    name = ('n' * length).encode('utf-16-be')
+    peer.sendall(struct.pack('>qqI', 20 + len(name), 20 + len(name), len(name)) + name)
+print('sent', flush=True)
+sys.stdin.read()
+";
+    let mut python = needed("python3");
+    python.args(["-c", hoard, &address]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut service = Service::start(&mut python, commanding.out.path());
+    let mut said = BufReader::new(service.child.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "sent");
+    commanding.qdropd.logged("… not run: too many are waiting");
+    for number in 0..3 {
+        assert_eq!(commanding.deliver(&transfer(&format!("honest {number}"), b"body")).1, [0]);
+        assert_eq!(commanding.told()["QDROP_NAME"], format!("honest {number}"));
+    }
+    assert_eq!(count(&commanding.qdropd.log(), "command for honest"), 0);
+}
+
+#[test]
 fn without_commands_there_is_no_thread_for_them() {
     let with = Commanding::start("#!/bin/sh\n", &["--exec", "SCRIPT"]);
     let without = Commanding::start("", &[]);

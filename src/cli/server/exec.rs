@@ -12,7 +12,7 @@ use std::env;
 use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{self, Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -39,12 +39,19 @@ pub(super) struct Commands {
 #[derive(Debug, Default)]
 struct State {
     ready: VecDeque<Job>,
+    /// The jobs of conversations that have not ended, oldest first, each with its conversation.
+    held: VecDeque<(Conversation, Job)>,
+    conversations: u64,
     /// Bytes of the jobs that are ready, running or held until a conversation ends.
     bytes: usize,
     workers: usize,
     /// Threads that read the standard error of a command. They may outlive the command.
     readers: usize,
 }
+
+/// A conversation whose jobs are held until it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Conversation(u64);
 
 /// A transfer for which a command is run.
 #[derive(Debug)]
@@ -89,23 +96,39 @@ impl Commands {
         self.program(is_stored).is_some()
     }
 
-    /// Reserves memory for a job that is to be run later. Returns the job if there is enough.
-    pub(super) fn hold(&self, job: Job) -> Option<Job> {
+    /// Begins a conversation, which has to [`Commands::run`] what it holds.
+    pub(super) fn begin(&self) -> Conversation {
         let mut state = self.state();
-        let bytes = state.bytes + job.bytes();
-        if bytes > limits::COMMANDS_MEMORY {
-            drop(state);
-            self.log_failure(&job, "not run: too many are waiting");
-            return None;
-        }
-        state.bytes = bytes;
-        Some(job)
+        state.conversations += 1;
+        Conversation(state.conversations)
     }
 
-    /// Runs jobs that were held, without waiting for them.
-    pub(super) fn run(self: &Arc<Self>, jobs: Vec<Job>) {
+    /// Holds a job until its conversation ends. Over [`limits::COMMANDS_MEMORY`], the address whose jobs
+    /// take the most memory loses its oldest ones.
+    pub(super) fn hold(&self, conversation: Conversation, job: Job) {
+        let mut dropped = Vec::new();
         let mut state = self.state();
-        for job in jobs {
+        state.bytes += job.bytes();
+        state.held.push_back((conversation, job));
+        while state.bytes > limits::COMMANDS_MEMORY {
+            let Some(job) = state.take_oldest_of_largest() else { break };
+            state.bytes -= job.bytes();
+            dropped.push(job);
+        }
+        drop(state);
+        for job in dropped {
+            self.log_failure(&job, "not run: too many are waiting");
+        }
+    }
+
+    /// Runs the jobs of a conversation that has ended, without waiting for them.
+    pub(super) fn run(self: &Arc<Self>, conversation: Conversation) {
+        let mut state = self.state();
+        let held = mem::take(&mut state.held);
+        let (ended, others): (VecDeque<_>, VecDeque<_>) =
+            held.into_iter().partition(|(other, _)| *other == conversation);
+        state.held = others;
+        for (_, job) in ended {
             state.ready.push_back(job);
             // A worker ends when no job is ready, so that none is idle.
             if state.workers >= limits::COMMANDS {
@@ -268,6 +291,27 @@ fn absolute(name: &SafeName) -> Result<PathBuf, String> {
 
 fn is_missing_or_hidden(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
+}
+
+impl State {
+    /// Takes the oldest job of the address whose waiting jobs take the most memory.
+    fn take_oldest_of_largest(&mut self) -> Option<Job> {
+        let waiting = || self.ready.iter().chain(self.held.iter().map(|(_, job)| job));
+        let mut sums: Vec<(IpAddr, usize)> = Vec::new();
+        for job in waiting() {
+            let address = job.peer.ip();
+            match sums.iter_mut().find(|(other, _)| *other == address) {
+                Some((_, bytes)) => *bytes += job.bytes(),
+                None => sums.push((address, job.bytes())),
+            }
+        }
+        let (largest, _) = sums.into_iter().max_by_key(|(_, bytes)| *bytes)?;
+        if let Some(oldest) = self.ready.iter().position(|job| job.peer.ip() == largest) {
+            return self.ready.remove(oldest);
+        }
+        let oldest = self.held.iter().position(|(_, job)| job.peer.ip() == largest)?;
+        self.held.remove(oldest).map(|(_, job)| job)
+    }
 }
 
 /// Converts a peer's name to an argument that no program takes for an option: the name that the file

@@ -1,6 +1,6 @@
 //! Serving: where connections come from, and what is logged and run for what they bring.
 
-use super::exec::{Commands, Job};
+use super::exec::{Commands, Conversation, Job};
 use super::log::{Entry, Log, truncated};
 use super::options::Options;
 use crate::cli::exit::Exit;
@@ -17,7 +17,6 @@ use crate::transfer::receive::{self, Event, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::fmt::Display;
 use std::io::ErrorKind;
-use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -218,14 +217,14 @@ impl Server {
             file: None,
             exit: None,
             is_silent: false,
-            jobs: Vec::new(),
+            conversation: self.commands.begin(),
         };
         let delivered =
             receive::receive(stream, &self.storage, &mut |event| observer.on_event(event));
         if let (Err(error), true) = (delivered, self.verbose) {
             self.log.log(&Entry::Undelivered(peer, &error));
         }
-        self.commands.run(mem::take(&mut observer.jobs));
+        self.commands.run(observer.conversation);
         observer
     }
 
@@ -245,8 +244,8 @@ struct TransferObserver<'a> {
     exit: Option<Exit>,
     /// Whether the peer connected and sent nothing.
     is_silent: bool,
-    /// The commands to run when the conversation has ended and its receipts are written.
-    jobs: Vec<Job>,
+    /// Its commands are run when it has ended and its receipts are written.
+    conversation: Conversation,
 }
 
 struct ReceivedFile {
@@ -337,6 +336,6 @@ impl TransferObserver<'_> {
             Ok(stored) => Ok(stored.clone()),
             Err(why) => Err(why.to_string()),
         };
-        self.jobs.extend(commands.hold(Job { peer: self.peer, name, outcome }));
+        commands.hold(self.conversation, Job { peer: self.peer, name, outcome });
     }
 }
