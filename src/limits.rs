@@ -45,6 +45,10 @@ pub const PATH: usize = 3_500;
 /// than the pause of a sender before a retry.
 pub const TAKEOVER_SILENCE: Duration = Duration::from_millis(500);
 
+/// How long a line is quiet before the bytes in a buffer are written to the disk: less than
+/// [`TAKEOVER_SILENCE`], after which another connection continues with what is on the disk.
+pub const QUIET: Duration = Duration::from_millis(200);
+
 /// Interrupted bodies that are kept for their senders.
 pub const KEPT: usize = 16;
 

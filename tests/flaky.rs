@@ -545,6 +545,68 @@ fn a_body_is_gone_on_with_while_its_own_connection_is_silent() {
     assert_eq!(qdropd.settled(), BTreeMap::from([("a".to_owned(), content)]));
 }
 
+/// What has come on a line that is silent now, and fills no buffer, counts as well.
+#[test]
+fn few_bytes_of_a_silent_line_are_gone_on_with() {
+    let qdropd = Qdropd::start(&[]);
+    for (modified, size, come) in [(1, 1_000_000, 200_000), (2, 100_000, 1), (3, 600_000, 300_000)]
+    {
+        let content = noise(size);
+        let name = format!("{modified}");
+        let silent = qdropd.connect();
+        ask(&silent, RESUME, size, modified, &name);
+        assert_eq!(go(&silent), (0, xxh64(b"")));
+        body(&silent, 0, &content[..come]);
+        let again = eventually("all that has come is offered", || {
+            let stream = qdropd.connect();
+            ask(&stream, RESUME, size, modified, &name);
+            let (have, digest) = go(&stream);
+            (have == come as u64).then(|| {
+                assert_eq!(digest, xxh64(&content[..come]));
+                stream
+            })
+        });
+        body(&again, come as u64, &content);
+        assert_eq!(receipt(&again), stored(&name, &content));
+        drop(silent);
+    }
+}
+
+/// An empty body is nothing that another connection could go on with.
+#[test]
+fn a_body_that_has_not_begun_is_not_taken_over() {
+    let qdropd = Qdropd::start(&[]);
+    let content = noise(1000);
+    let first = qdropd.connect();
+    ask(&first, RESUME, 1000, 1, "a");
+    assert_eq!(go(&first), (0, xxh64(b"")));
+    body(&first, 0, b"");
+    thread::sleep(2 * limits::TAKEOVER_SILENCE);
+    // Whoever asks for the same gets a body of its own.
+    assert_eq!(have(&qdropd, RESUME, 1000, 1, "a"), 0);
+    (&first).write_all(&content).unwrap();
+    assert_eq!(receipt(&first), stored("a", &content));
+}
+
+/// While a sender looks at its own file, what is kept of it is not lost for its next try.
+#[test]
+fn what_is_kept_stays_kept_while_its_sender_is_asked() {
+    let qdropd = Qdropd::start(&[]);
+    let content = noise(1_000_000);
+    begin(&qdropd, 1, "a", &content, 900_000);
+    let silent = qdropd.connect();
+    ask(&silent, RESUME, content.len(), 1, "a");
+    assert_eq!(go(&silent), (900_000, xxh64(&content[..900_000])));
+    let again = eventually("it is offered again", || {
+        let stream = qdropd.connect();
+        ask(&stream, RESUME, content.len(), 1, "a");
+        (go(&stream).0 == 900_000).then_some(stream)
+    });
+    body(&again, 900_000, &content);
+    assert_eq!(receipt(&again), stored("a", &content));
+    drop(silent);
+}
+
 #[test]
 fn what_is_kept_for_too_long_vanishes_by_itself() {
     let qdropd = Qdropd::start(&["--keep-partial", "1"]);

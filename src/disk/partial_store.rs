@@ -149,7 +149,11 @@ impl Entry {
         let mut state = lock(&self.state);
         let silent =
             state.kept_until.is_some() || state.last_activity.elapsed() >= limits::TAKEOVER_SILENCE;
-        if silent && matches!(state.body, Body::Idle(_)) { state.take() } else { None }
+        // An empty body is no help to another connection, and to lose it ends its own.
+        match &state.body {
+            Body::Idle(file) if silent && file.digest().length() > 0 => state.take(),
+            _ => None,
+        }
     }
 
     fn is_kept(&self) -> bool {

@@ -29,6 +29,8 @@ pub struct TimedStream {
     deadline: Option<Instant>,
     /// Whether each byte that arrives moves the deadline by what it takes at [`limits::SLOW_PEER`].
     is_extended: bool,
+    /// In a body: when the last byte arrived.
+    last_byte: Option<Instant>,
     /// The end of a phase whose writes have a time limit as a whole.
     write_deadline: Option<Instant>,
     /// Its place among the transfers of a receiver.
@@ -50,9 +52,16 @@ impl TimedStream {
         let stream = stream.into();
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(timeouts.idle))?;
-        let (deadline, write_deadline, rate_limiter) = (None, None, None);
-        let is_extended = false;
-        Ok(Self { stream, timeouts, deadline, is_extended, write_deadline, slot, rate_limiter })
+        Ok(Self {
+            stream,
+            timeouts,
+            deadline: None,
+            is_extended: false,
+            last_byte: None,
+            write_deadline: None,
+            slot,
+            rate_limiter: None,
+        })
     }
 
     /// Limits the rate of writes.
@@ -120,8 +129,10 @@ impl Connection for TimedStream {
             Phase::Reply(_) | Phase::Receipts(_) => return Ok(()),
         };
         self.is_extended = matches!(phase, Phase::Answer | Phase::Receipt(_));
-        self.deadline = whole.then(|| Instant::now() + time);
-        if whole { Ok(()) } else { self.stream.set_read_timeout(Some(time)) }
+        let now = Instant::now();
+        self.deadline = whole.then(|| now + time);
+        self.last_byte = (!whole).then_some(now);
+        if whole { Ok(()) } else { self.stream.set_read_timeout(Some(time.min(limits::QUIET))) }
     }
 
     fn wait_for_slot(&mut self) -> io::Result<()> {
@@ -169,13 +180,26 @@ impl Read for TimedStream {
             }
             self.stream.set_read_timeout(Some(left))?;
         }
-        let Some(slot) = &self.slot else {
-            let read = (&*self.stream).read(buffer).map_err(timed_out)?;
-            if let (Some(deadline), true) = (&mut self.deadline, self.is_extended) {
-                *deadline += at_slow_peer(read as u64);
+        let read = self.read_counted(buffer);
+        if let (Ok(bytes), Some(deadline), true) = (&read, &mut self.deadline, self.is_extended) {
+            *deadline += at_slow_peer(*bytes as u64);
+        }
+        if let Some(last_byte) = &mut self.last_byte {
+            match &read {
+                Ok(_) => *last_byte = Instant::now(),
+                Err(error) if error.kind() != ErrorKind::TimedOut => {}
+                Err(_) if last_byte.elapsed() >= self.timeouts.idle => {}
+                Err(_) => return Err(ErrorKind::WouldBlock.into()),
             }
-            return Ok(read);
-        };
+        }
+        read
+    }
+}
+
+impl TimedStream {
+    /// Reads, and lets the admission know of it.
+    fn read_counted(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(slot) = &self.slot else { return (&*self.stream).read(buffer).map_err(timed_out) };
         slot.activity.set_reading();
         let read = (&*self.stream).read(buffer).map_err(timed_out);
         slot.activity.set_unblocked();

@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 /// What a conversation needs of its connection: bytes, time limits and a half-close.
+/// In [`Phase::Body`] a read fails with `WouldBlock` after each [`crate::limits::QUIET`] without a byte.
 /// A read or write that takes too long fails with `TimedOut`; one of a connection that has to make room
 /// for others with `ResourceBusy`.
 pub trait Connection: Read + Write {

@@ -39,8 +39,8 @@ pub fn pump<const BUFFER: usize>(
     Ok(())
 }
 
-/// Reads until the buffer is full or `left` bytes are read, and returns them. If `from` fails, returns
-/// the bytes before and the error. The buffer is filled before it is written, since a network delivers
+/// Reads until the buffer is full, `left` bytes are read or `from` is quiet, and returns them. If `from`
+/// fails, returns the bytes before and the error. The buffer is filled before it is written, since a network delivers
 /// small pieces and a disk prefers large ones.
 pub(super) fn fill<'a>(
     from: &mut impl Read,
@@ -59,6 +59,12 @@ pub(super) fn fill<'a>(
                 advance(n as u64);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // The line is quiet: what has come is written, in case nothing more comes.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if filled > 0 {
+                    break;
+                }
+            }
             Err(error) => end = Err(PumpError::Read(error)),
         }
     }

@@ -301,21 +301,25 @@ impl<C: Connection> Conversation<'_, C> {
         }
         let begin = || inbox.begin(&identity.name).map_err(ReceiveError::Store);
         let kept = if options.resume { inbox.take_partial(&identity) } else { Ok(None) };
-        let mut file = kept.map_err(ReceiveError::Store)?.map_or_else(begin, Ok)?;
-        let mut start = self.agree_on_start(file.digest());
+        let file = kept.map_err(ReceiveError::Store)?.map_or_else(begin, Ok)?;
+        let (digest, mut path) = (file.digest().clone(), file.path().to_owned());
+        // Registered before the answer: its sender may be gone, and come back on another connection.
+        let mut body = inbox.begin_body(identity.clone(), file, options.resume);
+        let mut start = self.agree_on_start(&digest);
         if let Ok(start) = start {
             debug_assert!(start <= identity.size);
             self.body = BodyProgress::of(identity.size - start);
         }
-        if matches!(start, Ok(0)) && file.digest().length() > 0 {
+        if matches!(start, Ok(0)) && digest.length() > 0 {
             // The sender has another file by now.
             match begin() {
-                Ok(fresh) => file = fresh,
+                Ok(fresh) => {
+                    path = fresh.path().to_owned();
+                    body = inbox.begin_body(identity.clone(), fresh, options.resume);
+                }
                 Err(error) => start = Err(error),
             }
         }
-        let path = file.path().to_owned();
-        let mut body = inbox.begin_body(identity.clone(), file, options.resume);
         let outcome = start.and_then(|start| {
             (self.observer)(&Event::Resumed(start));
             let activity = body.activity();
