@@ -1,6 +1,7 @@
 /* A machine with faults, for a program that is started with LD_PRELOAD. $FAULTS names them:
  *
  *   exfat      no hard links, and no new name with a character that DOS reserves
+ *   exfat-slow likewise, and whoever makes a file that is no part sleeps until it has bytes, or 0.6 s
  *   fsync      fsync fails
  *   late       fsync finds the disk full
  *   early      fdatasync fails, and no fsync after it knows
@@ -64,10 +65,15 @@ static int is_kept(int file)
     return fstat(file, &status) == 0 && (S_ISREG(status.st_mode) || S_ISSOCK(status.st_mode));
 }
 
+static int is_exfat(void)
+{
+    return faulty("exfat") || faulty("exfat-slow");
+}
+
 static int reserved(const char *path)
 {
     const char *slash = strrchr(path, '/');
-    return faulty("exfat") && strpbrk(slash ? slash : path, ":?*\"<>|");
+    return is_exfat() && strpbrk(slash ? slash : path, ":?*\"<>|");
 }
 
 int openat(int directory, const char *path, int flags, ...)
@@ -80,7 +86,16 @@ int openat(int directory, const char *path, int flags, ...)
         return refuse("open\n", EINVAL);
     if (unlucky("open\n"))
         return -1;
-    return syscall(SYS_openat, directory, path, flags, mode);
+    int file = syscall(SYS_openat, directory, path, flags, mode);
+    if (file >= 0 && flags & O_EXCL && faulty("exfat-slow") && !strstr(path, ".qdrop-")) {
+        struct stat status = {0};
+        for (int n = 0; n < 60 && status.st_size == 0; n++) {
+            usleep(10000);
+            if (fstatat(directory, path, &status, 0) != 0)
+                break;
+        }
+    }
+    return file;
 }
 
 int open(const char *path, int flags, ...)
@@ -103,7 +118,7 @@ int creat64(const char *, mode_t) __attribute__((alias("creat")));
 
 int linkat(int from_directory, const char *from, int to_directory, const char *to, int flags)
 {
-    if (faulty("exfat"))
+    if (is_exfat())
         return refuse("link\n", EPERM);
     if (unlucky("link\n"))
         return -1;

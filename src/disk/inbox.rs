@@ -1,10 +1,11 @@
 //! The drop directory, in which a receiver stores files.
 
 use super::name::SafeName;
+use super::numbering::{IN_ORDER, gallop};
 use super::partial::{self, Owner, PartialFile};
 use super::partial_store::{ActiveBody, FileIdentity, PartialStore};
 use super::writeback::Writeback;
-use super::{DiskError, milliseconds};
+use super::{DiskError, Identity, milliseconds};
 use crate::limits;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -254,8 +255,24 @@ impl Inbox {
                 Err(error) => return Err(DiskError::at("rename to", &path)(error).into()),
             }
         }
-        let mut candidate = name.clone();
-        for number in 1_u32.. {
+        self.publish_numbered(file, name)
+    }
+
+    /// Gives a file the name or, if that is taken, the next free numbered one. The first numbers are
+    /// tried in order, then some are skipped. `link` decides in every case.
+    fn publish_numbered(
+        &self,
+        file: &mut PartialFile,
+        name: &SafeName,
+    ) -> Result<SafeName, StoreError> {
+        let numbered = |number| if number == 0 { name.clone() } else { name.numbered(number) };
+        let exists = |number| {
+            let path = self.path.join(numbered(number));
+            Ok::<_, ()>(fs::symlink_metadata(path).is_ok())
+        };
+        let (mut number, mut tried) = (0, 0);
+        while number < u32::MAX {
+            let candidate = numbered(number);
             let path = self.path.join(&candidate);
             match link_exclusive(file, &path) {
                 Ok(()) => return Ok(candidate),
@@ -263,8 +280,12 @@ impl Inbox {
                     return Err(DiskError::at("link to", &path)(error).into());
                 }
                 Err(_) if self.policy.on_conflict == OnConflict::Refuse => break,
-                Err(_) => candidate = name.numbered(number),
+                Err(_) => tried += 1,
             }
+            number = match tried % (IN_ORDER + 1) {
+                0 => gallop(number, exists).unwrap_or(number + 1),
+                _ => number + 1,
+            };
         }
         Err(StoreError::Exists(name.clone()))
     }
@@ -319,16 +340,36 @@ fn link_exclusive(file: &mut PartialFile, path: &Path) -> io::Result<()> {
 }
 
 /// The weak fallback without hard links: an empty file reserves the name until the partial file is
-/// renamed over it. If the receiver is killed between the two steps, the empty file stays.
+/// renamed over it. If the receiver is killed between the two steps, the empty file stays. Another
+/// receiver that replaces files may have replaced the empty one meanwhile. Its file is not touched: the
+/// name counts as taken. This narrows the race to the time between two calls, and cannot end it.
+///
+/// # Errors
+/// `AlreadyExists` if the name is taken.
 fn reserve_and_rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).open(path)?;
-    match fs::rename(file.path(), path) {
+    // It is open until the end, so that no other file gets its inode number.
+    let placeholder = OpenOptions::new().write(true).create_new(true).open(path)?;
+    let is_ours = || -> io::Result<bool> {
+        let (ours, there) = (placeholder.metadata()?, fs::symlink_metadata(path)?);
+        Ok(Identity::of(&ours) == Identity::of(&there) && there.is_file() && there.len() == 0)
+    };
+    let renamed = match is_ours() {
+        Ok(true) => fs::rename(file.path(), path),
+        Ok(false) => return Err(ErrorKind::AlreadyExists.into()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        Err(error) => Err(error),
+    };
+    match renamed {
         Ok(()) => {
             file.temporary.gone = true;
             Ok(())
         }
         Err(error) => {
-            let _ = fs::remove_file(path);
+            if is_ours().is_ok_and(|is_ours| is_ours) {
+                let _ = fs::remove_file(path);
+            }
             Err(error)
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod inbox;
 pub mod name;
+mod numbering;
 pub mod partial;
 pub mod partial_store;
 pub mod source;
@@ -10,6 +11,7 @@ mod writeback;
 
 use crate::text::{Escaped, Reason};
 use std::fmt::{self, Display, Formatter};
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -57,4 +59,23 @@ fn milliseconds(time: SystemTime) -> i64 {
 /// Locks a mutex. Every update is atomic, so the lock is usable even if poisoned.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What tells a file or directory from every other: device, inode and time of creation. A file system
+/// gives the number of an inode to another file when the first one is gone. The times of the two
+/// differ, where the system reports them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity(u64, u64, Option<SystemTime>);
+
+impl Identity {
+    #[cfg(unix)]
+    fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self(metadata.dev(), metadata.ino(), metadata.created().ok())
+    }
+
+    #[cfg(not(unix))]
+    fn of(metadata: &Metadata) -> Self {
+        Self(0, 0, metadata.created().ok())
+    }
 }
