@@ -4,6 +4,8 @@
  *   exfat-slow likewise, and whoever makes a file that is no part sleeps until it has bytes, or 0.6 s
  *   fsync      fsync fails
  *   late       fsync finds the disk full
+ *   late-once  the first fsync finds the disk full, and no later one
+ *   late-lost  likewise, and the kernel drops what was written
  *   early      fdatasync fails, and no fsync after it knows
  *   full       no byte can be written to a regular file
  *   random:N   N of 1000 calls fail, each with one of six errors: every call that opens, reads,
@@ -157,6 +159,14 @@ int fsync(int file)
         return refuse("fsync\n", EIO);
     if (faulty("late"))
         return refuse("fsync\n", ENOSPC);
+    if (faulty("late-once") || faulty("late-lost")) {
+        static atomic_int calls;
+        if (calls++ == 0) {
+            if (faulty("late-lost"))
+                ftruncate(file, 100);
+            return refuse("fsync\n", ENOSPC);
+        }
+    }
     return unlucky("fsync\n") ? -1 : syscall(SYS_fsync, file);
 }
 

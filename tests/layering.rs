@@ -256,7 +256,10 @@ fn only_one_file_touches_each_part_of_the_outside() {
         ("temp_dir", vec!["cli/client/queue.rs"]),
         ("fs::rename", vec!["disk/inbox.rs"]),
         ("hard_link", vec!["disk/inbox.rs"]),
-        ("File::open", vec!["disk/inbox.rs", "disk/source.rs", "disk/writeback.rs"]),
+        (
+            "File::open",
+            vec!["disk/inbox.rs", "disk/partial.rs", "disk/source.rs", "disk/writeback.rs"],
+        ),
         ("set_current_dir", vec!["cli/server/mod.rs"]),
         ("TcpListener::bind", vec!["net/listen.rs"]),
         ("TcpStream::connect", vec!["net/dial.rs"]),

@@ -2,7 +2,7 @@
 
 use super::name::SafeName;
 use super::numbering::{IN_ORDER, gallop};
-use super::partial::{self, Owner, PartialFile};
+use super::partial::{self, MakeRoom, Owner, PartialFile};
 use super::partial_store::{ActiveBody, FileIdentity, PartialStore};
 use super::writeback::Writeback;
 use super::{DiskError, Identity, milliseconds};
@@ -50,7 +50,8 @@ pub struct Inbox {
     next_number: AtomicU32,
     policy: StorePolicy,
     writeback: Arc<Writeback>,
-    store: PartialStore,
+    store: Arc<PartialStore>,
+    make_room: MakeRoom,
 }
 
 /// How files are stored.
@@ -84,6 +85,10 @@ impl Inbox {
     /// # Errors
     /// Fails if the directory cannot be opened, listed or written to.
     pub fn open(path: &Path, policy: StorePolicy) -> Result<(Self, usize), DiskError> {
+        let store = Arc::new(PartialStore::new(policy.keep_partial));
+        // A partial file of the store may hold this, so that the store would hold itself.
+        let weak = Arc::downgrade(&store);
+        let remove = move || weak.upgrade().is_some_and(|store| store.remove_oldest());
         let inbox = Self {
             path: path.to_owned(),
             handle: File::open(path).map_err(DiskError::at("open", path))?,
@@ -91,7 +96,8 @@ impl Inbox {
             next_number: AtomicU32::new(0),
             policy,
             writeback: Arc::default(),
-            store: PartialStore::new(policy.keep_partial),
+            store,
+            make_room: MakeRoom::new(remove),
         };
         let probe = inbox.create_partial(&SafeName::map(&[]))?;
         let fresh = probe.file.metadata().map_err(DiskError::at("examine", probe.path()))?;
@@ -194,9 +200,10 @@ impl Inbox {
     fn create_partial(&self, name: &SafeName) -> Result<PartialFile, DiskError> {
         self.make_directories(name.directory())?;
         let writeback = self.policy.sync.then_some(&self.writeback);
+        let (path, make_room) = (&self.path, &self.make_room);
         loop {
             let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-            match PartialFile::create(&self.path, self.owner, number, name, writeback) {
+            match PartialFile::create(path, self.owner, number, name, writeback, make_room) {
                 Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {}
                 result => return result,
             }
@@ -215,9 +222,8 @@ impl Inbox {
         &self,
         mut file: PartialFile,
     ) -> Result<(SafeName, Option<DiskError>), StoreError> {
-        if let Some(background_sync) = &mut file.background_sync {
-            let synced = background_sync.close().and_then(|()| file.file.sync_all());
-            synced.map_err(DiskError::at("fsync", file.path()))?;
+        if let Err(error) = file.sync() {
+            return Err(DiskError::at("fsync", file.path())(error).into());
         }
         let name = file.name.clone();
         let name = match self.publish(&mut file, &name) {
@@ -245,14 +251,17 @@ impl Inbox {
     fn publish(&self, file: &mut PartialFile, name: &SafeName) -> Result<SafeName, StoreError> {
         if self.policy.on_conflict == OnConflict::Replace {
             let path = self.path.join(name);
-            match fs::rename(file.path(), &path) {
-                Ok(()) => {
-                    file.temporary.gone = true;
-                    return Ok(name.clone());
+            loop {
+                match fs::rename(file.path(), &path) {
+                    Ok(()) => {
+                        file.temporary.gone = true;
+                        return Ok(name.clone());
+                    }
+                    // A file does not replace a directory. It gets the next free name.
+                    Err(error) if error.kind() == ErrorKind::IsADirectory => break,
+                    Err(error) if self.make_room.for_another_try(&error) => {}
+                    Err(error) => return Err(DiskError::at("rename to", &path)(error).into()),
                 }
-                // A file does not replace a directory. It gets the next free name.
-                Err(error) if error.kind() == ErrorKind::IsADirectory => {}
-                Err(error) => return Err(DiskError::at("rename to", &path)(error).into()),
             }
         }
         self.publish_numbered(file, name)
@@ -276,6 +285,7 @@ impl Inbox {
             let path = self.path.join(&candidate);
             match link_exclusive(file, &path) {
                 Ok(()) => return Ok(candidate),
+                Err(error) if self.make_room.for_another_try(&error) => continue,
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                     return Err(DiskError::at("link to", &path)(error).into());
                 }

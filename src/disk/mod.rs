@@ -12,7 +12,7 @@ mod writeback;
 use crate::text::{Escaped, Reason};
 use std::fmt::{self, Display, Formatter};
 use std::fs::Metadata;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -78,4 +78,9 @@ impl Identity {
     fn of(metadata: &Metadata) -> Self {
         Self(0, 0, metadata.created().ok())
     }
+}
+
+/// Returns whether an operation failed for lack of space.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }

@@ -5,14 +5,14 @@
 //! later start whether the process that wrote the file still runs. NAME is part of it so that a file
 //! system that rejects the name does so before the body is received.
 
-use super::DiskError;
 use super::name::SafeName;
 use super::writeback::{BackgroundSync, Writeback};
+use super::{DiskError, is_full};
 use crate::digest::{Xxh64, xxh64};
 use crate::limits;
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +32,30 @@ pub struct PartialFile {
     pub(super) temporary: TemporaryName,
     /// The name that the file is to have.
     pub(super) name: SafeName,
+    make_room: MakeRoom,
     digest: Xxh64,
+}
+
+/// Removes something that the disk can spare, and returns whether there was anything.
+#[derive(Clone)]
+pub(super) struct MakeRoom(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl MakeRoom {
+    pub(super) fn new(remove: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(remove))
+    }
+
+    /// Returns whether `error` is a lack of space and something was removed, so that the same operation
+    /// is worth another try. Each removal makes what can be removed less, so that tries end.
+    pub(super) fn for_another_try(&self, error: &io::Error) -> bool {
+        is_full(error) && (self.0)()
+    }
+}
+
+impl fmt::Debug for MakeRoom {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("MakeRoom")
+    }
 }
 
 /// The name of a partial file in the directory. Dropping it removes it.
@@ -51,6 +74,7 @@ impl PartialFile {
         number: u32,
         name: &SafeName,
         writeback: Option<&Arc<Writeback>>,
+        make_room: &MakeRoom,
     ) -> Result<Self, DiskError> {
         let unique = format!("{PREFIX}{owner}-{number}.");
         let room = limits::FILE_NAME - unique.len() - SUFFIX.len();
@@ -58,15 +82,17 @@ impl PartialFile {
         let path = directory.join(name.directory()).join(temporary);
         // create_new follows no link and takes no file that is already there; the mode is the
         // umask's alone.
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(DiskError::at("create", &path))?;
+        let create = || OpenOptions::new().write(true).create_new(true).open(&path);
+        let file = loop {
+            match create() {
+                Err(error) if make_room.for_another_try(&error) => {}
+                result => break result.map_err(DiskError::at("create", &path))?,
+            }
+        };
         let background_sync = writeback.map(|writeback| BackgroundSync::new(writeback.clone()));
         let temporary = TemporaryName { path, gone: false };
-        let (name, digest) = (name.clone(), Xxh64::default());
-        Ok(Self { file, background_sync, temporary, name, digest })
+        let (name, make_room, digest) = (name.clone(), make_room.clone(), Xxh64::default());
+        Ok(Self { file, background_sync, temporary, name, make_room, digest })
     }
 
     /// The running digest of all bytes written, whose length it knows.
@@ -94,6 +120,50 @@ impl PartialFile {
         &self.temporary.path
     }
 
+    /// Writes the data to the disk. If the disk is full, room is made, and the data are written again,
+    /// for after a failed `fsync` the kernel may have dropped them. A bare second `fsync` would succeed
+    /// without them.
+    ///
+    /// # Errors
+    /// Fails if the disk fails, or if it is full and there is no room to make.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        let Some(background_sync) = &mut self.background_sync else { return Ok(()) };
+        let mut synced = background_sync.close().and_then(|()| self.file.sync_all());
+        while let Err(error) = synced {
+            if !self.make_room.for_another_try(&error) {
+                return Err(error);
+            }
+            // The first error is the one to report.
+            self.rewrite().map_err(|_| error)?;
+            synced = self.file.sync_all();
+        }
+        Ok(())
+    }
+
+    /// Writes the bytes of the file over themselves, if they are still those that were received.
+    fn rewrite(&mut self) -> io::Result<()> {
+        let mut from = File::open(self.path())?;
+        let modified = from.metadata()?.modified()?;
+        let mut digest = Xxh64::default();
+        let mut buffer = vec![0; limits::BUFFER];
+        self.file.rewind()?;
+        loop {
+            let n = match from.read(&mut buffer) {
+                Ok(0) => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                result => result?,
+            };
+            digest.update(&buffer[..n]);
+            self.file.write_all(&buffer[..n])?;
+        }
+        let is_whole =
+            (digest.length(), digest.finish()) == (self.digest.length(), self.digest.finish());
+        if !is_whole {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        self.file.set_modified(modified)
+    }
+
     /// Removes the temporary name and reports a failure, which dropping it cannot.
     pub(super) fn remove(self) -> Result<(), DiskError> {
         let Self { file, background_sync, mut temporary, .. } = self;
@@ -104,7 +174,12 @@ impl PartialFile {
 
 impl Write for PartialFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.file.write(bytes)?;
+        let n = loop {
+            match self.file.write(bytes) {
+                Err(error) if self.make_room.for_another_try(&error) => {}
+                result => break result?,
+            }
+        };
         self.digest.update(&bytes[..n]);
         if let Some(background_sync) = &mut self.background_sync {
             background_sync.wrote(n, &self.temporary.path);

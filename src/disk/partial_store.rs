@@ -122,6 +122,15 @@ impl PartialStore {
         next
     }
 
+    /// Removes the body that has been kept for longest, to make room on the disk. Returns whether there
+    /// was one.
+    pub(super) fn remove_oldest(&self) -> bool {
+        let mut found = false;
+        let oldest = self.remove(|entry| entry.is_kept() && !mem::replace(&mut found, true));
+        debug_assert!(oldest.len() <= 1);
+        !oldest.is_empty()
+    }
+
     /// Removes all bodies that are kept.
     pub(super) fn clear(&self) {
         drop(self.remove(|entry| entry.is_kept()));
