@@ -37,9 +37,18 @@ pub const SHOWN_ANSWER: usize = 60;
 /// Bytes of a file name on the disk: `NAME_MAX` of Linux, the BSDs and macOS.
 pub const FILE_NAME: usize = 255;
 
-/// Bytes of a path below the drop directory. With a temporary name as its last component, it is shorter
-/// than Linux's `PATH_MAX` of 4096.
-pub const PATH: usize = 3_500;
+/// Bytes of a path below the drop directory. With a number of six digits behind each of [`DEPTH`]
+/// components, and a temporary name as the last one, it is shorter than Linux's `PATH_MAX` of 4096.
+pub const PATH: usize = 3_200;
+
+/// Components of a path below the drop directory. Each directory is made, looked at and synchronised, and
+/// a peer's header of 7 KB could name thousands.
+pub const DEPTH: usize = 64;
+
+/// Directories that are known to be what was asked for, or to be on the disk.
+pub const DIRECTORIES: usize = 1_024;
+/// Bytes of the names of these.
+pub const DIRECTORIES_MEMORY: usize = 256 * 1024;
 
 /// How long a sender must be silent before another connection may take over its body. It is shorter
 /// than the pause of a sender before a retry.
@@ -229,3 +238,5 @@ const _: () = assert!(2 * BUFFER <= STACK);
 const _: () = assert!(20 + NAME as usize <= BUFFER, "a sender's header fits into its buffer");
 const _: () = assert!(BUFFER as u64 <= DRAIN);
 const _: () = assert!(COMMANDS_MEMORY > 8 * COMMANDS * NAME as usize, "names of any length");
+const _: () = assert!(PATH + DEPTH * " (123456)".len() + FILE_NAME + "./\0".len() < 4096);
+const _: () = assert!(DIRECTORIES_MEMORY > 4 * PATH, "a name and what it led to");

@@ -4,9 +4,12 @@
 use harness::*;
 use qdrop::digest::xxh64;
 use qdrop::wire::receipt::{Receipt, Status};
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -74,7 +77,13 @@ fn a_name_that_is_taken_very_often_costs_no_more_than_one_that_is_taken_sometime
             fs::remove_file(drop.path().join(format!("a ({}).txt", TAKEN + n))).unwrap();
         }
     }
+    // Directories are numbered likewise.
     let qdropd = Qdropd::start_in(drop.path(), &["--no-sync", "--subdirs"]);
+    for name in ["b", "c"] {
+        let name = format!("a.txt/{name}");
+        let expected = name.replace("a.txt", &format!("a ({}).txt", TAKEN + 1));
+        assert_eq!(place(&deliver(&qdropd, &name, b"x")), expected);
+    }
     // The first numbers come in order, gaps included.
     for gap in [1, 9, 16] {
         fs::remove_file(drop.path().join(format!("a ({gap}).txt"))).unwrap();
@@ -112,6 +121,301 @@ fn two_receivers_without_links_take_nothing_from_each_other() {
             assert_eq!(fs::read(drop.path().join(other)).unwrap(), b"first");
         });
     }
+}
+
+// --- What stands in the place of a directory.
+
+/// Everything below a directory: its path, and the content of a file.
+fn tree(top: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![top.to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            let name = path.strip_prefix(top).unwrap().to_str().unwrap().to_owned();
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                left.push(path);
+            } else if !name.ends_with("-alive.part") {
+                found.insert(name, kind.is_file().then(|| fs::read(path).unwrap()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_file_in_the_place_of_a_directory_gives_the_tree_the_next_free_name() {
+    for fault in ["", "exfat"] {
+        for policy in ["rename", "replace"] {
+            let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+            let options = ["--subdirs", "--on-conflict", policy];
+            let mut command = faulty("qdropd", fault, &log.path().join("refused"));
+            let mut qdropd = Qdropd::spawn(command.args(options), drop.path());
+            assert_eq!(deliver(&qdropd, "photos", b""), [stored("photos", b"")]);
+            assert_eq!(deliver(&qdropd, "photos (1)", b""), [stored("photos (1)", b"")]);
+            let names = ["photos/a", "photos/2024/b", "photos/2024/c", "photos/d"];
+            let to = |name: &str| name.replace("photos", "photos (2)");
+            for name in names {
+                assert_eq!(
+                    deliver(&qdropd, name, name.as_bytes()),
+                    [stored(&to(name), name.as_bytes())]
+                );
+            }
+            // Below, too; and all the same after a restart.
+            assert_eq!(place(&deliver(&qdropd, "photos/a/x", b"x")), "photos (2)/a (1)/x");
+            qdropd.kill();
+            let qdropd = Qdropd::start_in(drop.path(), &options);
+            assert_eq!(place(&deliver(&qdropd, "photos/e", b"e")), "photos (2)/e");
+            assert_eq!(place(&deliver(&qdropd, "photos/a/y", b"y")), "photos (2)/a (1)/y");
+            // A directory in the place of a file: nothing in it is touched.
+            let before = tree(drop.path());
+            assert_eq!(place(&deliver(&qdropd, "photos (2)", b"file")), "photos (2) (1)");
+            let mut after = tree(drop.path());
+            assert_eq!(after.remove("photos (2) (1)"), Some(Some(b"file".to_vec())));
+            assert_eq!(after, before);
+        }
+    }
+}
+
+#[test]
+fn who_refuses_a_taken_name_refuses_what_would_need_another_directory() {
+    let qdropd = Qdropd::start(&["--subdirs", "--on-conflict", "refuse"]);
+    assert_eq!(deliver(&qdropd, "photos", b""), [stored("photos", b"")]);
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", b"a");
+    let sent = send(qdropd.address, &["--name", "photos/a", "--retry", "9"], &path);
+    assert_eq!(sent.exit, 5, "{sent:?}");
+    assert!(sent.stderr.contains("the receiver has a file of that name"), "{sent:?}");
+    assert_eq!(place(&deliver(&qdropd, "other/a", b"a")), "other/a");
+    assert_eq!(codes(&deliver(&qdropd, "other", b"a")), [3], "a directory is in the way");
+    assert_eq!(qdropd.files().keys().collect::<Vec<_>>(), ["photos"]);
+}
+
+#[test]
+fn a_link_in_the_place_of_a_directory_is_never_followed() {
+    for policy in ["rename", "replace"] {
+        let (outside, qdropd) =
+            (TempDir::new().unwrap(), Qdropd::start(&["--subdirs", "--on-conflict", policy]));
+        symlink(outside.path(), qdropd.directory.join("album")).unwrap();
+        assert_eq!(place(&deliver(&qdropd, "album/a", b"a")), "album (1)/a");
+        symlink("nothing", qdropd.directory.join("album (1)/sub")).unwrap();
+        assert_eq!(place(&deliver(&qdropd, "album/sub/b", b"b")), "album (1)/sub (1)/b");
+        // One that comes later, in the place of a directory that was in use.
+        assert_eq!(place(&deliver(&qdropd, "new/a", b"a")), "new/a");
+        fs::rename(qdropd.directory.join("new"), qdropd.directory.join("away")).unwrap();
+        symlink(outside.path(), qdropd.directory.join("new")).unwrap();
+        assert_eq!(place(&deliver(&qdropd, "new/b", b"b")), "new (1)/b");
+        assert_eq!(tree(outside.path()), BTreeMap::new());
+    }
+}
+
+#[test]
+fn files_of_one_tree_from_several_connections_land_in_one_directory() {
+    for round in 0..times(10, 100) {
+        let qdropd = Qdropd::start(&["--subdirs"]);
+        file(&qdropd.directory, "album", b"");
+        let places: BTreeSet<String> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|n| {
+                    let qdropd = &qdropd;
+                    scope.spawn(move || place(&deliver(qdropd, &format!("album/x/{n}"), b"x")))
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let expected: BTreeSet<String> = (0..8).map(|n| format!("album (1)/x/{n}")).collect();
+        assert_eq!(places, expected, "round {round}");
+    }
+}
+
+#[test]
+fn a_tree_in_another_directory_is_found_again() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--subdirs"]));
+    file(&qdropd.directory, "top", b"");
+    fs::create_dir_all(source.path().join("top/sub")).unwrap();
+    file(&source.path().join("top"), "a", &noise(1000));
+    file(&source.path().join("top/sub"), "b", &noise(2000));
+    let options = ["-r", "--preserve", "--skip-existing"];
+    let first = send(qdropd.address, &options, &source.path().join("top"));
+    assert_eq!((first.exit, first.stdout.matches("stored ").count()), (0, 2), "{first:?}");
+    let again = send(qdropd.address, &options, &source.path().join("top"));
+    assert_eq!((again.exit, again.stdout.matches("skipped ").count()), (0, 2), "{again:?}");
+    assert!(again.stdout.contains("it is there as top (1)/sub/b"), "{again:?}");
+}
+
+#[test]
+fn a_directory_of_a_stranger_is_not_used_where_others_can_make_some() {
+    let drop = TempDir::new().unwrap();
+    let stranger = drop.path().join("photos");
+    fs::create_dir(&stranger).unwrap();
+    if chown(&stranger, Some(12_345), None).is_err() {
+        left_out("directories of strangers", "only root can make them");
+        return;
+    }
+    let warning = "qdropd: warning: other users can make directories in ";
+    for (mode, options, is_shared) in [
+        (0o700, &["--subdirs"][..], false),
+        (0o1777, &["--subdirs"], true),
+        (0o770, &["--subdirs"], true),
+        (0o1777, &[], false),
+    ] {
+        let permissions = Permissions::from_mode(mode);
+        fs::set_permissions(drop.path(), permissions).unwrap();
+        let qdropd = Qdropd::start_in(drop.path(), options);
+        let name = if is_shared { "photos (1)/a" } else { "photos/a" };
+        if options.is_empty() {
+            assert_eq!(place(&deliver(&qdropd, "photos/a", b"a")), "a");
+        } else {
+            assert_eq!(place(&deliver(&qdropd, "photos/a", b"a")), name);
+            fs::remove_file(drop.path().join(name)).unwrap();
+        }
+        assert_eq!(qdropd.log().contains(warning), is_shared, "{mode:o} {}", qdropd.log());
+    }
+    // Those of the owner of the drop directory, and of root, are used.
+    chown(drop.path(), Some(12_345), None).unwrap();
+    let qdropd = Qdropd::start_in(drop.path(), &["--subdirs"]);
+    assert_eq!(place(&deliver(&qdropd, "photos/a", b"a")), "photos/a");
+    fs::create_dir(drop.path().join("of root")).unwrap();
+    assert_eq!(place(&deliver(&qdropd, "of root/a", b"a")), "of root/a");
+}
+
+#[test]
+fn a_name_of_any_depth_is_stored_64_deep_and_costs_little() {
+    let qdropd = Qdropd::start(&["--subdirs"]);
+    let path = |from: usize, to: usize| -> String {
+        let parts: Vec<String> = (from..to).map(|n| format!("d{n}")).collect();
+        parts.join("/")
+    };
+    for (depth, from) in [(63, 0), (64, 0), (65, 1), (1000, 936), (5000, 4936)] {
+        let file = |from| format!("{}/file {depth}", path(from, depth - 1));
+        assert_eq!(place(&deliver(&qdropd, &file(0), b"x")), file(from), "{depth}");
+    }
+    // Parts that deep are swept.
+    let mut killed = Qdropd::start_in(&qdropd.directory, &["--subdirs"]);
+    let mut stream = killed.connect();
+    let deep = path(0, 63) + "/file";
+    stream.write_all(&header(&deep, 1000)).unwrap();
+    let deepest = qdropd.directory.join(&deep).parent().unwrap().to_owned();
+    let part = || parts(&deepest).into_iter().next();
+    eventually("it is under way", part);
+    killed.kill();
+    assert!(part().is_some());
+    let next = Qdropd::start_in(&qdropd.directory, &["--subdirs"]);
+    next.logged("removed 1 unfinished file");
+    assert_eq!(part(), None);
+}
+
+// --- What is on the disk before a receipt.
+
+/// The calls of a receiver that is traced, each with its first path, and the receipts.
+fn traced(directory: &Path, calls: &str, options: &[&str], work: impl FnOnce(&Qdropd)) -> String {
+    let log = TempDir::new().unwrap();
+    let trace = log.path().join("trace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-qq", "-s", "4096", "-e", &format!("trace={calls}"), "-o"]);
+    strace.arg(&trace).arg(program("qdropd")).args(options);
+    let qdropd = Qdropd::spawn(&mut strace, directory);
+    work(&qdropd);
+    drop(qdropd);
+    let text = fs::read_to_string(&trace).unwrap();
+    // strace may outlive the one that is killed.
+    text
+}
+
+/// Paths of directories that were synchronised, in their order, relative to the drop directory.
+fn synced(trace: &str, directory: &Path) -> Vec<String> {
+    let top = directory.to_str().unwrap();
+    let lines = trace.lines().filter(|line| line.contains("fsync(") && !line.contains(".part>"));
+    lines
+        .map(|line| {
+            let path = line.split_once('<').unwrap().1.split_once('>').unwrap().0;
+            path.strip_prefix(top).unwrap().trim_start_matches('/').to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn every_directory_above_a_file_is_on_the_disk_before_its_receipt_whoever_made_it() {
+    if !can_trace("which directories are synchronised") {
+        return;
+    }
+    let drop = TempDir::new().unwrap();
+    // Somebody else made them, or an earlier run did.
+    fs::create_dir_all(drop.path().join("a/b/c")).unwrap();
+    let trace = traced(drop.path(), "fsync,sendto", &["--subdirs"], |qdropd| {
+        for name in ["a/b/c/1", "a/b/c/2", "a/b/x/3", "a/b/c/4"] {
+            assert_eq!(place(&deliver(qdropd, name, b"x")), name);
+        }
+        // In the place of one of ours comes another.
+        fs::rename(drop.path().join("a"), drop.path().join("away")).unwrap();
+        fs::create_dir_all(drop.path().join("a/b/c")).unwrap();
+        assert_eq!(place(&deliver(qdropd, "a/b/c/5", b"x")), "a/b/c/5");
+    });
+    assert_eq!(
+        synced(&trace, drop.path()),
+        [
+            ["", "a", "a/b", "a/b/c"].as_slice(),
+            &["a/b/c"],
+            &["a/b", "a/b/x"],
+            &["a/b/c"],
+            &["", "a", "a/b", "a/b/c"],
+        ]
+        .concat()
+    );
+    let trace = traced(drop.path(), "fsync", &["--subdirs", "--no-sync"], |qdropd| {
+        assert_eq!(place(&deliver(qdropd, "a/b/new/6", b"x")), "a/b/new/6");
+    });
+    assert_eq!(synced(&trace, drop.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_directory_whose_sync_failed_is_synchronised_again() {
+    let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let refused = log.path().join("refused");
+    let mut command = faulty("qdropd", "fsync-directory:1", &refused);
+    let qdropd = Qdropd::spawn(command.arg("--subdirs"), drop.path());
+    // The first is that of the drop directory, which has the name of the new one.
+    assert_eq!(codes(&deliver(&qdropd, "new/a", b"x")), [5]);
+    assert_eq!(refusals(&refused, "fsync"), 1);
+    assert_eq!(tree(drop.path()), BTreeMap::new(), "it has no name yet");
+    assert_eq!(place(&deliver(&qdropd, "new/a", b"x")), "new/a");
+    assert_eq!(refusals(&refused, "fsynced-directory"), 2, "the drop directory, and the new one");
+}
+
+#[test]
+fn many_senders_into_a_new_directory_get_no_receipt_before_it_is_on_the_disk() {
+    // Whoever finds the directory waits as long as who made it: 0.3 s for each sync of a directory.
+    let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let refused = log.path().join("refused");
+    let mut command = faulty("qdropd", "slow-directory", &refused);
+    let qdropd = Qdropd::spawn(command.arg("--subdirs"), drop.path());
+    for round in 0..times(3, 40) {
+        let began = Instant::now();
+        thread::scope(|scope| {
+            for n in 0..6 {
+                let (qdropd, name) = (&qdropd, format!("new{round}/{n}"));
+                scope.spawn(move || {
+                    assert_eq!(place(&deliver(qdropd, &name, b"x")), name);
+                    // That of the drop directory, and its own.
+                    assert!(began.elapsed() >= Duration::from_millis(600));
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn without_a_descriptor_a_file_fails_before_it_has_its_name() {
+    let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let refused = log.path().join("refused");
+    let mut command = faulty("qdropd", "no-directory", &refused);
+    let qdropd = Qdropd::spawn(command.arg("--subdirs"), drop.path());
+    for policy in 0..3 {
+        assert_eq!(codes(&deliver(&qdropd, "new/a", b"x")), [5], "{policy}");
+    }
+    assert!(refusals(&refused, "open") >= 3);
+    assert_eq!(tree(drop.path()), BTreeMap::new());
 }
 
 // --- A disk that is full.

@@ -6,6 +6,9 @@
  *   late       fsync finds the disk full
  *   late-once  the first fsync finds the disk full, and no later one
  *   late-lost  likewise, and the kernel drops what was written
+ *   fsync-directory:N  the first N calls of fsync for a directory fail
+ *   slow-directory     fsync of a directory takes 0.3 s
+ *   no-directory       no directory below the first can be opened: there is no descriptor
  *   early      fdatasync fails, and no fsync after it knows
  *   full       no byte can be written to a regular file
  *   random:N   N of 1000 calls fail, each with one of six errors: every call that opens, reads,
@@ -86,6 +89,10 @@ int openat(int directory, const char *path, int flags, ...)
     va_end(rest);
     if (flags & O_CREAT && reserved(path))
         return refuse("open\n", EINVAL);
+    struct stat named;
+    if (faulty("no-directory") && !(flags & O_CREAT) && strchr(path, '/') && path[0] == '.'
+        && fstatat(directory, path, &named, 0) == 0 && S_ISDIR(named.st_mode))
+        return refuse("open\n", EMFILE);
     if (unlucky("open\n"))
         return -1;
     int file = syscall(SYS_openat, directory, path, flags, mode);
@@ -153,8 +160,23 @@ int fdatasync(int file)
     return unlucky("fdatasync\n") ? -1 : syscall(SYS_fdatasync, file);
 }
 
+static int is_directory(int file)
+{
+    struct stat status;
+    return fstat(file, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
 int fsync(int file)
 {
+    const char *faults = getenv("FAULTS");
+    if (faults && strncmp(faults, "fsync-directory:", 16) == 0 && is_directory(file)) {
+        static atomic_ulong calls;
+        if (calls++ < strtoul(faults + 16, NULL, 10))
+            return refuse("fsync\n", EIO);
+        refuse("fsynced-directory\n", 0);
+    }
+    if (faulty("slow-directory") && is_directory(file))
+        usleep(300000);
     if (faulty("fsync"))
         return refuse("fsync\n", EIO);
     if (faulty("late"))

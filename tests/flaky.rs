@@ -1190,20 +1190,26 @@ fn no_link_leads_out_of_the_drop_directory() {
     let time = time_of(&source.path().join("top/x"));
     set_time(&outside.path().join("there/x"), time);
     let before = files(&outside.path().join("there"));
-    for refuse in [&[][..], &["--on-conflict=refuse"], &["--on-conflict=replace"]] {
-        let qdropd = Qdropd::start(&[&["--subdirs"], refuse].concat());
+    for policy in ["rename", "refuse", "replace"] {
+        let qdropd = Qdropd::start(&["--subdirs", "--on-conflict", policy]);
         symlink(outside.path().join("there"), qdropd.directory.join("top")).unwrap();
         for options in [&["-r"][..], &["-r", "--resume"], &["-r", "--preserve", "--skip-existing"]]
         {
             let sent = send(qdropd.address, options, &source.path().join("top"));
-            assert_eq!((sent.exit, &*sent.stdout), (5, ""), "{sent:?}");
-            assert_eq!(sent.stderr.matches("could not store it").count(), 2, "{sent:?}");
+            if policy == "refuse" {
+                assert_eq!((sent.exit, &*sent.stdout), (5, ""), "{sent:?}");
+                assert_eq!(sent.stderr.matches("has a file of that name").count(), 2, "{sent:?}");
+            } else {
+                assert_eq!((sent.exit, sent.stdout.matches(" as top (1)/").count()), (0, 2));
+            }
         }
         fs::remove_file(qdropd.directory.join("top")).unwrap();
+        let _ = fs::remove_dir_all(qdropd.directory.join("top (1)"));
         fs::create_dir(qdropd.directory.join("top")).unwrap();
         symlink(outside.path(), qdropd.directory.join("top/sub")).unwrap();
         let sent = send(qdropd.address, &["-r"], &source.path().join("top"));
-        assert_eq!((sent.exit, sent.stdout.lines().count()), (5, 1), "{sent:?}");
+        let stored = if policy == "refuse" { (5, 1) } else { (0, 2) };
+        assert_eq!((sent.exit, sent.stdout.lines().count()), stored, "{sent:?}");
         assert_eq!(fs::read(qdropd.directory.join("top/x")).unwrap(), content);
     }
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);

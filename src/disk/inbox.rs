@@ -1,11 +1,12 @@
 //! The drop directory, in which a receiver stores files.
 
+use super::directories::{Directories, Found};
 use super::name::SafeName;
 use super::numbering::{IN_ORDER, gallop};
 use super::partial::{self, MakeRoom, Owner, PartialFile};
 use super::partial_store::{ActiveBody, FileIdentity, PartialStore};
 use super::writeback::Writeback;
-use super::{DiskError, Identity, milliseconds};
+use super::{DiskError, Identity, milliseconds, user};
 use crate::limits;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -49,6 +50,7 @@ pub struct Inbox {
     owner: Owner,
     next_number: AtomicU32,
     policy: StorePolicy,
+    directories: Directories,
     writeback: Arc<Writeback>,
     store: Arc<PartialStore>,
     make_room: MakeRoom,
@@ -85,22 +87,29 @@ impl Inbox {
     /// # Errors
     /// Fails if the directory cannot be opened, listed or written to.
     pub fn open(path: &Path, policy: StorePolicy) -> Result<(Self, usize), DiskError> {
+        let handle = File::open(path).map_err(DiskError::at("open", path))?;
         let store = Arc::new(PartialStore::new(policy.keep_partial));
         // A partial file of the store may hold this, so that the store would hold itself.
         let weak = Arc::downgrade(&store);
-        let remove = move || weak.upgrade().is_some_and(|store| store.remove_oldest());
-        let inbox = Self {
+        let make_room =
+            MakeRoom::new(move || weak.upgrade().is_some_and(|store| store.remove_oldest()));
+        let renames = policy.on_conflict != OnConflict::Refuse;
+        let mut inbox = Self {
             path: path.to_owned(),
-            handle: File::open(path).map_err(DiskError::at("open", path))?,
+            directories: Directories::new(path, None, renames, make_room.clone()),
+            handle,
             owner: Owner::current(),
             next_number: AtomicU32::new(0),
             policy,
             writeback: Arc::default(),
             store,
-            make_room: MakeRoom::new(remove),
+            make_room: make_room.clone(),
         };
         let probe = inbox.create_partial(&SafeName::map(&[]))?;
         let fresh = probe.file.metadata().map_err(DiskError::at("examine", probe.path()))?;
+        let top = inbox.handle.metadata().map_err(DiskError::at("examine", path))?;
+        let trusted = others_may_write(&top).then(|| [user(&fresh), 0, user(&top)]);
+        inbox.directories = Directories::new(path, trusted, renames, make_room);
         drop(probe);
         let swept = partial::sweep(path, inbox.owner, &fresh, policy.subdirs)?;
         Ok((inbox, swept))
@@ -117,15 +126,17 @@ impl Inbox {
         if self.policy.subdirs { SafeName::map_path(units) } else { SafeName::map(units) }
     }
 
-    /// Returns whether a file exists with this name, size and, to the second, modification time.
-    pub fn has(&self, file: &FileIdentity) -> bool {
+    /// Returns the name of a file with this name, size and, to the second, modification time, if one
+    /// exists. Its directory has another name if something is in the way of the one that was asked for.
+    pub fn find_stored(&self, file: &FileIdentity) -> Option<SafeName> {
         let found = self.find(&file.name).or_else(|| self.find(&file.name.for_fat()));
-        let Some(existing) = found else { return false };
+        let (name, existing) = found?;
         let second = |milliseconds: i64| milliseconds.div_euclid(1000);
         let same_time = |time| second(milliseconds(time)) == second(file.modified);
-        existing.is_file()
+        let is_same = existing.is_file()
             && existing.len() == file.size
-            && existing.modified().is_ok_and(same_time)
+            && existing.modified().is_ok_and(same_time);
+        is_same.then_some(name)
     }
 
     /// Takes the partial file that the sender of `file` may resume, if there is one.
@@ -164,6 +175,13 @@ impl Inbox {
         self.handle.metadata().is_ok_and(|metadata| anyone_may_replace(&metadata))
     }
 
+    /// Returns whether directories in names are kept and other local users can make some. Those of
+    /// strangers are not used then.
+    pub fn is_shared(&self) -> bool {
+        let shared = || self.handle.metadata().is_ok_and(|metadata| others_may_write(&metadata));
+        self.policy.subdirs && shared()
+    }
+
     /// Creates a partial file for a file of this name.
     ///
     /// # Errors
@@ -171,13 +189,16 @@ impl Inbox {
     /// need not be sent. Whether a free name stays free is decided by [`Inbox::place`].
     pub fn begin(&self, name: &SafeName) -> Result<PartialFile, StoreError> {
         self.check_conflict(name)?;
-        self.create_partial(name)
-            .or_else(|error| {
-                // FAT and others reject a name with various errors.
-                let fat = name.for_fat();
-                if fat == *name { Err(error) } else { self.create_partial(&fat).map_err(|_| error) }
-            })
-            .map_err(StoreError::Disk)
+        self.create_in_place(name).or_else(|error| {
+            // FAT and others reject a name with various errors.
+            let fat = name.for_fat();
+            match error {
+                StoreError::Disk(_) if fat != *name => {
+                    self.create_in_place(&fat).map_err(|_| error)
+                }
+                _ => Err(error),
+            }
+        })
     }
 
     fn check_conflict(&self, name: &SafeName) -> Result<(), StoreError> {
@@ -188,17 +209,36 @@ impl Inbox {
         Ok(())
     }
 
-    /// Returns the metadata of the file of this name, unless a directory in it is a link.
-    fn find(&self, name: &SafeName) -> Option<Metadata> {
-        let path = self.path.join(name);
-        let parents = path.ancestors().skip(1).take(name.as_str().matches('/').count());
-        let mut kinds = parents.map(fs::symlink_metadata);
-        let inside = kinds.all(|parent| parent.is_ok_and(|parent| parent.is_dir()));
-        fs::symlink_metadata(&path).ok().filter(|_| inside)
+    /// Returns the file of this name: where it is, and its metadata.
+    fn find(&self, name: &SafeName) -> Option<(SafeName, Metadata)> {
+        let found = name.parent().map(|asked| self.directories.find(&asked));
+        let directory = match found {
+            None => None,
+            Some(Ok(Found::Directory(directory))) => Some(directory),
+            Some(_) => return None,
+        };
+        let name = name.file_name().below(directory.as_ref());
+        let metadata = fs::symlink_metadata(self.path.join(&name)).ok()?;
+        Some((name, metadata))
+    }
+
+    /// Creates a partial file in the directory that its name leads to.
+    fn create_in_place(&self, name: &SafeName) -> Result<PartialFile, StoreError> {
+        let Some(asked) = name.parent() else { return Ok(self.create_partial(name)?) };
+        match self.directories.make(&asked)? {
+            Found::Directory(directory) => {
+                Ok(self.create_partial(&name.file_name().below(Some(&directory)))?)
+            }
+            Found::InTheWay => Err(StoreError::Exists(name.clone())),
+            Found::Absent => {
+                let path = self.path.join(asked);
+                let error = DiskError::at("make the directory", &path)(ErrorKind::NotFound.into());
+                Err(error.into())
+            }
+        }
     }
 
     fn create_partial(&self, name: &SafeName) -> Result<PartialFile, DiskError> {
-        self.make_directories(name.directory())?;
         let writeback = self.policy.sync.then_some(&self.writeback);
         let (path, make_room) = (&self.path, &self.make_room);
         loop {
@@ -226,23 +266,25 @@ impl Inbox {
             return Err(DiskError::at("fsync", file.path())(error).into());
         }
         let name = file.name.clone();
+        // What can fail for want of a descriptor fails before the file has its name.
+        let directory = match name.parent() {
+            Some(parent) if self.policy.sync => Some(self.directories.open_synced(&parent)?),
+            _ => None,
+        };
         let name = match self.publish(&mut file, &name) {
-            Err(StoreError::Disk(error)) if name.for_fat() != name => {
+            Err(StoreError::Disk(error)) if name.file_name().for_fat() != name.file_name() => {
                 // A temporary name lacks the end of a long name, so it may have been accepted.
-                let retried = self.publish(&mut file, &name.for_fat());
-                retried.map_err(|_| StoreError::Disk(error))?
+                let fat = name.file_name().for_fat().below(name.parent().as_ref());
+                self.publish(&mut file, &fat).map_err(|_| StoreError::Disk(error))?
             }
             result => result?,
         };
         debug_assert!(!name.as_str().is_empty() && !name.as_str().starts_with(['.', '/']));
         let leftover = file.remove().err();
         if self.policy.sync {
-            let directory = self.path.join(name.directory());
-            match name.directory() {
-                "" => sync_directory(&self.handle),
-                _ => File::open(&directory).and_then(|handle| sync_directory(&handle)),
-            }
-            .map_err(DiskError::at("fsync", &directory))?;
+            let path = self.path.join(name.directory());
+            let synced = self.directories.sync(directory.as_ref().unwrap_or(&self.handle));
+            synced.map_err(DiskError::at("fsync", &path))?;
         }
         Ok((name, leftover))
     }
@@ -299,38 +341,6 @@ impl Inbox {
         }
         Err(StoreError::Exists(name.clone()))
     }
-
-    /// Creates the directories of a name that do not exist. None of them may be a link, which could
-    /// lead out of the drop directory.
-    fn make_directories(&self, directories: &str) -> Result<(), DiskError> {
-        let mut path = self.path.clone();
-        for component in directories.split('/').filter(|component| !component.is_empty()) {
-            let parent = path.clone();
-            path.push(component);
-            let made = match fs::create_dir(&path) {
-                Ok(()) if self.policy.sync => File::open(&parent).and_then(|p| sync_directory(&p)),
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-                _ => Ok(()),
-            };
-            let is_directory = || {
-                let existing = fs::symlink_metadata(&path)?;
-                existing.is_dir().then_some(()).ok_or_else(|| ErrorKind::NotADirectory.into())
-            };
-            made.and_then(|()| is_directory())
-                .map_err(DiskError::at("make the directory", &path))?;
-        }
-        Ok(())
-    }
-}
-
-fn sync_directory(handle: &File) -> io::Result<()> {
-    match handle.sync_all() {
-        // Some file systems do not support the fsync of a directory and need none.
-        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
-            Ok(())
-        }
-        result => result,
-    }
 }
 
 /// Gives a file the name `path`, atomically.
@@ -386,13 +396,22 @@ fn reserve_and_rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
 }
 
 /// Returns whether a directory is world-writable without the sticky bit (inode(7)).
-#[cfg(unix)]
 fn anyone_may_replace(directory: &Metadata) -> bool {
-    let mode = std::os::unix::fs::MetadataExt::mode(directory);
+    let mode = mode(directory);
     mode & 0o002 != 0 && mode & 0o1000 == 0
 }
 
+/// Returns whether a directory is writable for its group or the world, sticky or not.
+fn others_may_write(directory: &Metadata) -> bool {
+    mode(directory) & 0o022 != 0
+}
+
+#[cfg(unix)]
+fn mode(metadata: &Metadata) -> u32 {
+    std::os::unix::fs::MetadataExt::mode(metadata)
+}
+
 #[cfg(not(unix))]
-fn anyone_may_replace(_: &Metadata) -> bool {
-    false
+fn mode(_: &Metadata) -> u32 {
+    0
 }

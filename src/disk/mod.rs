@@ -1,5 +1,6 @@
 //! Turns values into files and back: names, the drop directory, and the files of a sender.
 
+mod directories;
 pub mod inbox;
 pub mod name;
 mod numbering;
@@ -78,6 +79,17 @@ impl Identity {
     fn of(metadata: &Metadata) -> Self {
         Self(0, 0, metadata.created().ok())
     }
+}
+
+/// Returns the user ID of the owner.
+#[cfg(unix)]
+fn user(metadata: &Metadata) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(metadata)
+}
+
+#[cfg(not(unix))]
+fn user(_: &Metadata) -> u32 {
+    0
 }
 
 /// Returns whether an operation failed for lack of space.

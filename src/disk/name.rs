@@ -21,12 +21,13 @@ impl SafeName {
     }
 
     /// Like [`SafeName::map`], but keeps the directories before the last component and maps each of
-    /// them. A path that is longer than [`limits::PATH`] loses its first directories.
+    /// them. A path that is longer than [`limits::PATH`] or deeper than [`limits::DEPTH`] loses its first
+    /// directories.
     pub fn map_path(units: &[u16]) -> Self {
         let text = text(units);
         let named = text.split(['/', '\\']).filter(|part| !matches!(*part, "" | "." | ".."));
         let mut path = String::new();
-        for part in named.rev().map(component) {
+        for part in named.rev().take(limits::DEPTH).map(component) {
             match path.len() {
                 0 => path = part,
                 length if length + part.len() < limits::PATH => path = format!("{part}/{path}"),
@@ -40,6 +41,31 @@ impl SafeName {
     /// component.
     pub fn directory(&self) -> &str {
         self.0.rsplit_once('/').map_or("", |(directory, _)| directory)
+    }
+
+    /// Returns the directory of the name, relative to the drop directory, if the name has one.
+    pub fn parent(&self) -> Option<Self> {
+        self.0.rsplit_once('/').map(|(directory, _)| Self(directory.to_owned()))
+    }
+
+    /// Returns the components of the name, each as a name of its own.
+    pub fn components(&self) -> impl Iterator<Item = Self> {
+        self.0.split('/').map(|component| Self(component.to_owned()))
+    }
+
+    /// Returns the last component as a name of its own.
+    #[must_use]
+    pub fn file_name(&self) -> Self {
+        Self(self.last().to_owned())
+    }
+
+    /// Returns the name below a directory, or the name itself if that is the drop directory.
+    #[must_use]
+    pub fn below(self, directory: Option<&Self>) -> Self {
+        match directory {
+            Some(directory) => Self(format!("{directory}/{}", self.0)),
+            None => self,
+        }
     }
 
     fn last(&self) -> &str {

@@ -7,7 +7,7 @@
 
 use super::name::SafeName;
 use super::writeback::{BackgroundSync, Writeback};
-use super::{DiskError, is_full};
+use super::{DiskError, is_full, user};
 use crate::digest::{Xxh64, xxh64};
 use crate::limits;
 use std::fmt::{self, Display, Formatter};
@@ -316,16 +316,6 @@ fn is_stale(owner: Option<Owner>, us: Owner, part: &Metadata, fresh: &Metadata) 
             age.is_ok_and(|age| age > limits::FOREIGN_PART)
         }
     }
-}
-
-#[cfg(unix)]
-fn user(metadata: &Metadata) -> u32 {
-    std::os::unix::fs::MetadataExt::uid(metadata)
-}
-
-#[cfg(not(unix))]
-fn user(_: &Metadata) -> u32 {
-    0
 }
 
 #[cfg(test)]

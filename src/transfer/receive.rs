@@ -296,8 +296,9 @@ impl<C: Connection> Conversation<'_, C> {
         let name = self.begin(header)?;
         let inbox = &self.storage.inbox;
         let identity = FileIdentity { name, size: header.body, modified: options.modified };
-        if options.skip && inbox.has(&identity) {
-            return Err(ReceiveError::AlreadyStored { name: identity.name, size: identity.size });
+        let stored = options.skip.then(|| inbox.find_stored(&identity)).flatten();
+        if let Some(name) = stored {
+            return Err(ReceiveError::AlreadyStored { name, size: identity.size });
         }
         let begin = || inbox.begin(&identity.name).map_err(ReceiveError::Store);
         let kept = if options.resume { inbox.take_partial(&identity) } else { Ok(None) };

@@ -70,6 +70,8 @@ pub(super) enum Entry<'a> {
     Swept(usize),
     /// Every user can replace files in this directory.
     WorldWritable(&'a str),
+    /// With --subdirs: other users can make directories in this directory.
+    Shared(&'a str),
     /// Nothing was received from the only sender: its address, and why.
     NoTransfer(&'a dyn Display, &'a dyn Display),
     /// A connection was accepted.
@@ -112,6 +114,10 @@ impl Entry<'_> {
             Self::Swept(parts) => Object::new("swept").number("parts", &parts),
             Self::WorldWritable(directory) => {
                 let why = format!("every user of this machine can replace files in {directory}");
+                Object::new("warning").text("error", &why)
+            }
+            Self::Shared(directory) => {
+                let why = format!("other users can make directories in {directory}");
                 Object::new("warning").text("error", &why)
             }
             Self::NoTransfer(from, why) => {
@@ -176,6 +182,12 @@ impl Display for Entry<'_> {
                 f,
                 "qdropd: warning: every user of this machine can replace files in {} \
                  (chmod o-w or chmod +t helps)",
+                Escaped(directory)
+            ),
+            Self::Shared(directory) => write!(
+                f,
+                "qdropd: warning: other users can make directories in {}; theirs are not used \
+                 (chmod go-w helps)",
                 Escaped(directory)
             ),
             Self::NoTransfer(from, why) => write!(f, "qdropd: nothing received from {from}: {why}"),
@@ -339,6 +351,12 @@ mod tests {
             "qdropd: warning: every user of this machine can replace files in /srv/a\\\\b \
              (chmod o-w or chmod +t helps)",
             r#"{"event":"warning","error":"every user of this machine can replace files in /srv/a\\b"}"#,
+        );
+        assert_entry(
+            &Entry::Shared("/srv/a\\b"),
+            "qdropd: warning: other users can make directories in /srv/a\\\\b; theirs are not used \
+             (chmod go-w helps)",
+            r#"{"event":"warning","error":"other users can make directories in /srv/a\\b"}"#,
         );
         assert_entry(
             &Entry::NoTransfer(&"box:9999", &failed()),

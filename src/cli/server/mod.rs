@@ -109,6 +109,8 @@ fn open_inbox(options: &Options, log: &Log) -> Result<Inbox, String> {
     }
     if inbox.is_world_writable() {
         log.log(&Entry::WorldWritable(&shown));
+    } else if inbox.is_shared() {
+        log.log(&Entry::Shared(&shown));
     }
     Ok(inbox)
 }

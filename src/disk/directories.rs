@@ -1,0 +1,259 @@
+//! The directories below the drop directory: which of them a file goes to, and whether their names are
+//! on the disk.
+//!
+//! What stands in the place of a directory, a file, a link or a directory of a stranger, is in the way as
+//! a file is in the way of a file: the directory gets the next free name. The walk depends on nothing but
+//! what is on the disk, so all files of a tree end in the same directory, whichever connection brings
+//! them.
+
+use super::name::SafeName;
+use super::numbering::{IN_ORDER, gallop};
+use super::partial::MakeRoom;
+use super::{DiskError, Identity, lock, user};
+use crate::limits;
+use std::collections::BTreeMap;
+use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// How often a directory is tried to be made that somebody else makes or removes at the same moment.
+const TRIES: u32 = 100;
+
+#[derive(Debug)]
+pub(super) struct Directories {
+    top: PathBuf,
+    /// Whose directories are used; `None`: everybody's.
+    trusted: Option<[u32; 3]>,
+    /// Whether a directory whose name is taken gets another one.
+    renames: bool,
+    make_room: MakeRoom,
+    /// By the name that was asked for: which directory that led to.
+    entered: Mutex<Bounded<(SafeName, Identity)>>,
+    /// By its name: a directory that is on the disk, as are those above it.
+    synced: Mutex<Bounded<Identity>>,
+}
+
+/// Where a name led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// To this directory.
+    Directory(SafeName),
+    /// To none.
+    Absent,
+    /// To something else, and the policy is to refuse.
+    InTheWay,
+}
+
+/// What stands at a path.
+#[derive(Debug, PartialEq, Eq)]
+enum Slot {
+    Free,
+    Directory(Identity),
+    /// Something that is not used as a directory.
+    InTheWay,
+}
+
+impl Directories {
+    /// `shared`: the IDs of the users whose directories are used, if others may make some too.
+    pub(super) fn new(
+        top: &Path,
+        shared: Option<[u32; 3]>,
+        renames: bool,
+        make_room: MakeRoom,
+    ) -> Self {
+        let (entered, synced) = (Mutex::default(), Mutex::default());
+        Self { top: top.to_owned(), trusted: shared, renames, make_room, entered, synced }
+    }
+
+    /// Returns the directory in which the files of `asked` are, and makes what is missing.
+    ///
+    /// # Errors
+    /// Fails if the disk fails.
+    pub(super) fn make(&self, asked: &SafeName) -> Result<Found, DiskError> {
+        self.walk(asked, true)
+    }
+
+    /// Returns the directory in which the files of `asked` are, and makes none.
+    ///
+    /// # Errors
+    /// Fails if the disk fails.
+    pub(super) fn find(&self, asked: &SafeName) -> Result<Found, DiskError> {
+        self.walk(asked, false)
+    }
+
+    /// For the directory of the last file, and for others that are known, one look is enough: a link in
+    /// the place of one above would lead to another directory.
+    fn walk(&self, asked: &SafeName, makes: bool) -> Result<Found, DiskError> {
+        let known = lock(&self.entered).0.get(asked.as_str()).cloned();
+        if let Some((directory, identity)) = known {
+            if matches!(self.look(&directory), Ok(Slot::Directory(there)) if there == identity) {
+                return Ok(Found::Directory(directory));
+            }
+        }
+        let mut reached: Option<(SafeName, Identity)> = None;
+        for component in asked.components() {
+            let wanted = component.below(reached.as_ref().map(|(directory, _)| directory));
+            match self.choose(&wanted, makes)? {
+                (directory, Slot::Directory(identity)) => reached = Some((directory, identity)),
+                (_, Slot::Free) => return Ok(Found::Absent),
+                (_, Slot::InTheWay) => return Ok(Found::InTheWay),
+            }
+        }
+        let Some((directory, identity)) = reached else { return Ok(Found::Absent) };
+        let size = directory.as_str().len();
+        lock(&self.entered).insert(asked.as_str(), (directory.clone(), identity), size);
+        Ok(Found::Directory(directory))
+    }
+
+    /// Returns the first name that is a directory or free. If `makes`, a free one is made.
+    fn choose(&self, wanted: &SafeName, makes: bool) -> Result<(SafeName, Slot), DiskError> {
+        let numbered = |number| if number == 0 { wanted.clone() } else { wanted.numbered(number) };
+        let in_the_way = |number| Ok(self.look(&numbered(number))? == Slot::InTheWay);
+        for _ in 0..TRIES {
+            let mut number = 0;
+            while number < u32::MAX && in_the_way(number)? {
+                if !self.renames {
+                    return Ok((numbered(number), Slot::InTheWay));
+                }
+                number = match number {
+                    0..IN_ORDER => number + 1,
+                    _ => gallop(number, in_the_way)?,
+                };
+            }
+            let name = numbered(number);
+            match self.look(&name)? {
+                Slot::Free if makes => self.create(&name)?,
+                Slot::InTheWay => {}
+                slot => return Ok((name, slot)),
+            }
+        }
+        let path = self.top.join(wanted);
+        Err(DiskError::at("make the directory", &path)(ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Makes a directory, unless something is there by now.
+    fn create(&self, name: &SafeName) -> Result<(), DiskError> {
+        let path = self.top.join(name);
+        loop {
+            match fs::create_dir(&path) {
+                Err(error) if self.make_room.for_another_try(&error) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+                result => return result.map_err(DiskError::at("make the directory", &path)),
+            }
+        }
+    }
+
+    fn look(&self, name: &SafeName) -> Result<Slot, DiskError> {
+        let path = self.top.join(name);
+        match fs::symlink_metadata(&path) {
+            Ok(there) if there.is_dir() && self.trusts(&there) => {
+                Ok(Slot::Directory(Identity::of(&there)))
+            }
+            Ok(_) => Ok(Slot::InTheWay),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Slot::Free),
+            Err(error) => Err(DiskError::at("examine", &path)(error)),
+        }
+    }
+
+    fn trusts(&self, directory: &Metadata) -> bool {
+        self.trusted.is_none_or(|trusted| trusted.contains(&user(directory)))
+    }
+
+    /// Opens a directory for its `fsync`. It and those above it are on the disk then: each that this
+    /// process has not synchronised itself is synchronised now, whoever made it.
+    ///
+    /// # Errors
+    /// Fails if the disk fails, or if there is no directory of this name any more.
+    pub(super) fn open_synced(&self, directory: &SafeName) -> Result<File, DiskError> {
+        let path = self.top.join(directory);
+        let handle = File::open(&path).map_err(DiskError::at("open", &path))?;
+        let identity = handle.metadata().map_err(DiskError::at("examine", &path))?;
+        let identity = Identity::of(&identity);
+        if !self.is_synced(directory, identity) {
+            let last = self.sync_names(directory)?;
+            if last != identity {
+                let error = ErrorKind::NotADirectory.into();
+                return Err(DiskError::at("open", &path)(error));
+            }
+        }
+        Ok(handle)
+    }
+
+    /// Synchronises the directories that have the names of this one and of those above it. Returns the
+    /// identity of this one.
+    fn sync_names(&self, directory: &SafeName) -> Result<Identity, DiskError> {
+        let mut reached: Option<(SafeName, Identity)> = None;
+        for component in directory.components() {
+            let above = reached.as_ref().map(|(directory, _)| directory);
+            let parent = above.map_or_else(|| self.top.clone(), |above| self.top.join(above));
+            let name = component.below(above);
+            let Slot::Directory(identity) = self.look(&name)? else {
+                let error = ErrorKind::NotADirectory.into();
+                return Err(DiskError::at("enter", &self.top.join(name))(error));
+            };
+            if !self.is_synced(&name, identity) {
+                let handle = File::open(&parent).map_err(DiskError::at("open", &parent))?;
+                self.sync(&handle).map_err(DiskError::at("fsync", &parent))?;
+                lock(&self.synced).insert(name.as_str(), identity, 0);
+            }
+            reached = Some((name, identity));
+        }
+        reached
+            .map(|(_, identity)| identity)
+            .ok_or_else(|| DiskError::at("open", &self.top)(ErrorKind::NotFound.into()))
+    }
+
+    fn is_synced(&self, name: &SafeName, identity: Identity) -> bool {
+        lock(&self.synced).0.get(name.as_str()) == Some(&identity)
+    }
+
+    /// Synchronises an open directory. After a failure nothing counts as synchronised any more.
+    ///
+    /// # Errors
+    /// Fails if the disk fails.
+    pub(super) fn sync(&self, handle: &File) -> io::Result<()> {
+        let synced = match handle.sync_all() {
+            // Some file systems do not support the fsync of a directory and need none.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) =>
+            {
+                Ok(())
+            }
+            result => result,
+        };
+        if synced.is_err() {
+            lock(&self.synced).clear();
+        }
+        synced
+    }
+}
+
+/// What is known of directories, by their names. It is forgotten as a whole when it grows too large:
+/// peers choose the names.
+#[derive(Debug)]
+struct Bounded<V>(BTreeMap<String, V>, usize);
+
+impl<V> Bounded<V> {
+    /// `size`: the bytes of the value.
+    fn insert(&mut self, name: &str, value: V, size: usize) {
+        let bytes = name.len() + size;
+        if self.0.len() >= limits::DIRECTORIES || self.1 + bytes > limits::DIRECTORIES_MEMORY {
+            self.clear();
+        }
+        self.1 += bytes;
+        self.0.insert(name.to_owned(), value);
+        debug_assert!(self.0.len() <= limits::DIRECTORIES);
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+        self.1 = 0;
+    }
+}
+
+impl<V> Default for Bounded<V> {
+    fn default() -> Self {
+        Self(BTreeMap::new(), 0)
+    }
+}
