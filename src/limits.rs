@@ -221,7 +221,16 @@ pub const STACK: usize = 1024 * 1024;
 /// The first and the longest pause after an error of `accept`.
 pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// How old the last write to a partial file of another machine must be before the file is removed.
+/// How often a process that has partial files renews its sign of life.
+pub const RENEWAL: Duration = Duration::from_secs(5);
+/// How old the sign of life of another machine's process, and the last write to its partial file, must be
+/// before the file is removed.
+pub const LEASE: Duration = Duration::from_secs(20);
+
+/// The pause between two sweeps, and how many times as long as the last sweep it is at least.
+pub const SWEEP: (Duration, u32) = (Duration::from_secs(60), 20);
+
+/// How old the last write to a partial file of another version must be before the file is removed.
 pub const FOREIGN_PART: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How often the live line is redrawn.
@@ -240,3 +249,4 @@ const _: () = assert!(BUFFER as u64 <= DRAIN);
 const _: () = assert!(COMMANDS_MEMORY > 8 * COMMANDS * NAME as usize, "names of any length");
 const _: () = assert!(PATH + DEPTH * " (123456)".len() + FILE_NAME + "./\0".len() < 4096);
 const _: () = assert!(DIRECTORIES_MEMORY > 4 * PATH, "a name and what it led to");
+const _: () = assert!(LEASE.as_secs() >= 4 * RENEWAL.as_secs());

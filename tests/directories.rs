@@ -5,13 +5,14 @@ use harness::*;
 use qdrop::digest::xxh64;
 use qdrop::wire::receipt::{Receipt, Status};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// Says what was measured, where it is read even if the test passes.
@@ -523,4 +524,164 @@ fn a_disk_that_is_full_at_fsync_gets_the_data_again_and_no_second_fsync_of_what_
         let there = fs::read(drop.path().join("a")).ok();
         assert_eq!(there, (expected == 0).then_some(body));
     }
+}
+
+// --- Who writes a part, and whether it still does.
+
+/// The names of the parts and signs of life in a directory.
+fn own_names(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    names.retain(|name| name.starts_with(".qdrop-"));
+    names.sort();
+    names
+}
+
+/// A connection with half of a body, and the name of its part.
+fn half(qdropd: &Qdropd, head: &[u8], start: &[u8]) -> (TcpStream, String) {
+    let before = own_names(&qdropd.directory);
+    let mut stream = qdropd.connect();
+    stream.write_all(head).unwrap();
+    if !start.is_empty() {
+        stream.read_exact(&mut [0; 20]).unwrap();
+    }
+    stream.write_all(&[start, &noise(1000)[..500]].concat()).unwrap();
+    let name = eventually("there is a part", || {
+        let is_part = |name: &String| !before.contains(name) && !is_alive(name);
+        own_names(&qdropd.directory).into_iter().find(is_part)
+    });
+    (stream, name)
+}
+
+fn aged(path: &Path, seconds: u64) {
+    let time = SystemTime::now() - Duration::from_secs(seconds);
+    File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+}
+
+#[test]
+fn a_part_tells_its_process_and_its_file_and_a_sign_of_life_is_beside_it() {
+    let qdropd = Qdropd::start(&["--timeout=3600"]);
+    let (_classic, first) = half(&qdropd, &header("a name", 1000), &[]);
+    let (_other, second) = half(&qdropd, &question(1000, "a name"), &0_u64.to_be_bytes());
+    let fields = |name: &str| -> Vec<String> {
+        let unique = name.strip_prefix(".qdrop-").unwrap().strip_suffix(".a name.part").unwrap();
+        unique.split('-').map(str::to_owned).collect()
+    };
+    let (first, second) = (fields(&first), fields(&second));
+    let mut boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+    boot.extend(fs::read_link("/proc/self/ns/pid").unwrap().as_os_str().as_encoded_bytes());
+    assert_eq!(first[0], format!("{:08x}", xxh64(&boot) as u32));
+    assert_eq!(first[1], qdropd.pid().to_string());
+    assert_eq!((first.len(), &first[..3]), (5, &second[..3]));
+    assert_ne!(first[3], second[3]);
+    assert_eq!(first[4], "0".repeat(16), "a classic sender does not say which file it is");
+    let mut identity = b"a name".to_vec();
+    identity.extend(1000_u64.to_be_bytes());
+    identity.extend(1_700_000_000_000_i64.to_be_bytes());
+    assert_eq!(second[4], format!("{:016x}", xxh64(&identity)));
+    let sign = format!(".qdrop-{}-alive.part", first[..3].join("-"));
+    eventually("there is a sign of life", || {
+        own_names(&qdropd.directory).contains(&sign).then_some(())
+    });
+}
+
+#[test]
+fn a_sign_of_life_is_renewed_while_there_are_parts_and_goes_with_them() {
+    let qdropd = Qdropd::start(&["--timeout=3600"]);
+    let (stream, _) = half(&qdropd, &header("a", 1000), &[]);
+    let sign = eventually("there is a sign of life", || {
+        own_names(&qdropd.directory).into_iter().find(|name| is_alive(name))
+    });
+    let sign = qdropd.directory.join(sign);
+    aged(&sign, 3600);
+    let is_young = || {
+        let time = fs::metadata(&sign).unwrap().modified().unwrap();
+        (time.elapsed().unwrap_or_default() < Duration::from_secs(5)).then_some(())
+    };
+    eventually("it is renewed", is_young);
+    // Somebody takes it away.
+    fs::remove_file(&sign).unwrap();
+    eventually("it is made again", || sign.exists().then_some(()));
+    drop(stream);
+    eventually("both are gone", || own_names(&qdropd.directory).is_empty().then_some(()));
+
+    // At a clean end it goes at once.
+    let mut once = Qdropd::start(&["--once"]);
+    assert_eq!(place(&deliver(&once, "a", b"x")), "a");
+    assert!(once.wait().success());
+    assert_eq!(own_names(&once.directory), Vec::<String>::new());
+}
+
+/// A box that was cloned from ours has its machine ID and host name, and another boot.
+#[test]
+fn the_living_parts_of_a_clone_are_left_alone() {
+    if !can_unshare("a receiver of another boot") {
+        return;
+    }
+    let (there, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let boot = file(log.path(), "boot", b"00000000-0000-4000-8000-000000000000\n");
+    let mut unshare = needed("unshare");
+    let script = "mount --bind \"$BOOT\" /proc/sys/kernel/random/boot_id && exec \"$0\" \"$@\"";
+    unshare.args(["-rm", "sh", "-c", script]).arg(program("qdropd")).env("BOOT", boot);
+    let mut clone = Qdropd::spawn(&mut unshare, there.path());
+    let (_stream, name) = half(&clone, &header("a", 1000), &[]);
+    clone.kill();
+    own_names(there.path())
+        .iter()
+        .for_each(|name| fs::remove_file(there.path().join(name)).unwrap());
+    // On the other box its number is of no process of ours.
+    let name = name.replace(&format!("-{}-", clone.pid()), "-4194305-");
+    let sign = name.split('-').take(4).collect::<Vec<_>>().join("-") + "-alive.part";
+    let [part, sign] = [name, sign].map(|name| file(there.path(), &name, b"x"));
+    for (ages, stands) in [([0, 0], true), ([3600, 0], true), ([0, 3600], true)] {
+        aged(&part, ages[0]);
+        fs::write(&sign, b"").unwrap();
+        aged(&sign, ages[1]);
+        let qdropd = Qdropd::start_in(there.path(), &[]);
+        assert_eq!((part.exists(), qdropd.log().contains("removed")), (stands, !stands));
+    }
+    for path in [&part, &sign] {
+        let _ = fs::write(path, b"");
+        aged(path, 3600);
+    }
+    Qdropd::start_in(there.path(), &[]).logged("removed 1 unfinished file");
+    assert_eq!(own_names(there.path()), Vec::<String>::new());
+}
+
+/// Of another PID namespace, as in two containers.
+#[test]
+fn a_receiver_that_runs_sweeps_the_parts_of_another_that_was_killed() {
+    let (there, subdirs) = (TempDir::new().unwrap(), ["--subdirs"]);
+    let mut unshare = needed("unshare");
+    unshare.args(["-rpf", "--mount-proc", "--kill-child"]).arg(program("qdropd"));
+    unshare.args(subdirs).arg("--timeout=3600");
+    let probe = needed("unshare").args(["-rpf", "--mount-proc", "true"]).status();
+    if !probe.is_ok_and(|status| status.success()) {
+        left_out("a receiver in another PID namespace", "unshare -rpf --mount-proc fails");
+        return;
+    }
+    let mut other = Qdropd::spawn(&mut unshare, there.path());
+    let mut stream = other.connect();
+    stream.write_all(&[&header("a/b/c", 1000), &noise(1000)[..500]].concat()).unwrap();
+    let below = there.path().join("a/b");
+    let part = eventually("there is a part", || {
+        below.exists().then(|| parts(&below)).and_then(|parts| parts.into_iter().next())
+    });
+    let part = below.join(part);
+    // Its sender is silent for an hour. The receiver is alive, as its sign says.
+    aged(&part, 3600);
+    let began = Instant::now();
+    let running = Qdropd::start_in(there.path(), &subdirs);
+    assert!(part.exists() && !running.log().contains("removed"));
+    stream.write_all(&noise(1000)[500..600]).unwrap();
+    other.kill();
+    aged(&part, 3600);
+    let sign = own_names(there.path()).into_iter().find(|name| is_alive(name)).unwrap();
+    let sign = there.path().join(sign);
+    aged(&sign, 3600);
+    while part.exists() || sign.exists() {
+        assert!(began.elapsed() < Duration::from_secs(90), "it is not swept");
+        thread::sleep(Duration::from_millis(100));
+    }
+    running.logged("removed 1 unfinished file of an earlier run");
 }

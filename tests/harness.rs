@@ -277,13 +277,19 @@ fn collect(stream: impl Read + Send + 'static) -> (Arc<Mutex<String>>, JoinHandl
     (collected, reader)
 }
 
-/// Every file of a directory with its content. One that vanishes meanwhile is left out.
+/// Whether this is the sign of life of a receiver that has parts.
+pub fn is_alive(name: &str) -> bool {
+    name.starts_with(".qdrop-") && name.ends_with("-alive.part")
+}
+
+/// Every file of a directory with its content. One that vanishes meanwhile is left out, and so are the
+/// signs of life of receivers.
 pub fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
     entries
         .filter_map(|entry| {
             let name = entry.file_name().into_string().unwrap();
-            fs::read(entry.path()).ok().map(|content| (name, content))
+            fs::read(entry.path()).ok().filter(|_| !is_alive(&name)).map(|content| (name, content))
         })
         .collect()
 }
@@ -292,7 +298,7 @@ pub fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
 pub fn parts(directory: &Path) -> Vec<String> {
     let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
     let names = names.map(|name| name.into_string().unwrap());
-    names.filter(|name| name.starts_with(".qdrop-")).collect()
+    names.filter(|name| name.starts_with(".qdrop-") && !is_alive(name)).collect()
 }
 
 /// A socket that does not let a test hang.

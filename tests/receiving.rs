@@ -118,6 +118,9 @@ fn tree(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
+        if is_alive(path.file_name().unwrap().to_str().unwrap()) {
+            continue;
+        }
         let content = if path.is_symlink() {
             [b"-> ", fs::read_link(&path).unwrap().as_os_str().as_encoded_bytes()].concat()
         } else if path.is_dir() {

@@ -1,10 +1,13 @@
 //! The drop directory, in which a receiver stores files.
 
 use super::directories::{Directories, Found};
+use super::lease::Lease;
 use super::name::SafeName;
 use super::numbering::{IN_ORDER, gallop};
-use super::partial::{self, MakeRoom, Owner, PartialFile};
+use super::owner::Owner;
+use super::partial::{MakeRoom, PartialFile};
 use super::partial_store::{ActiveBody, FileIdentity, PartialStore};
+use super::sweep::Sweep;
 use super::writeback::Writeback;
 use super::{DiskError, Identity, milliseconds, user};
 use crate::limits;
@@ -13,7 +16,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 /// What to do when a name is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,9 @@ pub struct Inbox {
     /// The directory, open for its `fsync`, which then works without a free descriptor.
     handle: File,
     owner: Owner,
+    /// The ID of our user, as the file system has it.
+    user: u32,
+    lease: Arc<Lease>,
     next_number: AtomicU32,
     policy: StorePolicy,
     directories: Directories,
@@ -94,31 +100,88 @@ impl Inbox {
         let make_room =
             MakeRoom::new(move || weak.upgrade().is_some_and(|store| store.remove_oldest()));
         let renames = policy.on_conflict != OnConflict::Refuse;
+        let owner = Owner::current();
         let mut inbox = Self {
             path: path.to_owned(),
             directories: Directories::new(path, None, renames, make_room.clone()),
             handle,
-            owner: Owner::current(),
+            owner,
+            user: 0,
+            lease: Lease::new(path.join(owner.alive())),
             next_number: AtomicU32::new(0),
             policy,
             writeback: Arc::default(),
             store,
             make_room: make_room.clone(),
         };
-        let probe = inbox.create_partial(&SafeName::map(&[]))?;
-        let fresh = probe.file.metadata().map_err(DiskError::at("examine", probe.path()))?;
+        let fresh = inbox.probe()?;
         let top = inbox.handle.metadata().map_err(DiskError::at("examine", path))?;
-        let trusted = others_may_write(&top).then(|| [user(&fresh), 0, user(&top)]);
+        inbox.user = user(&fresh);
+        let trusted = others_may_write(&top).then(|| [inbox.user, 0, user(&top)]);
         inbox.directories = Directories::new(path, trusted, renames, make_room);
-        drop(probe);
-        let swept = partial::sweep(path, inbox.owner, &fresh, policy.subdirs)?;
+        let swept = inbox.sweep(fresh.modified().ok())?;
         Ok((inbox, swept))
     }
 
-    /// Runs forever, in a thread of its own: syncs large bodies while they are received, and removes
-    /// partial files that were kept for long enough.
-    pub fn maintenance_loop(&self) -> ! {
-        self.writeback.run(|| self.store.remove_expired())
+    /// Returns the metadata of a file that was just created: it has the time of the file system's clock
+    /// and the ID of our user.
+    fn probe(&self) -> Result<Metadata, DiskError> {
+        // Nothing that is kept makes room for it.
+        let make_room = MakeRoom::new(|| false);
+        let probe = self.create_partial(&SafeName::map(&[]), 0, &make_room)?;
+        probe.file.metadata().map_err(DiskError::at("examine", probe.path()))
+    }
+
+    /// Removes the partial files that nobody writes any more, and returns their number. `now` is the time
+    /// of the file system's clock, if that is known.
+    fn sweep(&self, now: Option<SystemTime>) -> Result<usize, DiskError> {
+        let clock = || {
+            let now = self
+                .probe()
+                .and_then(|fresh| fresh.modified().map_err(DiskError::at("examine", &self.path)));
+            now.inspect(|&now| self.lease.set_clock(now)).unwrap_or_else(|_| SystemTime::now())
+        };
+        let meanwhile = || {
+            self.lease.renew();
+        };
+        let mut sweep = Sweep {
+            top: &self.path,
+            us: self.owner,
+            user: self.user,
+            deep: self.policy.subdirs,
+            clock: &clock,
+            now,
+            meanwhile: &meanwhile,
+        };
+        sweep.run()
+    }
+
+    /// Runs forever, in a thread of its own: gives signs of life, and removes partial files that were
+    /// kept for long enough or that nobody writes any more. Calls `on_swept` with the number of the
+    /// latter. `start_sync` is to start a thread that calls [`Inbox::sync_requested`], and to return
+    /// whether it did. A disk that is slow to sync does not delay a sign of life then.
+    pub fn maintenance_loop(&self, start_sync: &dyn Fn() -> bool, on_swept: &dyn Fn(usize)) -> ! {
+        let mut next_sweep = Instant::now() + limits::SWEEP.0;
+        self.writeback.run(start_sync, || {
+            let began = Instant::now();
+            if began >= next_sweep {
+                // A directory that cannot be listed now may be the next time.
+                let swept = self.sweep(None).unwrap_or(0);
+                if swept > 0 {
+                    on_swept(swept);
+                }
+                let (pause, factor) = limits::SWEEP;
+                next_sweep = Instant::now() + pause.max(factor * began.elapsed());
+            }
+            let sweep = next_sweep.saturating_duration_since(Instant::now());
+            let others = [self.store.remove_expired(), self.lease.renew()];
+            others.into_iter().flatten().fold(sweep, Duration::min)
+        })
+    }
+
+    /// Syncs the large bodies that are received at the moment, until none is left to sync.
+    pub fn sync_requested(&self) {
+        self.writeback.sync_requested();
     }
 
     /// Maps a name that a peer sent to the name under which the file is stored.
@@ -165,9 +228,11 @@ impl Inbox {
         self.writeback.wake();
     }
 
-    /// Removes all bodies that are kept. Nobody can resume them when the receiver has ended.
-    pub fn clear_kept(&self) {
+    /// Removes what is of no use when this process has ended: all bodies that are kept, which nobody can
+    /// resume then, and the sign of life.
+    pub fn close(&self) {
         self.store.clear();
+        self.lease.end();
     }
 
     /// Returns whether any local user can rename and replace stored files.
@@ -188,17 +253,35 @@ impl Inbox {
     /// Fails if the disk fails, or if the policy is to refuse and the name is taken, so that the body
     /// need not be sent. Whether a free name stays free is decided by [`Inbox::place`].
     pub fn begin(&self, name: &SafeName) -> Result<PartialFile, StoreError> {
+        self.create(name, 0)
+    }
+
+    /// Like [`Inbox::begin`], for a file whose sender says what tells it from others.
+    ///
+    /// # Errors
+    /// Fails if [`Inbox::begin`] would.
+    pub fn begin_extended(&self, file: &FileIdentity) -> Result<PartialFile, StoreError> {
+        self.create(&file.name, file.id())
+    }
+
+    fn create(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
         self.check_conflict(name)?;
-        self.create_in_place(name).or_else(|error| {
+        let mut file = self.create_in_place(name, id).or_else(|error| {
             // FAT and others reject a name with various errors.
             let fat = name.for_fat();
             match error {
                 StoreError::Disk(_) if fat != *name => {
-                    self.create_in_place(&fat).map_err(|_| error)
+                    self.create_in_place(&fat, id).map_err(|_| error)
                 }
                 _ => Err(error),
             }
-        })
+        })?;
+        let (held, is_first) = self.lease.hold();
+        file.held = Some(held);
+        if is_first {
+            self.writeback.wake();
+        }
+        Ok(file)
     }
 
     fn check_conflict(&self, name: &SafeName) -> Result<(), StoreError> {
@@ -223,12 +306,11 @@ impl Inbox {
     }
 
     /// Creates a partial file in the directory that its name leads to.
-    fn create_in_place(&self, name: &SafeName) -> Result<PartialFile, StoreError> {
-        let Some(asked) = name.parent() else { return Ok(self.create_partial(name)?) };
+    fn create_in_place(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
+        let create = |name: &SafeName| Ok(self.create_partial(name, id, &self.make_room)?);
+        let Some(asked) = name.parent() else { return create(name) };
         match self.directories.make(&asked)? {
-            Found::Directory(directory) => {
-                Ok(self.create_partial(&name.file_name().below(Some(&directory)))?)
-            }
+            Found::Directory(directory) => create(&name.file_name().below(Some(&directory))),
             Found::InTheWay => Err(StoreError::Exists(name.clone())),
             Found::Absent => {
                 let path = self.path.join(asked);
@@ -238,12 +320,18 @@ impl Inbox {
         }
     }
 
-    fn create_partial(&self, name: &SafeName) -> Result<PartialFile, DiskError> {
+    fn create_partial(
+        &self,
+        name: &SafeName,
+        id: u64,
+        make_room: &MakeRoom,
+    ) -> Result<PartialFile, DiskError> {
         let writeback = self.policy.sync.then_some(&self.writeback);
-        let (path, make_room) = (&self.path, &self.make_room);
         loop {
             let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-            match PartialFile::create(path, self.owner, number, name, writeback, make_room) {
+            let temporary = self.owner.part(number, id, name);
+            let path = self.path.join(name.directory()).join(temporary);
+            match PartialFile::create(path, name, writeback, make_room) {
                 Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {}
                 result => return result,
             }

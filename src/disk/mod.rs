@@ -2,11 +2,14 @@
 
 mod directories;
 pub mod inbox;
+mod lease;
 pub mod name;
 mod numbering;
+mod owner;
 pub mod partial;
 pub mod partial_store;
 pub mod source;
+mod sweep;
 pub mod tree;
 mod writeback;
 

@@ -5,6 +5,7 @@
 use super::lock;
 use super::name::SafeName;
 use super::partial::PartialFile;
+use crate::digest::xxh64;
 use crate::limits;
 use std::io::{self, ErrorKind, Write};
 use std::mem;
@@ -20,6 +21,15 @@ pub struct FileIdentity {
     pub size: u64,
     /// The modification time according to the sender, in milliseconds since 1970 UTC.
     pub modified: i64,
+}
+
+impl FileIdentity {
+    /// Returns what tells the file from others in the name of a partial file. It is neither secret nor
+    /// unique.
+    pub(super) fn id(&self) -> u64 {
+        let numbers = [self.size.to_be_bytes(), self.modified.to_be_bytes()].concat();
+        xxh64(&[self.name.as_str().as_bytes(), &numbers].concat())
+    }
 }
 
 /// All resumable partial files.

@@ -1,4 +1,4 @@
-//! Background writeback: while a large body is received, one thread syncs what has come. Otherwise the
+//! Background writeback: while large bodies are received, one thread syncs what has come. Otherwise the
 //! kernel delays its writes, and the `fsync` at the end has everything to do.
 
 use super::lock;
@@ -20,6 +20,8 @@ pub(super) struct Writeback {
 struct State {
     /// The file to sync next. This is no queue: a writer that finds it occupied asks again later.
     next: Option<Shared>,
+    /// Whether a thread is syncing.
+    syncing: bool,
     /// Whether the housekeeping is to be done now.
     woken: bool,
 }
@@ -45,26 +47,40 @@ pub(super) struct BackgroundSync {
 }
 
 impl Writeback {
-    /// Syncs what is requested, forever. Calls `housekeeping` first, after each wake-up, and after the
-    /// time that it returned.
-    pub(super) fn run(&self, housekeeping: impl Fn() -> Option<Duration>) -> ! {
+    /// Runs forever. Calls `housekeeping` first, after each wake-up, and after the time that it returned.
+    /// Calls `start_sync` when a sync is requested and no thread is syncing. If that returns false, this
+    /// thread does it.
+    pub(super) fn run(
+        &self,
+        start_sync: impl Fn() -> bool,
+        mut housekeeping: impl FnMut() -> Duration,
+    ) -> ! {
         loop {
             let pause = housekeeping();
-            let idle = |state: &mut State| state.next.is_none() && !state.woken;
-            let state = lock(&self.state);
-            let mut state = match pause {
-                None => {
-                    self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner)
-                }
-                Some(pause) => {
-                    let waited = self.changed.wait_timeout_while(state, pause, idle);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            let is_requested = |state: &State| state.next.is_some() && !state.syncing;
+            let idle = |state: &mut State| !is_requested(state) && !state.woken;
+            let waited = self.changed.wait_timeout_while(lock(&self.state), pause, idle);
+            let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.woken = false;
-            let handle = state.next.take();
+            let starts = is_requested(&state);
+            state.syncing |= starts;
             drop(state);
-            let Some(mut handle) = handle.as_deref().map(lock) else { continue };
+            if starts && !start_sync() {
+                self.sync_requested();
+            }
+        }
+    }
+
+    /// Syncs what is requested, until there is nothing.
+    pub(super) fn sync_requested(&self) {
+        loop {
+            let mut state = lock(&self.state);
+            let Some(handle) = state.next.take() else {
+                state.syncing = false;
+                return;
+            };
+            drop(state);
+            let mut handle = lock(&handle);
             if let Some(Err(error)) = handle.file.as_ref().map(File::sync_data) {
                 handle.error = Some(error);
             }

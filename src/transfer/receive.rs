@@ -300,7 +300,7 @@ impl<C: Connection> Conversation<'_, C> {
         if let Some(name) = stored {
             return Err(ReceiveError::AlreadyStored { name, size: identity.size });
         }
-        let begin = || inbox.begin(&identity.name).map_err(ReceiveError::Store);
+        let begin = || inbox.begin_extended(&identity).map_err(ReceiveError::Store);
         let kept = if options.resume { inbox.take_partial(&identity) } else { Ok(None) };
         let file = kept.map_err(ReceiveError::Store)?.map_or_else(begin, Ok)?;
         let (digest, mut path) = (file.digest().clone(), file.path().to_owned());

@@ -54,13 +54,22 @@ impl Server {
     }
 
     /// Maintains the drop directory, forever.
-    pub(super) fn maintenance_loop(&self) {
-        self.storage.inbox.maintenance_loop()
+    pub(super) fn maintenance_loop(self: &Arc<Self>) {
+        let start_sync = || {
+            let server = self.clone();
+            start(move || server.storage.inbox.sync_requested()).is_ok()
+        };
+        let on_swept = |parts| {
+            if !self.quiet {
+                self.log.log(&Entry::Swept(parts));
+            }
+        };
+        self.storage.inbox.maintenance_loop(&start_sync, &on_swept)
     }
 
-    /// Removes what was kept for senders, and waits for the commands.
+    /// Removes what is of no use any more, and waits for the commands.
     pub(super) fn finish(&self) {
-        self.storage.inbox.clear_kept();
+        self.storage.inbox.close();
         self.commands.wait();
     }
 

@@ -1,0 +1,160 @@
+//! Which process a file of the drop directory belongs to that is not a stored one, by its name:
+//!
+//! * `.qdrop-B-PID-STARTED-N-ID.NAME.part` is a partial file. N counts those of the process. ID tells
+//!   which file it is of. NAME is part of it so that a file system that rejects the name does so before
+//!   the body is received.
+//! * `.qdrop-B-PID-STARTED-alive.part` is the sign of life of a process that has partial files.
+//!
+//! B is a digest of the boot of the machine and of the PID namespace: the PID and the start time tell a
+//! process from all others with the same B.
+
+use super::name::SafeName;
+use crate::digest::xxh64;
+use crate::limits;
+use std::fmt::{self, Display, Formatter};
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const PREFIX: &str = ".qdrop-";
+const SUFFIX: &str = ".part";
+const ALIVE: &str = "-alive";
+
+/// A process that writes partial files, distinct from every other that can reach the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    /// A digest of boot ID and PID namespace.
+    boot: u32,
+    /// The process ID; 0 if this process could not read who it is.
+    process: u32,
+    /// The start time in clock ticks since boot, which tells a reused process ID from the first. Of a
+    /// process that could not read who it is: the time of the clock, so that two such differ.
+    started: u64,
+}
+
+/// What a name of ours stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OwnName {
+    /// A partial file.
+    Part(Owner),
+    /// The sign of life of a process.
+    Alive(Owner),
+    /// A partial file of another version.
+    Other,
+}
+
+impl Owner {
+    /// Returns this process, as proc(5) describes it.
+    pub(super) fn current() -> Self {
+        let read = || {
+            let process = fs::read_link("/proc/self").ok()?.to_str()?.parse().ok()?;
+            let mut boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+            let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
+            boot.extend(namespace.as_os_str().as_encoded_bytes());
+            #[expect(clippy::cast_possible_truncation, reason = "half of a digest is enough")]
+            let boot = xxh64(&boot) as u32;
+            Some(Self { boot, process, started: started(process)? })
+        };
+        read().unwrap_or_else(|| {
+            let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let started = u64::try_from(time.as_nanos()).unwrap_or_default();
+            Self { boot: 0, process: 0, started }
+        })
+    }
+
+    /// Returns whether the process has ended, as far as `us` can tell: both are of one boot and one PID
+    /// namespace.
+    pub(super) fn has_ended(self, us: Self) -> Option<bool> {
+        let can_tell = self.boot == us.boot && self.process != 0 && us.process != 0;
+        can_tell.then(|| started(self.process) != Some(self.started))
+    }
+
+    /// Returns the name of the `number`th partial file of this process, for a file that is to be called
+    /// `name`.
+    pub(super) fn part(self, number: u32, id: u64, name: &SafeName) -> String {
+        let unique = format!("{PREFIX}{self}-{number}-{id:016x}.");
+        let room = limits::FILE_NAME - unique.len() - SUFFIX.len();
+        format!("{unique}{}{SUFFIX}", name.shortened(room))
+    }
+
+    /// Returns the name of the sign of life of this process.
+    pub(super) fn alive(self) -> String {
+        format!("{PREFIX}{self}{ALIVE}{SUFFIX}")
+    }
+
+    /// Parses three fields of a name.
+    fn parse(fields: &[&str]) -> Option<Self> {
+        let [boot, process, started] = fields else { return None };
+        let boot = u32::from_str_radix(boot, 16).ok().filter(|_| boot.len() == 8)?;
+        Some(Self { boot, process: process.parse().ok()?, started: started.parse().ok()? })
+    }
+}
+
+impl Display for Owner {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{}-{}", self.boot, self.process, self.started)
+    }
+}
+
+impl OwnName {
+    /// Parses the name of a file. Returns `None` for a name that is not ours.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        let own = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+        let part =
+            own.split_once('.').filter(|(unique, name)| !unique.is_empty() && !name.is_empty());
+        let fields: Vec<&str> = part.map_or(own, |(unique, _)| unique).split('-').collect();
+        let owner = Owner::parse(fields.get(..3).unwrap_or_default());
+        match (owner, &fields[fields.len().min(3)..]) {
+            (Some(owner), ["alive"]) if part.is_none() => Some(Self::Alive(owner)),
+            (Some(owner), [number, id]) if is_part(number, id) => Some(Self::Part(owner)),
+            _ => part.map(|_| Self::Other),
+        }
+    }
+}
+
+fn is_part(number: &str, id: &str) -> bool {
+    number.parse::<u32>().is_ok() && id.len() == 16 && u64::from_str_radix(id, 16).is_ok()
+}
+
+/// Returns the start time of a process, if it runs: field 22 of `/proc/PID/stat`. The second field,
+/// the program's name, may hold any character, so parsing starts after its closing parenthesis.
+pub(super) fn started(process: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_names() {
+        let owner = Owner { boot: 0xAB, process: 12, started: 345 };
+        let name = SafeName::map(&"a.b.txt".encode_utf16().collect::<Vec<_>>());
+        let part = owner.part(7, 0xC, &name);
+        assert_eq!(part, ".qdrop-000000ab-12-345-7-000000000000000c.a.b.txt.part");
+        let table = [
+            (&*part, Some(OwnName::Part(owner))),
+            (".qdrop-000000ab-12-345-7-000000000000000c.part", Some(OwnName::Part(owner))),
+            (&owner.alive(), Some(OwnName::Alive(owner))),
+            (".qdrop-000000ab-12-345-alive.x.part", Some(OwnName::Other)),
+            (".qdrop-000000ab-12-345-7.x.part", Some(OwnName::Other)),
+            (".qdrop-000000ab-12-345-7-c.x.part", Some(OwnName::Other)),
+            (".qdrop-1.x.part", Some(OwnName::Other)),
+            (".qdrop-kept-000000000000000c.part", None),
+            (".qdrop-000000ab-12-345-dead.part", None),
+            ("a.part", None),
+            (".qdrop-", None),
+            (".qdrop-.part", None),
+            (".qdrop-.x.part", None),
+            (".qdrop-1.part", None),
+            (".qdrop-1.x", None),
+            ("qdrop-1.x.part", None),
+        ];
+        for (name, expected) in table {
+            assert_eq!(OwnName::parse(name), expected, "{name}");
+        }
+        let longest = Owner { boot: u32::MAX, process: u32::MAX, started: u64::MAX };
+        let name = SafeName::map(&[u16::from(b'x'); 300]);
+        assert_eq!(longest.part(u32::MAX, u64::MAX, &name).len(), limits::FILE_NAME);
+    }
+}

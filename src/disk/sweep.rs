@@ -1,0 +1,228 @@
+//! The sweep of partial files that nobody writes any more.
+
+use super::owner::{OwnName, Owner};
+use super::{DiskError, user};
+use crate::limits;
+use std::fs::{self, DirEntry, Metadata};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// One sweep of a drop directory. A partial file is removed
+///
+/// * of a process of this boot, PID namespace and user: if the process has ended;
+/// * of any other, or where there is no `/proc`: if its process gave no sign of life for
+///   [`limits::LEASE`], and nobody wrote to the file either;
+/// * of another version: if nobody has written to it for [`limits::FOREIGN_PART`].
+///
+/// Symbolic links are not followed.
+pub(super) struct Sweep<'a> {
+    pub(super) top: &'a Path,
+    pub(super) us: Owner,
+    /// The ID of our user. The processes of others may be hidden.
+    pub(super) user: u32,
+    /// Whether directories are swept as well.
+    pub(super) deep: bool,
+    /// Returns the time of the file system's clock.
+    pub(super) clock: &'a dyn Fn() -> SystemTime,
+    /// That time, once it was needed.
+    pub(super) now: Option<SystemTime>,
+    /// What is to be done now and then while a large directory is swept.
+    pub(super) meanwhile: &'a dyn Fn(),
+}
+
+impl Sweep<'_> {
+    /// Returns the number of partial files that were removed. The directories on the way to the current
+    /// one are open, at most [`limits::DEPTH`].
+    ///
+    /// # Errors
+    /// Fails if the drop directory cannot be listed.
+    pub(super) fn run(&mut self) -> Result<usize, DiskError> {
+        let failed = || DiskError::at("list", self.top);
+        let mut swept = 0;
+        let mut open = vec![fs::read_dir(self.top).map_err(failed())?];
+        while let Some(listing) = open.last_mut() {
+            (self.meanwhile)();
+            let entry = match listing.next() {
+                Some(Ok(entry)) => entry,
+                Some(Err(error)) if open.len() == 1 => {
+                    return Err(DiskError::at("list", self.top)(error));
+                }
+                // A directory that cannot be read does not prevent the rest.
+                Some(Err(_)) | None => {
+                    open.pop();
+                    continue;
+                }
+            };
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                swept += usize::from(self.remove_if_stale(&entry));
+            } else if self.deep && open.len() < limits::DEPTH {
+                open.extend(fs::read_dir(entry.path()));
+            }
+            debug_assert!(open.len() <= limits::DEPTH);
+        }
+        Ok(swept)
+    }
+
+    /// Returns whether a partial file was removed.
+    fn remove_if_stale(&mut self, entry: &DirEntry) -> bool {
+        let name = entry.file_name();
+        let Some(own) = name.to_str().and_then(OwnName::parse) else { return false };
+        // `metadata` does not follow a link, and fails if another receiver has removed the file.
+        let Ok(file) = entry.metadata() else { return false };
+        let is_stale = file.is_file()
+            && match own {
+                OwnName::Other => self.age(&file) > limits::FOREIGN_PART,
+                OwnName::Part(owner) | OwnName::Alive(owner) => {
+                    owner != self.us && self.has_ended(owner, &entry.path(), &file)
+                }
+            };
+        // A file that cannot be removed, perhaps another user's, does not prevent the rest.
+        let removed = is_stale && fs::remove_file(entry.path()).is_ok();
+        removed && !matches!(own, OwnName::Alive(_))
+    }
+
+    fn has_ended(&mut self, owner: Owner, path: &Path, file: &Metadata) -> bool {
+        let known = owner.has_ended(self.us).filter(|_| user(file) == self.user);
+        known.unwrap_or_else(|| self.age(file) > limits::LEASE && !self.gives_signs(owner, path))
+    }
+
+    /// Returns whether the owner of the partial file at `path` gives signs of life. They are in its drop
+    /// directory: this one or, if there are several in each other, one below.
+    fn gives_signs(&mut self, owner: Owner, path: &Path) -> bool {
+        let name = owner.alive();
+        let directories = path.ancestors().skip(1).take(limits::DEPTH);
+        let mut signs = directories
+            .take_while(|directory| directory.starts_with(self.top))
+            .filter_map(|directory| fs::symlink_metadata(directory.join(&name)).ok())
+            .collect::<Vec<_>>();
+        signs.retain(Metadata::is_file);
+        signs.iter().any(|sign| self.age(sign) <= limits::LEASE)
+    }
+
+    /// Returns the time since a file was written. If that was in the future, a sender set the time: then
+    /// it is the time since the file was changed in any way.
+    fn age(&mut self, file: &Metadata) -> Duration {
+        let now = *self.now.get_or_insert_with(self.clock);
+        let since = |time: SystemTime| now.duration_since(time).ok();
+        let written = file.modified().ok().and_then(since);
+        written.or_else(|| since(changed(file)?)).unwrap_or_default()
+    }
+}
+
+/// Returns when a file was changed last, its time and its names included.
+#[cfg(unix)]
+fn changed(file: &Metadata) -> Option<SystemTime> {
+    let seconds = u64::try_from(std::os::unix::fs::MetadataExt::ctime(file)).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+#[cfg(not(unix))]
+fn changed(_: &Metadata) -> Option<SystemTime> {
+    None
+}
+
+// Linux alone tells who runs.
+#[cfg(target_os = "linux")]
+#[cfg(test)]
+mod tests {
+    use super::super::name::SafeName;
+    use super::super::owner::started;
+    use super::*;
+    use std::fs::File;
+
+    /// Returns the owner with these fields: `B-PID-STARTED`.
+    fn owner(fields: &str) -> Owner {
+        match OwnName::parse(&format!(".qdrop-{fields}-alive.part")) {
+            Some(OwnName::Alive(owner)) => owner,
+            other => panic!("{fields} is {other:?}"),
+        }
+    }
+
+    /// Returns the fields of this process and of its parent, which runs.
+    fn running() -> [(String, u32, u64); 2] {
+        let (us, parent) = (std::process::id(), std::os::unix::process::parent_id());
+        let boot = Owner::current().to_string()[..8].to_owned();
+        [us, parent].map(|process| (boot.clone(), process, started(process).unwrap()))
+    }
+
+    fn aged(path: &Path, age: Duration) {
+        File::create(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+    }
+
+    /// Sweeps `top` and returns the number of partial files that went.
+    fn sweep(top: &Path) -> usize {
+        let user = user(&fs::metadata(top).unwrap());
+        let (us, now) = (Owner::current(), None);
+        let (clock, meanwhile) = (&SystemTime::now, &|| {});
+        Sweep { top, us, user, deep: true, clock, now, meanwhile }.run().unwrap()
+    }
+
+    #[test]
+    fn whose_parts_are_swept() {
+        let top = std::env::temp_dir().join(format!("qdrop-sweep-{}", std::process::id()));
+        let below = top.join("a/b");
+        fs::create_dir_all(&below).unwrap();
+        let us = Owner::current();
+        let [(boot, process, start), (_, above, since)] = running();
+        assert_eq!(us, owner(&format!("{boot}-{process}-{start}")));
+        let earlier = owner(&format!("{boot}-{process}-{}", start + 1));
+        let parent = owner(&format!("{boot}-{above}-{since}"));
+        let ended = owner(&format!("{boot}-{above}-{}", since + 1));
+        let other = owner(&format!("0badb007-{above}-{since}"));
+        let unknown = owner("00000000-0-7");
+        let name = &SafeName::map(&[]);
+        let part = |owner: Owner| owner.part(1, 0, name);
+        let (new, old) = (Duration::from_secs(1), limits::LEASE + Duration::from_secs(2));
+        let week = limits::FOREIGN_PART + new;
+        let former = ".qdrop-000000ab-1-2-3.x.part".to_owned();
+        // The name, its age, the owner and the age of the sign of life, whether the part stands.
+        let table = [
+            (part(us), week, None, true, "ours"),
+            (part(earlier), new, None, false, "an earlier process of our number"),
+            (part(ended), new, None, false, "one that has ended"),
+            (part(ended), new, Some((ended, new)), false, "with a young sign"),
+            (part(parent), week, None, true, "one that runs"),
+            (part(other), new, None, true, "one of another boot that was just written"),
+            (part(other), old, None, false, "one of another boot that gives no signs"),
+            (part(other), week, Some((other, new)), true, "one that gives signs"),
+            (part(other), old, Some((other, old)), false, "one that gives signs no more"),
+            (part(other), new, Some((other, old)), true, "one whose sign is late"),
+            (part(other), old, Some((parent, new)), false, "one with the signs of another"),
+            (part(unknown), new, None, true, "one that could not read who it is"),
+            (part(unknown), old, None, false, "the same, and gives no signs"),
+            (former.clone(), old, None, true, "one of a former version"),
+            (former, week, None, false, "the same, of last week"),
+        ];
+        for (name, age, sign, stands, what) in &table {
+            for directory in [&top, &below] {
+                let path = directory.join(name);
+                aged(&path, *age);
+                let sign = sign.map(|(owner, age)| (top.join(owner.alive()), age));
+                sign.iter().for_each(|(path, age)| aged(path, *age));
+                assert_eq!((sweep(&top), path.exists()), (usize::from(!stands), *stands), "{what}");
+                let _ = fs::remove_file(path);
+                sign.iter().for_each(|(path, _)| drop(fs::remove_file(path)));
+            }
+        }
+        fs::remove_dir_all(top).unwrap();
+    }
+
+    #[test]
+    fn a_time_in_the_future_does_not_protect_a_part_and_the_past_does_not_condemn_one() {
+        let top = std::env::temp_dir().join(format!("qdrop-future-{}", std::process::id()));
+        fs::create_dir(&top).unwrap();
+        let user = user(&fs::metadata(&top).unwrap());
+        let (us, other) = (Owner::current(), owner("0badb007-1-1"));
+        let path = top.join(other.part(1, 0, &SafeName::map(&[])));
+        let year = Duration::from_secs(365 * 24 * 60 * 60);
+        let part = File::create(&path).unwrap();
+        part.set_modified(SystemTime::now() + year).unwrap();
+        for (later, stands) in [(Duration::ZERO, true), (2 * limits::LEASE, false)] {
+            let (clock, meanwhile) = (&|| SystemTime::now() + later, &|| {});
+            let now = None;
+            let mut sweep = Sweep { top: &top, us, user, deep: false, clock, now, meanwhile };
+            assert_eq!((sweep.run().unwrap(), path.exists()), (usize::from(!stands), stands));
+        }
+        fs::remove_dir_all(top).unwrap();
+    }
+}
