@@ -421,13 +421,14 @@ fn a_refusal_is_words_and_its_number_is_for_those_who_ask() {
 fn a_receiver_that_may_not_write_says_where_to_look() {
     let source = TempDir::new().unwrap();
     let path = file(source.path(), "a", b"body");
-    // A file in the place of a directory fails for root, too.
-    let qdropd = Qdropd::start(&["--subdirs"]);
-    file(&qdropd.directory, "dir", b"");
-    let sent = send(qdropd.address, &["--name", "dir/a"], &path);
+    // A drop directory that is gone fails for root, too.
+    let qdropd = Qdropd::start(&[]);
+    fs::remove_dir(&qdropd.directory).unwrap();
+    let sent = send(qdropd.address, &[], &path);
+    fs::create_dir(&qdropd.directory).unwrap();
     let line = "refused by the receiver: the receiver could not store it; its log says why\n";
     assert!(sent.exit == 5 && sent.stderr.ends_with(line), "{sent:?}");
-    qdropd.logged("refused dir/a: cannot make the directory ./dir: ");
+    qdropd.logged("refused a: cannot create ./.qdrop-");
 }
 
 #[test]
