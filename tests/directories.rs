@@ -492,8 +492,7 @@ fn what_is_kept_makes_room_for_what_comes() {
     assert_eq!(parts(&qdropd.directory), Vec::<String>::new());
     assert_eq!(codes(&deliver(&qdropd, "too much", &noise(2_000_000))), [4]);
     drop(qdropd);
-    // At create, and at link, which take a name each: one for the directory, one for the sign of
-    // life, one for each part and each link.
+    // At create, and at link: there is a name for the directory, each part and each link.
     for (names, kept) in [(5, 3), (5, 2), (5, 1)] {
         let qdropd = on_tmpfs(&format!("nr_inodes={names}"), there.path());
         for n in 0..kept {
@@ -605,9 +604,10 @@ fn a_sign_of_life_is_renewed_while_there_are_parts_and_goes_with_them() {
     drop(stream);
     eventually("both are gone", || own_names(&qdropd.directory).is_empty().then_some(()));
 
-    // At a clean end it goes at once.
-    let mut once = Qdropd::start(&["--once"]);
-    assert_eq!(place(&deliver(&once, "a", b"x")), "a");
+    // At a clean end it goes at once, also one that was given because the sender set the time.
+    let (mut once, source) = (Qdropd::start(&["--once"]), TempDir::new().unwrap());
+    let path = file(source.path(), "a", b"x");
+    assert_eq!(send(once.address, &["--preserve"], &path).exit, 0);
     assert!(once.wait().success());
     assert_eq!(own_names(&once.directory), Vec::<String>::new());
 }
@@ -668,6 +668,9 @@ fn a_receiver_that_runs_sweeps_the_parts_of_another_that_was_killed() {
         below.exists().then(|| parts(&below)).and_then(|parts| parts.into_iter().next())
     });
     let part = below.join(part);
+    eventually("there is a sign of life", || {
+        own_names(there.path()).iter().any(|name| is_alive(name)).then_some(())
+    });
     // Its sender is silent for an hour. The receiver is alive, as its sign says.
     aged(&part, 3600);
     let began = Instant::now();

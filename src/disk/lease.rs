@@ -21,6 +21,8 @@ struct State {
     /// Partial files that need the sign.
     parts: usize,
     sign: Option<Sign>,
+    /// When the next sign is due. `None` if there was no partial file when one was due.
+    due: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -30,7 +32,6 @@ struct Sign {
     /// A time of the file system's clock, and when that was. The clock of this machine may differ, and
     /// may jump.
     clock: (SystemTime, Instant),
-    renewed: Instant,
 }
 
 /// Keeps the sign of life for one partial file.
@@ -43,36 +44,36 @@ impl Lease {
         Arc::new(Self { path, state: Mutex::default() })
     }
 
-    /// Makes the sign of life if there is none. Returns whether it did, so that [`Lease::renew`] is to be
-    /// called from now on. If the disk has no room for it, transfers go on without: another machine may
-    /// then take a partial file away that nothing was written to for [`limits::LEASE`].
+    /// Returns what keeps the sign for a partial file that was just made, and whether [`Lease::renew`] is
+    /// to be called now, so that it knows when the first sign is due. A partial file that is younger than
+    /// [`limits::RENEWAL`] needs none: most never get so old.
     pub(super) fn hold(self: &Arc<Self>) -> (Held, bool) {
         let mut state = lock(&self.state);
         state.parts += 1;
-        let missing = state.sign.is_none();
-        if missing {
-            state.sign = Sign::create(&self.path).ok();
+        let is_first = state.due.is_none();
+        if is_first {
+            state.due = Some(Instant::now() + limits::RENEWAL);
         }
-        (Held(self.clone()), missing)
+        (Held(self.clone()), is_first)
     }
 
-    /// Renews the sign of life if it is time, or removes it if no partial file needs it. Returns the time
-    /// until the next call.
+    /// Makes or renews the sign of life if it is due, or removes it if no partial file needs it then.
+    /// Returns the time until the next one is due. If the disk has no room for it, transfers go on
+    /// without: another machine may take a partial file away that nothing was written to for
+    /// [`limits::LEASE`].
     pub(super) fn renew(&self) -> Option<Duration> {
         let mut state = lock(&self.state);
+        let left = state.due?.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            return Some(left);
+        }
         if state.parts == 0 {
+            state.due = None;
             remove(&mut state, &self.path);
             return None;
         }
-        let age = state.sign.as_ref().map(|sign| sign.renewed.elapsed());
-        if let Some(left) = age.and_then(|age| limits::RENEWAL.checked_sub(age)) {
-            return Some(left);
-        }
-        let renewed = state.sign.as_mut().is_some_and(|sign| sign.renew(&self.path).is_ok());
-        if !renewed {
-            // Somebody removed it, or it could not be made before.
-            state.sign = Sign::create(&self.path).ok();
-        }
+        state.give_sign(&self.path);
+        state.due = Some(Instant::now() + limits::RENEWAL);
         Some(limits::RENEWAL)
     }
 
@@ -96,23 +97,43 @@ fn remove(state: &mut State, path: &Path) {
     }
 }
 
+impl State {
+    fn give_sign(&mut self, path: &Path) {
+        let renewed = self.sign.as_ref().is_some_and(|sign| sign.renew(path).is_ok());
+        if !renewed {
+            // There is none yet, or somebody removed it.
+            self.sign = Sign::create(path).ok();
+        }
+    }
+}
+
+impl Held {
+    /// Gives a sign of life at once, for a partial file whose own time is about to be set.
+    pub(super) fn give_sign(&self) {
+        lock(&self.0.state).give_sign(&self.0.path);
+    }
+}
+
 impl Sign {
     fn create(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).open(path)?;
         let metadata = file.metadata()?;
-        let now = Instant::now();
-        let clock = (metadata.modified()?, now);
-        Ok(Self { file, identity: Identity::of(&metadata), clock, renewed: now })
+        let clock = (metadata.modified()?, Instant::now());
+        Ok(Self { file, identity: Identity::of(&metadata), clock })
     }
 
-    fn renew(&mut self, path: &Path) -> io::Result<()> {
+    fn renew(&self, path: &Path) -> io::Result<()> {
         if Identity::of(&fs::symlink_metadata(path)?) != self.identity {
             return Err(io::ErrorKind::NotFound.into());
         }
         let (time, then) = self.clock;
-        self.file.set_modified(time + then.elapsed())?;
-        self.renewed = Instant::now();
-        Ok(())
+        self.file.set_modified(time + then.elapsed())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

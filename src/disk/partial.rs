@@ -99,6 +99,8 @@ impl PartialFile {
             0.. => SystemTime::UNIX_EPOCH.checked_add(since),
             _ => SystemTime::UNIX_EPOCH.checked_sub(since),
         };
+        // Others are not to take the file for one that was not written to since then.
+        self.held.iter().for_each(Held::give_sign);
         time.ok_or_else(|| ErrorKind::InvalidInput.into())
             .and_then(|time| self.file.set_modified(time))
             .map_err(DiskError::at("set the time of", self.path()))
