@@ -317,7 +317,8 @@ fds = [(fd, os.readlink(f'/proc/self/fd/{fd}')) for fd in range(100)
        if os.path.lexists(f'/proc/self/fd/{fd}')]
 # What the test itself has inherited does not count.
 fds = [(fd, what) for fd, what in fds
-       if fd < 3 or what.startswith('socket:') or what.startswith(os.getcwd())]
+       if fd < 3 or what not in os.environ['INHERITED'].split()
+       and (what.startswith('socket:') or what.startswith(os.getcwd()))]
 told = [b'FDS=' + repr(fds).encode(), b'DIRECTORY=' + os.getcwdb()]
 told += [b'ARGUMENT=' + os.fsencode(argument) for argument in sys.argv[1:]]
 told += [key + b'=' + value for key, value in os.environb.items() if key.startswith(b'QDROP_')]
@@ -326,6 +327,14 @@ with open(path + '.new', 'wb') as file:
     file.write(b'\\0'.join(told))
 os.rename(path + '.new', path)
 ";
+
+/// Lets the commands of a receiver tell in this directory.
+fn tell_in(qdropd: &mut Command, out: &Path) {
+    let inherited = fs::read_dir("/proc/self/fd").unwrap();
+    let inherited = inherited.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    let inherited: Vec<_> = inherited.map(|what| what.to_str().unwrap().to_owned()).collect();
+    qdropd.env("OUT", out).env("INHERITED", inherited.join(" "));
+}
 
 /// Runs until there is `go` in the directory $OUT, where it shows itself by its process number.
 const HANG: &str = "#!/bin/sh
@@ -348,7 +357,7 @@ impl Commanding {
         let mut command = Command::new(program("qdropd"));
         command
             .args(options.iter().map(|&option| if option == "SCRIPT" { &*script } else { option }));
-        command.env("OUT", out.path());
+        tell_in(&mut command, out.path());
         for (key, _) in env::vars_os() {
             if key.to_string_lossy().starts_with("QDROP_") {
                 command.env_remove(key);
@@ -721,7 +730,8 @@ fn a_command_is_found_at_the_start_or_not_at_all() {
     script(directory.path(), TELL);
     // Relative to where it was started, not to the drop directory.
     let mut command = Command::new(program("qdropd"));
-    command.args(["--exec", "./command"]).current_dir(&temporary).env("OUT", out.path());
+    command.args(["--exec", "./command"]).current_dir(&temporary);
+    tell_in(&mut command, out.path());
     let qdropd = Qdropd::spawn(&mut command, directory.path());
     fs::remove_file(directory.path().join("command")).unwrap();
     let commanding = Commanding { qdropd, out, _drop: directory, _script: temporary };

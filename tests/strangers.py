@@ -128,10 +128,24 @@ def honest(number, tries=9):
         done.append(1)
 
 
+def keeping(number):
+    # The beginning of a file that is to be kept, unless there is one.
+    connection = connect()
+    name = f"keep {source} {number}".encode("utf-16-be")
+    connection.sendall(b"\xffQDROP\0\1" + struct.pack(">IQqI", 1, 1000, 0, len(name)) + name)
+    answer = b""
+    while len(answer) < 20 and (piece := connection.recv(20)):
+        answer += piece
+    if answer[:12] == b"QDO1" + struct.pack(">Q", 100):
+        done.append(1)
+    else:
+        connection.sendall(bytes(8 + 100))
+
+
 gate = threading.Event()
 threads = at_once({name: globals()[name] for name in
-                   ("silent", "trickling", "unread", "hoarding", "returning", "honest")}[what])
-if what == "honest":
+                   ("silent", "trickling", "unread", "hoarding", "returning", "keeping", "honest")}[what])
+if what in ("keeping", "honest"):
     for thread in threads:
         thread.join()
 else:

@@ -261,3 +261,21 @@ fn a_sender_that_stalls_is_not_stopped_for_others() {
     assert_eq!(receipts(stalled)[0].status, Status::Stored);
     assert_eq!(receipts(late)[0].status, Status::Stored);
 }
+
+/// Who has many interrupted bodies pushes out its own.
+#[test]
+fn what_is_kept_for_one_address_is_not_pushed_out_by_another() {
+    let qdropd = Qdropd::start(&["--no-sync"]);
+    let keeping = |source: &str, count, failures| {
+        let had = Strangers::start_from(source, "keeping", &qdropd, count).end();
+        let failed = |log: &str| log.lines().filter(|line| line.contains(" failed keep ")).count();
+        eventually("they are kept", || (failed(&qdropd.log()) == failures).then_some(()));
+        had
+    };
+    assert_eq!(keeping("127.0.0.3", 1, 1), 0);
+    assert_eq!(keeping(STRANGER, 40, 41), 0);
+    eventually("the rest is gone", || {
+        (parts(&qdropd.directory).len() == limits::KEPT).then_some(())
+    });
+    assert_eq!(keeping("127.0.0.3", 1, 42), 1);
+}

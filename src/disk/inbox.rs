@@ -13,6 +13,7 @@ use super::{DiskError, Identity, milliseconds, user};
 use crate::limits;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -222,9 +223,9 @@ impl Inbox {
         self.store.begin(identity, file, resumable)
     }
 
-    /// Keeps an interrupted body for its sender.
-    pub fn keep(&self, body: ActiveBody<'_>) {
-        body.keep();
+    /// Keeps an interrupted body for its sender. `key` is the address or network that it counts for.
+    pub fn keep(&self, body: ActiveBody<'_>, key: IpAddr) {
+        body.keep(key);
         self.writeback.wake();
     }
 

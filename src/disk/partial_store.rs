@@ -9,6 +9,7 @@ use crate::digest::xxh64;
 use crate::limits;
 use std::io::{self, ErrorKind, Write};
 use std::mem;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -51,8 +52,15 @@ struct State {
     body: Body,
     /// When the sender was last heard from.
     last_activity: Instant,
-    /// Set if the transfer was interrupted: the body is kept until then.
-    kept_until: Option<Instant>,
+    /// Set if the transfer was interrupted.
+    kept: Option<Kept>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    until: Instant,
+    /// The address or network that it counts for.
+    key: IpAddr,
 }
 
 /// Where the bytes of an entry are.
@@ -95,7 +103,7 @@ impl PartialStore {
         resumable: bool,
     ) -> ActiveBody<'_> {
         let (body, last_activity) = (Body::Idle(file), Instant::now());
-        let state = Mutex::new(State { body, last_activity, kept_until: None });
+        let state = Mutex::new(State { body, last_activity, kept: None });
         let entry = Arc::new(Entry { identity, state });
         if resumable {
             lock(&self.entries).push(entry.clone());
@@ -121,8 +129,8 @@ impl PartialStore {
         let now = Instant::now();
         let mut next = None;
         let expired = self.remove(|entry| {
-            let Some(until) = lock(&entry.state).kept_until else { return false };
-            let left = until.saturating_duration_since(now);
+            let Some(kept) = entry.kept() else { return false };
+            let left = kept.until.saturating_duration_since(now);
             if !left.is_zero() {
                 next = Some(next.map_or(left, |next: Duration| next.min(left)));
             }
@@ -167,7 +175,7 @@ impl Entry {
     fn try_take(&self) -> Option<PartialFile> {
         let mut state = lock(&self.state);
         let silent =
-            state.kept_until.is_some() || state.last_activity.elapsed() >= limits::TAKEOVER_SILENCE;
+            state.kept.is_some() || state.last_activity.elapsed() >= limits::TAKEOVER_SILENCE;
         // An empty body is no help to another connection, and to lose it ends its own.
         match &state.body {
             Body::Idle(file) if silent && file.digest().length() > 0 => state.take(),
@@ -176,7 +184,11 @@ impl Entry {
     }
 
     fn is_kept(&self) -> bool {
-        lock(&self.state).kept_until.is_some()
+        self.kept().is_some()
+    }
+
+    fn kept(&self) -> Option<Kept> {
+        lock(&self.state).kept
     }
 
     fn length(&self) -> u64 {
@@ -216,12 +228,13 @@ impl ActiveBody<'_> {
     }
 
     /// Keeps the body for its sender. Of two bodies of the same file the longer one stays: a broken
-    /// connection shows late, when its sender has long begun anew. Above [`limits::KEPT`] the oldest
-    /// is removed.
-    pub(super) fn keep(self) {
+    /// connection shows late, when its sender has long begun anew. Above [`limits::KEPT`] the address or
+    /// network of which the most are kept loses its oldest.
+    pub(super) fn keep(self, key: IpAddr) {
         let store = self.store;
         let length = self.length();
-        lock(&self.entry.state).kept_until = Some(Instant::now() + store.keep_time);
+        let until = Instant::now() + store.keep_time;
+        lock(&self.entry.state).kept = Some(Kept { until, key });
         let entry = self.entry.clone();
         // Removes the entry from the list.
         drop(self);
@@ -231,14 +244,19 @@ impl ActiveBody<'_> {
             return;
         }
         let mut removed = store.remove(is_same);
-        lock(&store.entries).push(entry);
-        let mut kept = lock(&store.entries).iter().filter(|entry| entry.is_kept()).count();
-        removed.extend(store.remove(|entry| {
-            let is_over = kept > limits::KEPT && entry.is_kept();
-            kept -= usize::from(is_over);
-            is_over
-        }));
-        debug_assert!(kept <= limits::KEPT);
+        let mut entries = lock(&store.entries);
+        entries.push(entry);
+        let keys: Vec<IpAddr> =
+            entries.iter().filter_map(|entry| entry.kept()).map(|kept| kept.key).collect();
+        let count = |key: IpAddr| keys.iter().filter(|other| **other == key).count();
+        if keys.len() > limits::KEPT {
+            let most = keys.iter().copied().max_by_key(|key| count(*key));
+            let is_of_most = |entry: &Arc<Entry>| entry.kept().map(|kept| kept.key) == most;
+            removed.extend(entries.iter().position(is_of_most).map(|index| entries.remove(index)));
+        }
+        // A disk may be slow.
+        drop(entries);
+        drop(removed);
     }
 }
 

@@ -187,7 +187,7 @@ impl Admission {
             activity: activity.clone(),
             waiter: None,
         });
-        Slot { admission: self.clone(), id, activity }
+        Slot { admission: self.clone(), id, key, activity }
     }
 
     /// Gives free places to those that wait: first to the address with the fewest places, then to the
@@ -363,6 +363,7 @@ fn key(peer: IpAddr, local: IpAddr) -> IpAddr {
 pub struct Slot {
     admission: Arc<Admission>,
     id: u64,
+    pub(super) key: IpAddr,
     pub(super) activity: Arc<Activity>,
 }
 

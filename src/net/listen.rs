@@ -77,15 +77,6 @@ pub struct Accepted {
     pub refusal: Option<ReceiveError>,
 }
 
-/// What the accept loop reports.
-#[derive(Debug)]
-pub enum AcceptEvent {
-    /// A connection was accepted. The call is made in a thread of its own.
-    Accepted(Accepted),
-    /// A connection could not be accepted or served. Reported once for a series of errors.
-    Failed(io::Error),
-}
-
 impl Admission {
     /// Registers a connection. Returns `None` for one that has no room, which is told so and closed.
     ///
@@ -112,12 +103,13 @@ impl Admission {
         Ok(Some(Accepted { stream, peer, refusal }))
     }
 
-    /// Accepts connections forever. Calls `serve` for each, in a thread of its own.
+    /// Accepts connections forever. Calls `serve` for each, in a thread of its own, and once for a series
+    /// of errors.
     pub fn accept_loop(
         self: &Arc<Self>,
         listener: &TcpListener,
         timeouts: Timeouts,
-        serve: impl Fn(AcceptEvent) + Clone + Send + 'static,
+        serve: impl Fn(io::Result<Accepted>) + Clone + Send + 'static,
     ) {
         let mut pause = None;
         loop {
@@ -125,7 +117,7 @@ impl Admission {
                 Ok(()) => pause = None,
                 Err(error) => {
                     if pause.is_none() {
-                        serve(AcceptEvent::Failed(error));
+                        serve(Err(error));
                     }
                     let (first, longest) = limits::BACK_OFF;
                     let now = pause.map_or(first, |last: Duration| longest.min(last * 2));
@@ -140,14 +132,12 @@ impl Admission {
         self: &Arc<Self>,
         listener: &TcpListener,
         timeouts: Timeouts,
-        serve: &(impl Fn(AcceptEvent) + Clone + Send + 'static),
+        serve: &(impl Fn(io::Result<Accepted>) + Clone + Send + 'static),
     ) -> io::Result<()> {
         let (stream, peer) = accept(listener)?;
         let Some(accepted) = self.accept(stream, peer, timeouts)? else { return Ok(()) };
         let serve = serve.clone();
-        thread::Builder::new()
-            .stack_size(limits::STACK)
-            .spawn(move || serve(AcceptEvent::Accepted(accepted)))?;
+        thread::Builder::new().stack_size(limits::STACK).spawn(move || serve(Ok(accepted)))?;
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use crate::limits;
 use crate::transfer::receive::HeldReceipts;
 use crate::transfer::{Connection, Phase};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -95,6 +95,11 @@ impl TimedStream {
 }
 
 impl Connection for TimedStream {
+    fn key(&self) -> IpAddr {
+        // Without a slot there is one peer.
+        self.slot.as_ref().map_or(Ipv4Addr::UNSPECIFIED.into(), |slot| slot.key)
+    }
+
     fn enter_phase(&mut self, phase: Phase) -> io::Result<()> {
         let Timeouts { idle, keep_open } = self.timeouts;
         match phase {

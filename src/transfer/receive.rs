@@ -336,7 +336,7 @@ impl<C: Connection> Conversation<'_, C> {
                     ReceiveError::Broken(_) | ReceiveError::TimedOut { .. } | ReceiveError::Busy
                 );
                 if interrupted && options.resume && body.length() > 0 {
-                    inbox.keep(body);
+                    inbox.keep(body, self.stream.get_ref().key());
                 }
                 return Err(error);
             }

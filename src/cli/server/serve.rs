@@ -9,14 +9,14 @@ use crate::limits;
 use crate::net::admission::{Admission, AdmissionPolicy};
 use crate::net::dial::{self, Address};
 use crate::net::inherit::{self, Inherited};
-use crate::net::listen::{self, AcceptEvent, Accepted};
+use crate::net::listen::{self, Accepted};
 use crate::net::timed_stream::{TimedStream, Timeouts};
 use crate::text::Reason;
 use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::{self, Event, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::fmt::Display;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -99,7 +99,8 @@ impl Server {
             let (admission, server) = (admission.clone(), self.clone());
             let (once, timeouts) = (policy.once, self.timeouts);
             start(move || {
-                admission.accept_loop(&listener, timeouts, move |event| server.serve(event, once));
+                admission
+                    .accept_loop(&listener, timeouts, move |accepted| server.serve(accepted, once));
             })?;
             self.log.printer.print(format!("listening on {address}"));
             if !self.quiet {
@@ -173,10 +174,10 @@ impl Server {
 
     /// Serves an accepted connection. With --once, connections are served one after another. The first
     /// that brings a file, or is refused for what it brings, is the outcome.
-    fn serve(&self, event: AcceptEvent, once: bool) {
-        let Accepted { mut stream, peer, refusal } = match event {
-            AcceptEvent::Accepted(accepted) => accepted,
-            AcceptEvent::Failed(error) => {
+    fn serve(&self, accepted: io::Result<Accepted>, once: bool) {
+        let Accepted { mut stream, peer, refusal } = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
                 let why = format!("cannot accept connections: {}", Reason(&error));
                 self.log.log(&Entry::Error(&why));
                 return;
