@@ -13,7 +13,6 @@ use super::{DiskError, Identity, milliseconds, user};
 use crate::limits;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -223,8 +222,9 @@ impl Inbox {
         self.store.begin(identity, file, resumable)
     }
 
-    /// Keeps an interrupted body for its sender. `key` is the address or network that it counts for.
-    pub fn keep(&self, body: ActiveBody<'_>, key: IpAddr) {
+    /// Keeps an interrupted body for its sender. `key` tells the address or network that it
+    /// counts for from others.
+    pub fn keep(&self, body: ActiveBody<'_>, key: u128) {
         body.keep(key);
         self.writeback.wake();
     }

@@ -9,7 +9,6 @@ use crate::digest::xxh64;
 use crate::limits;
 use std::io::{self, ErrorKind, Write};
 use std::mem;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -59,8 +58,8 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     until: Instant,
-    /// The address or network that it counts for.
-    key: IpAddr,
+    /// A number of the address or network that it counts for.
+    key: u128,
 }
 
 /// Where the bytes of an entry are.
@@ -230,7 +229,7 @@ impl ActiveBody<'_> {
     /// Keeps the body for its sender. Of two bodies of the same file the longer one stays: a broken
     /// connection shows late, when its sender has long begun anew. Above [`limits::KEPT`] the address or
     /// network of which the most are kept loses its oldest.
-    pub(super) fn keep(self, key: IpAddr) {
+    pub(super) fn keep(self, key: u128) {
         let store = self.store;
         let length = self.length();
         let until = Instant::now() + store.keep_time;
@@ -246,9 +245,9 @@ impl ActiveBody<'_> {
         let mut removed = store.remove(is_same);
         let mut entries = lock(&store.entries);
         entries.push(entry);
-        let keys: Vec<IpAddr> =
+        let keys: Vec<u128> =
             entries.iter().filter_map(|entry| entry.kept()).map(|kept| kept.key).collect();
-        let count = |key: IpAddr| keys.iter().filter(|other| **other == key).count();
+        let count = |key: u128| keys.iter().filter(|other| **other == key).count();
         if keys.len() > limits::KEPT {
             let most = keys.iter().copied().max_by_key(|key| count(*key));
             let is_of_most = |entry: &Arc<Entry>| entry.kept().map(|kept| kept.key) == most;

@@ -6,7 +6,7 @@ use crate::limits;
 use crate::transfer::receive::HeldReceipts;
 use crate::transfer::{Connection, Phase};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -95,9 +95,13 @@ impl TimedStream {
 }
 
 impl Connection for TimedStream {
-    fn key(&self) -> IpAddr {
-        // Without a slot there is one peer.
-        self.slot.as_ref().map_or(Ipv4Addr::UNSPECIFIED.into(), |slot| slot.key)
+    fn key(&self) -> u128 {
+        match self.slot.as_ref().map(|slot| slot.key) {
+            Some(IpAddr::V4(address)) => address.to_ipv6_mapped().to_bits(),
+            Some(IpAddr::V6(address)) => address.to_bits(),
+            // There is one peer.
+            None => 0,
+        }
     }
 
     fn enter_phase(&mut self, phase: Phase) -> io::Result<()> {

@@ -7,7 +7,6 @@ pub mod send;
 
 use receive::HeldReceipts;
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What a conversation needs of its connection: bytes, time limits and a half-close.
@@ -15,8 +14,9 @@ use std::sync::Arc;
 /// A read or write that takes too long fails with `TimedOut`; one of a connection that has to make room
 /// for others with `ResourceBusy`.
 pub trait Connection: Read + Write {
-    /// Returns the address or network that the peer counts for in what all peers share.
-    fn key(&self) -> IpAddr;
+    /// Returns a number that tells the address or network that the peer counts for, in what all share,
+    /// from others.
+    fn key(&self) -> u128;
 
     /// Sets the time limit of the phase that begins now.
     ///
