@@ -12,14 +12,6 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use tempfile::TempDir;
 
-/// Sends these files, with `options` before the receiver's address.
-fn send_all(to: SocketAddr, options: &[&str], files: &[PathBuf]) -> Sent {
-    let mut args: Vec<PathBuf> = options.iter().map(PathBuf::from).collect();
-    args.push(to.to_string().into());
-    args.extend_from_slice(files);
-    qdrop(args)
-}
-
 /// Files called 000, 001 and so on, each with its own name and some noise in it.
 fn numbered(directory: &Path, count: usize) -> Vec<PathBuf> {
     let content = |n| [format!("{n:03} ").as_bytes(), &noise(n * 7 % 3000)].concat();

@@ -4,7 +4,7 @@
 use harness::*;
 use qdrop::digest::xxh64;
 use qdrop::wire::header::Header;
-use qdrop::wire::receipt::{Receipt, Status};
+use qdrop::wire::receipt::Status;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -16,18 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A receipt as it travels.
-fn wire(status: u8, body: (u64, u64), name: Option<&str>, message: Option<&str>) -> Vec<u8> {
-    let (status, (body, digest)) = (Status::Other(status), body);
-    let (name, message) = (name.map(units), message.map(units));
-    let receipt = Receipt { status, body, digest, name, message };
-    let mut bytes = Vec::new();
-    receipt.write(&mut bytes).unwrap();
-    bytes
-}
-
 fn stored(content: &[u8], name: &str) -> Vec<u8> {
-    wire(0, (content.len() as u64, xxh64(content)), Some(name), None)
+    receipt_bytes(0, (content.len() as u64, xxh64(content)), Some(name), None)
 }
 
 /// Reads the header of a file, and its body if it is a classic one.
@@ -57,14 +47,6 @@ fn receiver(serve: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> SocketA
     address
 }
 
-/// Sends files called 000, 001 and so on.
-fn send_all(to: SocketAddr, options: &[&str], files: &[PathBuf]) -> Sent {
-    let mut args: Vec<PathBuf> = options.iter().map(PathBuf::from).collect();
-    args.push(to.to_string().into());
-    args.extend_from_slice(files);
-    qdrop(args)
-}
-
 fn numbered(directory: &Path, count: usize) -> Vec<PathBuf> {
     (0..count).map(|n| file(directory, &format!("{n:03}"), &noise(n * 7 % 300))).collect()
 }
@@ -91,18 +73,18 @@ fn that_a_file_is_there_counts_for_this_file_and_if_it_was_asked() {
     let source = TempDir::new().unwrap();
     let path = file(source.path(), "a", b"body!");
     let cases = [
-        ("--resume", wire(9, (5, 0), Some("a"), None)),
-        ("--resume", wire(9, (5, 0), None, None)),
-        ("--preserve", wire(9, (5, 0), Some("a"), None)),
-        ("--skip-existing", wire(9, (6, 0), Some("a"), None)),
-        ("--skip-existing", wire(9, (5, 0), None, None)),
-        ("--skip-existing", wire(9, (5, 0), Some(""), None)),
+        ("--resume", receipt_bytes(9, (5, 0), Some("a"), None)),
+        ("--resume", receipt_bytes(9, (5, 0), None, None)),
+        ("--preserve", receipt_bytes(9, (5, 0), Some("a"), None)),
+        ("--skip-existing", receipt_bytes(9, (6, 0), Some("a"), None)),
+        ("--skip-existing", receipt_bytes(9, (5, 0), None, None)),
+        ("--skip-existing", receipt_bytes(9, (5, 0), Some(""), None)),
         // Nor is a file stored that was not sent.
         ("--skip-existing", stored(b"body!", "a")),
         ("--resume", stored(b"body!", "a")),
         // A classic file was not offered.
-        ("--require-receipt", wire(9, (5, 0), Some("a"), None)),
-        ("--require-receipt", wire(9, (5, xxh64(b"body!")), Some("a"), None)),
+        ("--require-receipt", receipt_bytes(9, (5, 0), Some("a"), None)),
+        ("--require-receipt", receipt_bytes(9, (5, xxh64(b"body!")), Some("a"), None)),
     ];
     for (option, answer) in cases {
         let bytes = answer.clone();
@@ -123,14 +105,14 @@ fn that_a_file_is_there_counts_for_this_file_and_if_it_was_asked() {
         let go = [&b"QDO1"[..], &[0; 8], &0xef46_db37_51d8_e999_u64.to_be_bytes()].concat();
         stream.write_all(&go).unwrap();
         stream.read_exact(&mut [0; 13]).unwrap();
-        stream.write_all(&wire(9, (5, 0), Some("a"), None)).unwrap();
+        stream.write_all(&receipt_bytes(9, (5, 0), Some("a"), None)).unwrap();
     });
     let sent = send(to, &["--skip-existing"], &path);
     assert_broken(&sent, "the receiver says, unasked, that it has the file already");
     // It is a success where it should be.
     let to = receiver(|_, mut stream| {
         take(&stream);
-        stream.write_all(&wire(9, (5, 0), Some("b"), None)).unwrap();
+        stream.write_all(&receipt_bytes(9, (5, 0), Some("b"), None)).unwrap();
     });
     let sent = send(to, &["--skip-existing"], &path);
     assert_eq!((sent.exit, &*sent.stdout), (0, "skipped a: it is there as b (5 bytes)\n"));
@@ -167,7 +149,7 @@ fn forgetful(end: End) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
         let Some((name, body)) = files.first() else { return };
         let mut bytes = stored(body, name);
         match end {
-            End::Cut if n > 0 => bytes.extend(&wire(0, (1, 1), Some("b"), None)[..25]),
+            End::Cut if n > 0 => bytes.extend(&receipt_bytes(0, (1, 1), Some("b"), None)[..25]),
             End::Other if n > 0 => bytes.extend(b"all is well"),
             _ => {}
         }
@@ -217,7 +199,7 @@ fn what_trickles_is_given_up_in_time() {
     let source = TempDir::new().unwrap();
     let path = &file(source.path(), "a", b"body!");
     let receipt = stored(b"body!", "a");
-    let long = wire(4, (0, 0), None, Some(&"x".repeat(200)));
+    let long = receipt_bytes(4, (0, 0), None, Some(&"x".repeat(200)));
     let go = [&b"QDO1"[..], &[0; 8], &0xef46_db37_51d8_e999_u64.to_be_bytes()].concat();
     // Before the trickle the receiver writes this at once, and takes so many bytes after it.
     type Case<'a> = (&'a [&'a str], Vec<u8>, usize, Vec<u8>);
@@ -269,7 +251,7 @@ fn a_receipt_on_a_slow_line_is_awaited() {
     let source = TempDir::new().unwrap();
     let path = file(source.path(), "a", b"body!");
     // 16 KiB a second, for longer than the time limit.
-    let answer = wire(4, (0, 0), None, Some(&"x".repeat(16_000)));
+    let answer = receipt_bytes(4, (0, 0), None, Some(&"x".repeat(16_000)));
     let to = receiver(move |_, mut stream| {
         take(&stream);
         for piece in answer.chunks(1600) {
@@ -288,7 +270,7 @@ fn a_text_of_a_receiver_has_a_bound_and_hides_nothing() {
     let hidden = "a\u{200b}\u{ad}\u{2060}\u{feff}\u{180e}\u{fffa}\u{e0041}\u{200d}b\u{fe0f}";
     let long = hidden.to_owned() + &"x".repeat(32_000);
     for option in [&["--quiet"][..], &["--json"]] {
-        for answer in [wire(4, (0, 0), None, Some(&long)), stored(b"body!", &long)] {
+        for answer in [receipt_bytes(4, (0, 0), None, Some(&long)), stored(b"body!", &long)] {
             let is_stored = answer[4] == 0;
             let to = receiver(move |_, mut stream| {
                 take(&stream);
@@ -340,7 +322,7 @@ fn busy_at_first(times: usize) -> (SocketAddr, Arc<Mutex<usize>>) {
         };
         let taken = take(&stream);
         let answer = match taken {
-            _ if n <= times => wire(7, (0, 0), None, Some("too many")),
+            _ if n <= times => receipt_bytes(7, (0, 0), None, Some("too many")),
             Some((name, body)) => stored(&body, &name),
             None => return,
         };
@@ -402,7 +384,7 @@ fn fewer_files_are_sent_in_parallel_to_a_receiver_that_has_no_more_places() {
             thread::sleep(Duration::from_millis(20));
             let answer = match alone {
                 true => stored(&body, &name),
-                false => wire(7, (0, 0), None, Some("too many")),
+                false => receipt_bytes(7, (0, 0), None, Some("too many")),
             };
             stream.write_all(&answer).unwrap();
         }

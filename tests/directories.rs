@@ -3,7 +3,7 @@
 
 use harness::*;
 use qdrop::digest::xxh64;
-use qdrop::wire::receipt::{Receipt, Status};
+use qdrop::wire::receipt::Receipt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
@@ -18,17 +18,6 @@ use tempfile::TempDir;
 /// Says what was measured, where it is read even if the test passes.
 fn figures(text: &str) {
     io::stderr().write_all(format!("FIGURES: {text}\n").as_bytes()).unwrap();
-}
-
-/// The receipt for this file under this name.
-fn stored(name: &str, body: &[u8]) -> Receipt {
-    Receipt {
-        status: Status::Stored,
-        body: body.len() as u64,
-        digest: xxh64(body),
-        name: Some(units(name)),
-        message: None,
-    }
 }
 
 /// Sends a whole transfer and gives the receipts.

@@ -209,11 +209,6 @@ fn receipt(stream: &TcpStream) -> Receipt {
     Receipt::read(stream).unwrap().expect("a whole receipt")
 }
 
-fn stored(name: &str, content: &[u8]) -> Receipt {
-    let (status, name, message) = (Status::Stored, Some(units(name)), None);
-    Receipt { status, body: content.len() as u64, digest: xxh64(content), name, message }
-}
-
 /// The statuses of receipts.
 fn codes(receipts: &[Receipt]) -> Vec<u8> {
     receipts.iter().map(|receipt| receipt.status.code()).collect()

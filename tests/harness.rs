@@ -1,8 +1,9 @@
 //! What the end-to-end tests share: the real binaries, raw connections, and waiting for a
 //! condition instead of for a time.
 
+use qdrop::digest::xxh64;
 use qdrop::wire::header::{Dialect, Header};
-use qdrop::wire::receipt::Receipt;
+use qdrop::wire::receipt::{Receipt, Status};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -453,4 +454,37 @@ pub fn turns(example: &str) -> Vec<Vec<u8>> {
         }
     }
     turns
+}
+
+/// The receipt for this file under this name.
+pub fn stored(name: &str, body: &[u8]) -> Receipt {
+    Receipt {
+        status: Status::Stored,
+        body: body.len() as u64,
+        digest: xxh64(body),
+        name: Some(units(name)),
+        message: None,
+    }
+}
+
+/// A receipt as it travels: its status, the bytes of its body and their digest, and its texts.
+pub fn receipt_bytes(
+    status: u8,
+    (body, digest): (u64, u64),
+    name: Option<&str>,
+    message: Option<&str>,
+) -> Vec<u8> {
+    let (name, message) = (name.map(units), message.map(units));
+    let receipt = Receipt { status: Status::Other(status), body, digest, name, message };
+    let mut bytes = Vec::new();
+    receipt.write(&mut bytes).unwrap();
+    bytes
+}
+
+/// Sends these files, with `options` before the receiver's address.
+pub fn send_all(to: SocketAddr, options: &[&str], files: &[PathBuf]) -> Sent {
+    let mut args: Vec<PathBuf> = options.iter().map(PathBuf::from).collect();
+    args.push(to.to_string().into());
+    args.extend_from_slice(files);
+    qdrop(args)
 }

@@ -2,7 +2,6 @@
 //! program, but for reads that only a connection in memory can cut at will.
 
 use harness::*;
-use qdrop::digest::xxh64;
 use qdrop::disk::inbox::{Inbox, StorePolicy};
 use qdrop::limits;
 use qdrop::transfer::receive::{HeldReceipts, Storage, receive};
@@ -21,17 +20,6 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
-
-/// The receipt for this file under this name.
-fn stored(name: &str, body: &[u8]) -> Receipt {
-    Receipt {
-        status: Status::Stored,
-        body: body.len() as u64,
-        digest: xxh64(body),
-        name: Some(units(name)),
-        message: None,
-    }
-}
 
 /// Checks that all a sender got is a refusal, after `taken` bytes of the body.
 #[track_caller]

@@ -74,21 +74,12 @@ fn assert_failed(sent: &Sent, exit: i32, words: &[&str]) {
 
 /// A receipt for these bytes, as it travels.
 fn stored(content: &[u8], name: &str) -> Vec<u8> {
-    wire(0, (content.len() as u64, xxh64(content)), Some(name), None)
+    receipt_bytes(0, (content.len() as u64, xxh64(content)), Some(name), None)
 }
 
 /// A refusal, as it travels.
 fn refusal(status: u8, message: &str) -> Vec<u8> {
-    wire(status, (0, 0), None, Some(message))
-}
-
-fn wire(status: u8, body: (u64, u64), name: Option<&str>, message: Option<&str>) -> Vec<u8> {
-    let (status, (body, digest)) = (Status::Other(status), body);
-    let (name, message) = (name.map(units), message.map(units));
-    let receipt = Receipt { status, body, digest, name, message };
-    let mut bytes = Vec::new();
-    receipt.write(&mut bytes).unwrap();
-    bytes
+    receipt_bytes(status, (0, 0), None, Some(message))
 }
 
 /// Sends a file to a receiver that takes it to the end of the stream, then answers and closes.
@@ -748,7 +739,8 @@ fn a_receipt_for_other_bytes_is_a_failure() {
     let content = noise(1000);
     let digest = xxh64(&content);
     for (size, digest) in [(999, digest), (1000, digest ^ 1), (0, 0)] {
-        let (sent, _) = answered(&[], "a", &content, wire(0, (size, digest), Some("a"), None));
+        let (sent, _) =
+            answered(&[], "a", &content, receipt_bytes(0, (size, digest), Some("a"), None));
         let stored = format!("stored {size} bytes, xxh64 {digest:016x}");
         assert_failed(&sent, 4, &["/a ", "damaged", &stored]);
     }
@@ -762,7 +754,11 @@ fn every_refusal_is_told_with_its_message() {
         let (sent, _) = answered(&[], "a", b"body", refusal(status, &message));
         assert_failed(&sent, 5, &["/a ", &message]);
     }
-    assert_failed(&answered(&[], "a", b"", wire(8, (0, 0), None, None)).0, 5, &["refused"]);
+    assert_failed(
+        &answered(&[], "a", b"", receipt_bytes(8, (0, 0), None, None)).0,
+        5,
+        &["refused"],
+    );
 }
 
 #[test]
