@@ -99,6 +99,9 @@ pub const WAITING: usize = 512;
 /// How long the listener waits for one of them to leave, before one is stopped.
 pub const ROOM_TIME: Duration = Duration::from_secs(1);
 
+/// The listener waits so for one part in so many of the time, over longer than [`ROOM_TIME`].
+pub const ROOM_REST: u32 = 10;
+
 /// How long a connection may be silent at least. A peer sends its first bytes sooner, also over a
 /// satellite.
 pub const SILENT_GRACE: Duration = Duration::from_millis(250);

@@ -3,7 +3,7 @@
 
 use harness::*;
 use qdrop::digest::xxh64;
-use qdrop::wire::receipt::{Receipt, Status};
+use qdrop::wire::receipt::Status;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};

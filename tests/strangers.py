@@ -128,6 +128,22 @@ def honest(number, tries=9):
         done.append(1)
 
 
+def idling(number):
+    # A file of a header-size program, which then keeps its connection.
+    connection = connect()
+    connection.sendall(header(f"idle {number}", 1, True) + b"x")
+    done.append(1)
+    over.wait()
+
+
+def waiting(number):
+    # A byte of a header, and no more.
+    connection = connect()
+    connection.sendall(b"\0")
+    done.append(1)
+    over.wait()
+
+
 def keeping(number):
     # The beginning of a file that is to be kept, unless there is one.
     connection = connect()
@@ -144,7 +160,8 @@ def keeping(number):
 
 gate = threading.Event()
 threads = at_once({name: globals()[name] for name in
-                   ("silent", "trickling", "unread", "hoarding", "returning", "keeping", "honest")}[what])
+                   ("silent", "trickling", "unread", "hoarding", "returning", "idling", "waiting",
+                    "keeping", "honest")}[what])
 if what in ("keeping", "honest"):
     for thread in threads:
         thread.join()

@@ -279,3 +279,58 @@ fn what_is_kept_for_one_address_is_not_pushed_out_by_another() {
     });
     assert_eq!(keeping("127.0.0.3", 1, 42), 1);
 }
+
+/// Two addresses that have every connection without a place, and come back for more, cost another one
+/// little time.
+#[test]
+fn who_holds_all_connections_does_not_hold_up_the_listener() {
+    let qdropd = Qdropd::start(&["--no-sync", "--quiet"]);
+    let all = ["127.0.0.2", "127.0.0.3"]
+        .map(|source| Strangers::start_from(source, "idling", &qdropd, limits::WAITING / 2));
+    eventually("all are stored", || (qdropd.files().len() == limits::WAITING).then_some(()));
+    let more = ["127.0.0.2", "127.0.0.3"]
+        .map(|source| Strangers::start_from(source, "silent", &qdropd, 50));
+    let source = TempDir::new().unwrap();
+    let began = Instant::now();
+    let sent = send(qdropd.address, &["--require-receipt"], &file(source.path(), "a", b"body"));
+    let time = began.elapsed();
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    assert!(time < Duration::from_secs(10), "{time:?}");
+    assert_bounded(&qdropd, "idling and silent");
+    drop((all, more));
+}
+
+/// One of the many that wait has to leave, which is not what `--once` waits for.
+#[test]
+fn who_makes_room_is_not_the_outcome_of_once() {
+    let mut qdropd = Qdropd::start(&["--no-sync", "--once"]);
+    let mut honest = qdropd.connect();
+    let body = noise(1000);
+    honest.write_all(&header("honest", 1000)).unwrap();
+    honest.write_all(&body[..500]).unwrap();
+    eventually("it has a place", || (parts(&qdropd.directory).len() == 1).then_some(()));
+    let own = limits::WAITING / 4 * 3;
+    let _most = Strangers::start_from("127.0.0.2", "waiting", &qdropd, own);
+    let _others = Strangers::start_from("127.0.0.3", "waiting", &qdropd, limits::WAITING - own + 1);
+    qdropd.logged("too many transfers");
+    honest.write_all(&body[500..]).unwrap();
+    assert_eq!(receipts(honest)[0].status, Status::Stored);
+    assert_eq!(qdropd.wait().code(), Some(0));
+}
+
+/// Of addresses with one interrupted body each, the one that was first makes room.
+#[test]
+fn the_newest_of_many_with_one_body_each_is_kept() {
+    let qdropd = Qdropd::start(&["--no-sync"]);
+    let keeping = |n: usize, failures| {
+        let had = Strangers::start_from(&format!("127.0.3.{n}"), "keeping", &qdropd, 1).end();
+        let failed = |log: &str| log.lines().filter(|line| line.contains(" failed keep ")).count();
+        eventually("it is kept", || (failed(&qdropd.log()) == failures).then_some(()));
+        had
+    };
+    for n in 1..=limits::KEPT + 1 {
+        assert_eq!(keeping(n, n), 0);
+    }
+    assert_eq!(keeping(limits::KEPT + 1, limits::KEPT + 2), 1);
+    assert_eq!(keeping(1, limits::KEPT + 3), 0);
+}

@@ -239,7 +239,9 @@ impl ActiveBody<'_> {
         drop(self);
         let is_same = |other: &Arc<Entry>| other.identity == entry.identity && other.is_kept();
         let is_longer = |other: &Arc<Entry>| is_same(other) && other.length() > length;
-        if store.keep_time.is_zero() || lock(&store.entries).iter().any(is_longer) {
+        // Another connection may have taken it in the meantime.
+        let is_gone = entry.length() == 0;
+        if store.keep_time.is_zero() || is_gone || lock(&store.entries).iter().any(is_longer) {
             return;
         }
         let mut removed = store.remove(is_same);
@@ -249,7 +251,8 @@ impl ActiveBody<'_> {
             entries.iter().filter_map(|entry| entry.kept()).map(|kept| kept.key).collect();
         let count = |key: u128| keys.iter().filter(|other| **other == key).count();
         if keys.len() > limits::KEPT {
-            let most = keys.iter().copied().max_by_key(|key| count(*key));
+            // Of two with as many, the one that was first.
+            let most = keys.iter().rev().copied().max_by_key(|key| count(*key));
             let is_of_most = |entry: &Arc<Entry>| entry.kept().map(|kept| kept.key) == most;
             removed.extend(entries.iter().position(is_of_most).map(|index| entries.remove(index)));
         }

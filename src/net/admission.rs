@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Who may connect, and how many transfer at once.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Admission {
 struct Table {
     connections: Vec<Entry>,
     next_id: u64,
+    /// When the listener may again wait for room for as long as it ever may.
+    rested: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -135,8 +137,9 @@ impl Admission {
         if held == 0 && !self.policy.once { 2 * most } else { most }
     }
 
-    /// Registers a connection that was accepted. Waits for up to [`limits::ROOM_TIME`] if there are too
-    /// many connections without a place, which one address alone cannot cause.
+    /// Registers a connection that was accepted. Waits for up to [`limits::ROOM_TIME`], and less if it
+    /// did so lately, if there are too many connections without a place, which one address alone cannot
+    /// cause.
     pub(super) fn register(
         self: &Arc<Self>,
         stream: &Arc<TcpStream>,
@@ -157,8 +160,14 @@ impl Admission {
         }
         if table.without_place(None) >= limits::WAITING {
             let full = |table: &mut Table| table.without_place(None) >= limits::WAITING;
-            let waited = self.left.wait_timeout_while(table, limits::ROOM_TIME, full);
+            // Who fills the places of those that wait must not hold up the listener for each one that comes.
+            let began = Instant::now();
+            let debt =
+                table.rested.map_or(Duration::ZERO, |at| at.saturating_duration_since(began));
+            let most = limits::ROOM_TIME.saturating_sub(debt / limits::ROOM_REST);
+            let waited = self.left.wait_timeout_while(table, most, full);
             table = waited.unwrap_or_else(PoisonError::into_inner).0;
+            table.rested = Some(began + debt + limits::ROOM_REST * began.elapsed());
             if full(&mut table) {
                 table.stop_one_without_place();
             }
@@ -255,14 +264,14 @@ impl Table {
         keys.max_by_key(|key| count(*key))
     }
 
-    /// Stops the oldest connection of an address in a state, if there is one that is older than
-    /// [`limits::SILENT_GRACE`]. Returns whether there was.
+    /// Stops the oldest connection of an address in a state, if there is one that is leaving or older
+    /// than [`limits::SILENT_GRACE`]. Returns whether there was.
     fn stop_oldest(&mut self, state: State, key: IpAddr) -> bool {
         let oldest = self
             .connections
             .iter_mut()
             .filter(|it| it.state == state && it.key == key && !it.stopped)
-            .filter(|it| it.since.elapsed() >= limits::SILENT_GRACE)
+            .filter(|it| state == State::Leaving || it.since.elapsed() >= limits::SILENT_GRACE)
             .min_by_key(|it| it.since);
         oldest.map(Entry::stop).is_some()
     }

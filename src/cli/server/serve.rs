@@ -323,6 +323,8 @@ impl TransferObserver<'_> {
                 self.is_silent = true;
                 return;
             }
+            // So is one that had to make room for others.
+            Err(ReceiveError::Busy) => return,
             Ok(_) | Err(ReceiveError::AlreadyStored { .. }) => Exit::Done,
             Err(why) => match why.status() {
                 None | Some(Status::TimedOut) => Exit::Broken,
