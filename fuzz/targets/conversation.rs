@@ -172,6 +172,8 @@ fuzz_target!(|input: &[u8]| {
     })
     .unwrap();
     assert!(began.is_none() && sender.closed);
+    // The sign of life goes with it.
+    drop(storage);
 
     let mut stored = BTreeMap::new();
     for Stored { name, size, digest, .. } in fates.iter().flatten() {
