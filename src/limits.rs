@@ -236,6 +236,9 @@ pub const SWEEP: (Duration, u32) = (Duration::from_secs(60), 20);
 /// How old the last write to a partial file of another version must be before the file is removed.
 pub const FOREIGN_PART: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// How often a standard stream that does not block is tried again.
+pub const STREAM_POLL: Duration = Duration::from_millis(2);
+
 /// How often the live line is redrawn.
 pub const REDRAW: Duration = Duration::from_millis(200);
 

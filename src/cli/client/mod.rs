@@ -20,7 +20,7 @@ use target::Target;
 pub fn main() -> ExitCode {
     let exit = match options::parse(env::args_os().skip(1)) {
         Ok(Command::Send(options)) => run(&options),
-        Ok(Command::Print(text)) => super::print_text(&text),
+        Ok(Command::Print(text)) => super::print_text("qdrop", &text),
         Err(text) => super::usage_error("qdrop", &text),
     };
     exit.into()
@@ -43,6 +43,11 @@ fn run(options: &Options) -> Exit {
             Exit::Local
         }
     };
-    console.close();
-    exit
+    match console.close() {
+        Ok(()) => exit,
+        Err(error) => match (super::cannot_write("qdrop", &error), exit) {
+            (failed, Exit::Done) => failed,
+            _ => exit,
+        },
+    }
 }

@@ -5,6 +5,7 @@ use super::options::Options;
 use super::report::Reporter;
 use super::retry::{BusyWait, Disposition, QueuedFile, WhenBusy, disposition, pause_before};
 use super::target::Target;
+use crate::cli::Blocking;
 use crate::cli::exit::Exit;
 use crate::cli::meter::Id;
 use crate::disk::DiskError;
@@ -113,7 +114,7 @@ impl Run<'_> {
         // Standard input has a name of its own, so it is the only file.
         if queue.front().is_some_and(|file| file.path == Path::new("-")) {
             let (called, directory) = (Path::new("standard input"), env::temp_dir());
-            match Source::spool(&mut io::stdin().lock(), called, &directory) {
+            match Source::spool(&mut Blocking(io::stdin()), called, &directory) {
                 Ok(spool) => self.spool = Some(spool),
                 Err(error) => {
                     if let Some(file) = queue.pop_front() {
