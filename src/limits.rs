@@ -77,6 +77,10 @@ pub const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long a program waits for a host to accept a connection by default.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 
+/// How long each of several addresses of a host is waited for at first, and then. After that each has the
+/// rest of its time.
+pub const CONNECT_ROUNDS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
+
 /// How long a sender that listens looks whether a peer leaves again, before it sends. A port scan does so at
 /// once, and would use up the file.
 pub const LOOK_TIME: Duration = Duration::from_millis(250);

@@ -282,7 +282,7 @@ fn only_one_file_touches_each_part_of_the_outside() {
         ("set_len", vec![]),
         ("Command::new", vec!["cli/server/exec.rs"]),
         ("io::stdin", vec!["cli/client/queue.rs", "net/inherit.rs"]),
-        ("io::stdout", vec!["cli/console.rs", "cli/mod.rs"]),
+        ("io::stdout", vec!["cli/mod.rs"]),
         ("os::fd", vec!["net/inherit.rs"]),
         ("unsafe ", vec![]),
         ("AtomicU64", vec![]),

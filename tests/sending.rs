@@ -14,6 +14,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Every option that `--help` names, which leaves no room for others.
@@ -988,6 +990,58 @@ fn every_address_of_a_name_is_tried() {
         assert_line(&sent.stdout, "stored a as a", b"body", "\n");
         assert_eq!((sent.exit, sent.stderr), (0, format!("qdrop: connected to {to} at {at}\n")));
     }
+}
+
+/// The first address of a name may drop what comes, as a firewall does.
+#[test]
+fn an_address_that_does_not_answer_is_waited_for_once_and_not_for_long() {
+    const FILES: usize = 40;
+    let what = "a name of which one address does not answer";
+    let Ok(alive) = TcpListener::bind("127.0.0.1:0") else { return };
+    let port = alive.local_addr().unwrap().port().to_string();
+    // Its queue is full, so that the kernel drops what comes.
+    let script = "import socket, sys\n\
+        dead = socket.socket(socket.AF_INET6)\n\
+        dead.bind(('::1', int(sys.argv[1])))\n\
+        dead.listen(0)\n\
+        filling = [socket.socket(socket.AF_INET6) for _ in range(8)]\n\
+        for each in filling: each.setblocking(False); each.connect_ex(dead.getsockname())\n\
+        print('full', flush=True)\n\
+        sys.stdin.read()";
+    let mut dead = needed("python3");
+    dead.args(["-c", script, &port]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut dead = dead.spawn().unwrap();
+    let mut said = [0; 4];
+    let is_full = dead.stdout.as_mut().unwrap().read_exact(&mut said).is_ok();
+    let can_unshare = needed("unshare").args(["-rm", "true"]).status().unwrap().success();
+    if !is_full || !can_unshare {
+        drop(dead.stdin.take());
+        dead.wait().unwrap();
+        left_out(what, "there is no IPv6, or no namespace of our own (unshare -rm)");
+        return;
+    }
+    let receiver = thread::spawn(move || {
+        for stream in alive.incoming().take(FILES) {
+            io::copy(&mut stream.unwrap(), &mut io::sink()).unwrap();
+        }
+    });
+    let source = TempDir::new().unwrap();
+    let paths = (0..FILES).map(|n| file(source.path(), &n.to_string(), b"body"));
+    let hosts = file(source.path(), "hosts", b"::1 box\n127.0.0.1 box\n");
+    let began = Instant::now();
+    let sent = run(assert_cmd::Command::from_std(needed("unshare"))
+        .args(["-rm", "sh", "-c", "mount --bind \"$HOSTS\" /etc/hosts && exec \"$0\" \"$@\""])
+        .env("HOSTS", hosts)
+        .arg(program("qdrop"))
+        .arg(format!("box:{port}"))
+        .args(paths));
+    let time = began.elapsed();
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (0, FILES), "{sent:?}");
+    // Without the memory it takes 40 times 250 ms, without the rounds 40 times 10 s.
+    assert!(time < Duration::from_secs(9), "{time:?}");
+    receiver.join().unwrap();
+    dead.kill().unwrap();
+    dead.wait().unwrap();
 }
 
 #[test]

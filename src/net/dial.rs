@@ -1,10 +1,12 @@
 //! Connects to a receiver.
 
+use crate::limits;
 use crate::text::Reason;
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The default port, which is that of the classic programs.
@@ -172,20 +174,64 @@ impl Display for DialError {
     }
 }
 
-/// Connects to the first of the host's addresses that accepts. Each attempt may take `timeout`.
-///
-/// # Errors
-/// See [`DialError`].
-pub fn dial(to: &Address, timeout: Duration) -> Result<TcpStream, DialError> {
-    let addresses = (to.host.as_str(), to.port).to_socket_addrs().map_err(DialError::Unresolved)?;
-    let mut tried = Vec::new();
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => tried.push((address, error)),
-        }
+/// Connects to a host, as often as it is wanted.
+#[derive(Debug)]
+pub struct Dialer<'a> {
+    host: &'a Address,
+    timeout: Duration,
+    /// The address that accepted last.
+    reached: Mutex<Option<SocketAddr>>,
+}
+
+impl<'a> Dialer<'a> {
+    /// Each address of the host may take `timeout` to accept.
+    pub fn new(host: &'a Address, timeout: Duration) -> Self {
+        Self { host, timeout, reached: Mutex::default() }
     }
-    Err(DialError::Unreached(tried))
+
+    /// Returns the host.
+    pub fn host(&self) -> &Address {
+        self.host
+    }
+
+    /// Connects to one of the host's addresses, first to the one that accepted last. If there are several,
+    /// each is given a short time, then a longer one, so that a dead one delays little. There is never
+    /// more than one connection: classic receivers take one.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub fn dial(&self) -> Result<TcpStream, DialError> {
+        let host = (self.host.host.as_str(), self.host.port);
+        let addresses = host.to_socket_addrs().map_err(DialError::Unresolved)?;
+        let mut tried: Vec<(SocketAddr, io::Error)> =
+            addresses.map(|address| (address, ErrorKind::TimedOut.into())).collect();
+        let reached = *self.reached();
+        tried.sort_by_key(|(address, _)| Some(*address) != reached);
+        let rounds = if tried.len() > 1 { &limits::CONNECT_ROUNDS[..] } else { &[] };
+        let mut left = self.timeout;
+        for round in rounds.iter().copied().chain([self.timeout]) {
+            let time = round.min(left);
+            left -= time;
+            for (address, error) in &mut tried {
+                if time.is_zero() || error.kind() != ErrorKind::TimedOut {
+                    continue;
+                }
+                match TcpStream::connect_timeout(address, time) {
+                    Ok(stream) => {
+                        *self.reached() = Some(*address);
+                        return Ok(stream);
+                    }
+                    Err(why) => *error = why,
+                }
+            }
+        }
+        Err(DialError::Unreached(tried))
+    }
+
+    /// Locks the address. Every update is atomic, so the lock is usable even if poisoned.
+    fn reached(&self) -> MutexGuard<'_, Option<SocketAddr>> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::cli::exit::Exit;
 use crate::cli::meter::Id;
 use crate::limits;
 use crate::net::admission::{Admission, AdmissionPolicy};
-use crate::net::dial::{self, Address};
+use crate::net::dial::{Address, Dialer};
 use crate::net::inherit::{self, Inherited};
 use crate::net::listen::{self, Accepted};
 use crate::net::timed_stream::{TimedStream, Timeouts};
@@ -118,7 +118,7 @@ impl Server {
 
     /// Connects to a sender that listens, and receives one transfer.
     pub(super) fn receive_from(&self, host: &Address) -> Exit {
-        let stream = match dial::dial(host, limits::CONNECT_TIME) {
+        let stream = match Dialer::new(host, limits::CONNECT_TIME).dial() {
             Ok(stream) => stream,
             Err(error) => {
                 let hint = match error.has(ErrorKind::ConnectionRefused) {
