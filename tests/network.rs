@@ -712,3 +712,26 @@ fn a_link_that_comes_back_in_time_costs_nothing_but_time() {
         assert_eq!(qdropd.log().lines().count(), 1, "{}", qdropd.log());
     }
 }
+
+/// A link-local address has a zone, which may be the name of an interface, and keeps it in the log.
+#[test]
+fn link_local_addresses_have_zones() {
+    let setup = ["ip link set lo up", "ip address add fe80::1/64 dev lo nodad"];
+    let Some(network) = Network::start("link-local addresses", &setup) else { return };
+    let sources = Sources::new();
+    for listen in ["[fe80::1%lo]:0", "[fe80::1%1]:0"] {
+        let there = TempDir::new().unwrap();
+        let qdropd = network.qdropd(&there, &["--listen", listen]);
+        assert!(qdropd.address.to_string().starts_with("[fe80::1%1]:"), "{}", qdropd.address);
+        assert_stored(&network.send(&qdropd, &[], &sources.path(SMALL)));
+        let line = qdropd.logged("stored ");
+        assert!(line.starts_with("[fe80::1%1]:"), "{line}");
+    }
+    let there = TempDir::new().unwrap();
+    let mut missing = network.enter(program("qdropd"));
+    missing.args(["--listen", "fe80::1%eth9"]).arg(there.path());
+    let missing = run(&mut assert_cmd::Command::from_std(missing));
+    let why = "option --listen: this machine has no interface for fe80::1%eth9";
+    assert_eq!(missing.exit, 2, "{missing:?}");
+    assert!(missing.stderr.contains(why), "{missing:?}");
+}

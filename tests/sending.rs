@@ -147,10 +147,16 @@ impl Running {
 
     /// Starts it on a terminal; `stdout` is what that gets.
     fn on_terminal(columns: usize, name: &str, args: &[&str]) -> Self {
+        Self::on_terminal_called("xterm", columns, name, args)
+    }
+
+    fn on_terminal_called(term: &str, columns: usize, name: &str, args: &[&str]) -> Self {
         let (program, args) = (program(name), args.join("' '"));
         let line = format!("stty cols {columns}; exec '{}' '{args}'", program.display());
         let mut script = needed("script");
-        Self::spawn(script.args(["-qec", &line, "/dev/null"]).env("SHELL", "/bin/sh"))
+        Self::spawn(
+            script.args(["-qec", &line, "/dev/null"]).env("SHELL", "/bin/sh").env("TERM", term),
+        )
     }
 
     fn spawn(command: &mut Command) -> Self {
@@ -1114,24 +1120,25 @@ fn a_bar_is_drawn_on_terminals_alone_unless_it_is_asked_for() {
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
     let content = vec![0; 8_000_000];
     let path = file(source.path(), "film.mkv", &content);
-    let start = |on_terminal, options: &[&str]| {
+    let start = |on_terminal: Option<&str>, options: &[&str]| {
         let relay = Relay::start(qdropd.address, 4_000_000);
         let args = [options, &[&relay.address, path.to_str().unwrap()]].concat();
         let qdrop = match on_terminal {
-            true => Running::on_terminal(80, "qdrop", &args),
-            false => Running::start("qdrop", &args),
+            Some(term) => Running::on_terminal_called(term, 80, "qdrop", &args),
+            None => Running::start("qdrop", &args),
         };
         relay.wait();
         (qdrop, relay)
     };
     let without = [
-        start(false, &["--progress=auto"]),
-        start(false, &["--progress=never"]),
-        start(true, &["--progress=never"]),
-        start(true, &["--quiet"]),
+        start(None, &["--progress=auto"]),
+        start(None, &["--progress=never"]),
+        start(Some("xterm"), &["--progress=never"]),
+        start(Some("xterm"), &["--quiet"]),
+        start(Some("dumb"), &[]),
     ];
     // When this one, the last to begin, has its bar, the others had the time for theirs.
-    let (with, last) = start(false, &["--progress=always", "--name", "\x1b[2J\nfilm"]);
+    let (with, last) = start(None, &["--progress=always", "--name", "\x1b[2J\nfilm"]);
     eventually("a bar is drawn", || with.stderr().contains("[###").then_some(()));
     for (qdrop, relay) in without {
         relay.go.send(()).unwrap();
@@ -1158,6 +1165,10 @@ fn qdropd_shows_a_bar_on_a_terminal_and_elsewhere_a_line_per_file() {
     };
     let elsewhere = Qdropd::start(&[]);
     let first = begin(elsewhere.connect());
+    let dumb = TempDir::new().unwrap();
+    let args = ["--once", "--listen", "127.0.0.1:0", dumb.path().to_str().unwrap()];
+    let dumb = Running::on_terminal_called("dumb", 80, "qdropd", &args);
+    let on_dumb = begin(TcpStream::connect(listening(&dumb)).unwrap());
     let directory = TempDir::new().unwrap();
     let args = ["--once", "--listen", "127.0.0.1:0", directory.path().to_str().unwrap()];
     let qdropd = Running::on_terminal(80, "qdropd", &args);
@@ -1165,7 +1176,7 @@ fn qdropd_shows_a_bar_on_a_terminal_and_elsewhere_a_line_per_file() {
     let second = begin(TcpStream::connect(address).unwrap());
     let peer = second.local_addr().unwrap();
     eventually("a bar is drawn", || qdropd.stdout().contains("[###").then_some(()));
-    for mut stream in [first, second] {
+    for mut stream in [first, second, on_dumb] {
         stream.write_all(&bytes[500_000..]).unwrap();
         assert_eq!(receipts(stream)[0].status, Status::Stored);
     }
@@ -1179,6 +1190,8 @@ fn qdropd_shows_a_bar_on_a_terminal_and_elsewhere_a_line_per_file() {
     assert!(hint.starts_with("qdropd: only this machine can send to "), "{hint}");
     assert_line(&(start.clone() + line.trim_end()), &start, &body, "");
     assert_bars(&drawn, &format!("film.mkv from {peer}"));
+    let sent = dumb.wait();
+    assert!(sent.exit == 0 && !sent.stdout.contains(['\x1b', '[']), "{sent:?}");
     elsewhere.logged("stored film.mkv");
     let log = elsewhere.log();
     assert!(log.lines().count() == 1 && !log.contains(['\r', '\x1b', '[']), "{log}");

@@ -12,7 +12,8 @@ use crate::limits;
 use crate::net::listen;
 use crate::text::Reason;
 use exit::Exit;
-use std::io::{self, ErrorKind, Read, Write};
+use std::env;
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::thread;
 
@@ -51,6 +52,11 @@ impl<T: Write> Write for Blocking<T> {
     fn flush(&mut self) -> io::Result<()> {
         self.wait(|stream| stream.flush().map(|()| 0)).map(|_| ())
     }
+}
+
+/// Whether standard error is a terminal that can redraw a line.
+fn can_redraw() -> bool {
+    io::stderr().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Writes a text to standard output. That its reader has gone is no error.

@@ -112,6 +112,15 @@ pub fn is_bare_ipv6(text: &str) -> Result<bool, String> {
     Ok(is_address(text))
 }
 
+/// Returns an IPv6 address whose zone may be the name of an interface, with its port.
+///
+/// # Errors
+/// Fails if there is no such interface.
+pub fn resolve_zone(host: &str, port: u16) -> Result<SocketAddr, String> {
+    let found = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
+    found.ok_or_else(|| format!("this machine has no interface for {host}"))
+}
+
 impl Display for Address {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {

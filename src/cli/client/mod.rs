@@ -12,7 +12,6 @@ use crate::text::Reason;
 use options::{Command, Options};
 use report::Reporter;
 use std::env;
-use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use target::Target;
 
@@ -27,7 +26,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Exit {
-    let live = options.progress.unwrap_or(!options.quiet && io::stderr().is_terminal());
+    let live = options.progress.unwrap_or(!options.quiet && super::can_redraw());
     let progress = if live { Progress::Live } else { Progress::None };
     let console = match Console::new(progress, console::text) {
         Ok(console) => console,

@@ -38,7 +38,7 @@ fn run(options: &Options) -> Exit {
     let progress = match format {
         _ if options.quiet => Progress::None,
         LogFormat::None => Progress::None,
-        LogFormat::Text if io::stderr().is_terminal() => Progress::Live,
+        LogFormat::Text if crate::cli::can_redraw() => Progress::Live,
         LogFormat::Text | LogFormat::Dated | LogFormat::Json => Progress::Reports,
     };
     let console = match Console::new(progress, format.formatter()) {
