@@ -1733,7 +1733,26 @@ fn a_receiver_that_does_not_know_the_question_is_told_from_a_broken_line() {
             let _ = stream.read_to_end(&mut all);
             all.len()
         });
-        let sent = send(receiver.address, &[option, "--timeout=1", "--retry=5"], path);
+        let sent = send(receiver.address, &[option, "--timeout=1"], path);
+        assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
+        let said =
+            "; if it is no qdropd, it does not know --resume, --preserve and --skip-existing";
+        assert!(sent.stderr.trim_end().ends_with(said), "{sent:?}");
+        assert_eq!(receiver.join(), question(0, 0, 0, "a").len(), "nothing but the question");
+        // It closes.
+        let receiver = Receiver::start(|mut stream| {
+            stream.read_exact(&mut [0; 16]).unwrap();
+        });
+        let sent = send(receiver.address, &[option], path);
+        assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
+        assert!(sent.stderr.trim_end().ends_with(said), "{sent:?}");
+        receiver.join();
+        // It answers something of its own.
+        let receiver = Receiver::start(|mut stream| {
+            stream.write_all(b"OK, thank you very much\n").unwrap();
+            let _ = io::copy(&mut stream, &mut io::sink());
+        });
+        let sent = send(receiver.address, &[option, "--retry=5"], path);
         assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
         let line = format!(
             "qdrop: {} not sent to {}: the receiver does not know --resume, --preserve and \
@@ -1742,25 +1761,30 @@ fn a_receiver_that_does_not_know_the_question_is_told_from_a_broken_line() {
             receiver.address
         );
         assert_eq!(sent.stderr, line, "once, since it would not help");
-        assert_eq!(receiver.join(), question(0, 0, 0, "a").len(), "nothing but the question");
-        // It closes.
-        let receiver = Receiver::start(|mut stream| {
-            stream.read_exact(&mut [0; 16]).unwrap();
-        });
-        let sent = send(receiver.address, &[option], path);
-        assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
-        let said =
-            "; if it is no qdropd, it does not know --resume, --preserve and --skip-existing";
-        assert!(sent.stderr.trim_end().ends_with(said), "{sent:?}");
-        receiver.join();
-        // It answers something of its own.
-        let receiver = Receiver::start(|mut stream| {
-            stream.write_all(b"OK, thank you very much\n").unwrap();
-            let _ = io::copy(&mut stream, &mut io::sink());
-        });
-        let sent = send(receiver.address, &[option], path);
-        assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
-        assert!(sent.stderr.trim_end().ends_with(said), "{sent:?}");
         receiver.join();
     }
+}
+
+/// A full house, or a box that is busy starting, is silent as well.
+#[test]
+fn a_receiver_that_was_silent_is_tried_again() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let path = file(source.path(), "a", &noise(1000));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, to) = (listener.local_addr().unwrap(), qdropd.address);
+    let relay = thread::spawn(move || {
+        let silent = listener.accept().unwrap();
+        let (mut sender, _) = listener.accept().unwrap();
+        let mut receiver = TcpStream::connect(to).unwrap();
+        let mut back = (receiver.try_clone().unwrap(), sender.try_clone().unwrap());
+        let back = thread::spawn(move || io::copy(&mut back.0, &mut back.1).map(drop));
+        let _ = io::copy(&mut sender, &mut receiver);
+        let _ = receiver.shutdown(Shutdown::Write);
+        let _ = back.join();
+        drop(silent);
+    });
+    let sent = send(address, &["--resume", "--timeout=1", "--retry=1"], &path);
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    assert!(sent.stdout.starts_with("stored a as a ("), "{sent:?}");
+    relay.join().unwrap();
 }
