@@ -120,6 +120,14 @@ pub const NOTHING_TIME: Duration = Duration::from_secs(10);
 /// (docs/PROTOCOL.md, 1).
 pub const HEADER_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long any other sender pauses after a header, unless the receiver gives receipts: some deployed
+/// receivers look for the name only at the next arrival (docs/PROTOCOL.md, 1).
+pub const SHORT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Bytes of a body that needs no such pause. It cannot have arrived as a whole when a receiver reads for
+/// the first time, since systems take 64 KiB before that.
+pub const WHOLE_BODY: u64 = 128 * 1024;
+
 /// Bytes of a refused sender that are read and discarded, so that files after a refused one are judged
 /// on their own, and so that a reset of the connection does not overtake the receipt. A sender reads as
 /// many in search of a receipt and of the close.

@@ -138,6 +138,7 @@ fn both_descriptions_have_the_numbers_of_the_source() {
             kib(limits::NAME),
             number(limits::HEADER) + " bytes",
             format!("{} ms", limits::HEADER_PAUSE.as_millis()),
+            format!("{} ms", limits::SHORT_PAUSE.as_millis()),
             seconds(limits::LINGER, " s"),
             seconds(limits::TAKEOVER_SILENCE, " s"),
             seconds(limits::BATCH_WRITING, " s"),

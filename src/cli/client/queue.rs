@@ -348,7 +348,8 @@ impl<'a> Sender<'a> {
         let name: Vec<u16> = file.name.encode_utf16().collect();
         let began = Instant::now();
         let advance = &mut |bytes| printer.advance(id, bytes);
-        if let Err(error) = outgoing.send_classic(&mut source, &name, advance) {
+        if let Err(error) = outgoing.send_classic(&mut source, &name, self.gives_receipts, advance)
+        {
             let cut = matches!(error, SendError::Source(_));
             run.record_failure(file, &error, Duration::ZERO);
             return if cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
