@@ -22,6 +22,9 @@ pub const NAME: u32 = 64 * 1024;
 /// Bytes of a header that has further strings after its name.
 pub const HEADER: u64 = 20 + 2 * NAME as u64;
 
+/// Bytes of a header that is a text. It has to come in one piece, and its receivers' buffers are small.
+pub const TEXT_HEAD: usize = 1_000;
+
 /// Characters of a peer's name that are shown in a log or a live line.
 pub const SHOWN_NAME: usize = 1024;
 
