@@ -80,6 +80,13 @@ pub const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long a program waits for a host to accept a connection by default.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 
+/// How long a host that has taken a file without a receipt may refuse the next connection. Many programs
+/// listen again by themselves, some milliseconds after they have closed.
+pub const LISTEN_AGAIN: Duration = Duration::from_millis(500);
+
+/// The pause before such a host is tried again.
+pub const REFUSED_POLL: Duration = Duration::from_millis(10);
+
 /// How long a sender that listens looks whether a peer leaves again, before it sends. A port scan does so at
 /// once, and would use up the file.
 pub const LOOK_TIME: Duration = Duration::from_millis(250);

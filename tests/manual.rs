@@ -141,6 +141,7 @@ fn both_descriptions_have_the_numbers_of_the_source() {
             format!("{} ms", limits::SHORT_PAUSE.as_millis()),
             seconds(limits::LINGER, " s"),
             seconds(limits::TAKEOVER_SILENCE, " s"),
+            seconds(limits::LISTEN_AGAIN, " s"),
             seconds(limits::BATCH_WRITING, " s"),
             kib(limits::RECEIPTS as u32),
             number(limits::BATCH_FILES as u64),
