@@ -4,9 +4,10 @@
 use harness::*;
 use qdrop::wire::qdatastream::Reader;
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -181,4 +182,107 @@ fn a_receiver_that_listens_no_more_is_waited_for_once() {
     let began = Instant::now();
     assert_eq!(send_all(address, &[], &paths).exit, 3);
     assert!(began.elapsed() < patience);
+}
+
+/// Sends a file to a program that is in the way of `serve`, and gives what is told as text and as JSON.
+fn told(
+    options: &[&str],
+    path: &Path,
+    serve: impl Fn(TcpStream) + Clone + Send + 'static,
+) -> (Sent, String) {
+    let send_to = |options: &[&str]| {
+        let receiver = Receiver::start(serve.clone());
+        let sent = send(receiver.address, options, path);
+        receiver.join();
+        assert_eq!(sent.exit, 0, "{sent:?}");
+        sent
+    };
+    let json = send_to(&[options, &["--json"]].concat());
+    assert_eq!(json.stderr, "", "{json:?}");
+    let (_, members) = json.stdout.split_once(",\"closed_by_receiver\":").unwrap();
+    (send_to(options), members.trim_end_matches("}\n").to_owned())
+}
+
+#[track_caller]
+fn assert_told(sent: &Sent, end: &str) {
+    assert!(sent.stdout.starts_with("sent a (") && sent.stdout.ends_with(end), "{sent:?}");
+}
+
+/// A program that has a file as a whole closes, and one that has lost it waits.
+#[test]
+fn what_a_receiver_does_by_itself_is_told() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", &noise(1000));
+    // On a busy machine a program may be slower than it is waited for.
+    let whole = eventually("it is told that the program has closed", || {
+        let (whole, members) = told(&[], &path, |stream| {
+            assert!(run_program(NameSize::default(), &stream).is_some());
+        });
+        (members == "true,\"answer\":null" && whole.stderr.is_empty()).then_some(whole)
+    });
+    assert_told(&whole, "): the receiver closed by itself\n");
+
+    // It counts second as the header of another dialect, and waits for 16 bytes more.
+    let waits =
+        |mut stream: TcpStream| assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 1022);
+    let (lost, members) = told(&[], &path, waits);
+    assert_told(&lost, "): the receiver gave no receipt\n");
+    assert_eq!(lost.stderr.lines().count(), 1, "{lost:?}");
+    for word in ["qdrop: warning: a: ", "did not close by itself", "--dialect", "one file a call"] {
+        assert!(lost.stderr.contains(word), "no {word:?}: {lost:?}");
+    }
+    assert_eq!(members, "false,\"answer\":null");
+    let (quiet, _) = told(&["-q"], &path, waits);
+    assert_eq!((&*quiet.stdout, &*quiet.stderr), ("", ""));
+
+    // The answer of some comes with their close, that of others after the sender's end of stream.
+    for waits in [false, true] {
+        let answers = move |mut stream: TcpStream| {
+            match waits {
+                true => assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 1022),
+                false => assert!(run_program(NameSize::default(), &stream).is_some()),
+            }
+            stream.write_all(b"file \x1bdone\r\n").unwrap();
+        };
+        let answered = eventually("it is told whether the program has closed", || {
+            let (answered, members) = told(&[], &path, answers);
+            (members == format!("{},\"answer\":\"file \\u001bdone\"", !waits)).then_some(answered)
+        });
+        assert_told(&answered, "): the receiver answered: file \\u{1b}done\n");
+        assert_eq!(answered.stderr, "");
+    }
+}
+
+/// A program that does not reset its state counts the second file on.
+#[test]
+fn a_second_file_that_is_not_taken_is_warned_of() {
+    let source = TempDir::new().unwrap();
+    let paths = some_files(&source, 3);
+    let sent = eventually("the others are told to be whole", || {
+        let served = AtomicUsize::new(0);
+        let receiver = Listening::start(3, 1, Duration::ZERO, move |stream| {
+            let name_size = if served.fetch_add(1, Relaxed) == 1 { 1000 } else { 0 };
+            run_program(NameSize { name_size, ..NameSize::default() }, stream).is_some()
+        });
+        let sent = send_all(receiver.address, &[], &paths);
+        assert_eq!(receiver.join(), [true, false, true]);
+        (sent.stdout.matches("closed by itself").count() == 2).then_some(sent)
+    });
+    assert_eq!((sent.exit, sent.stderr.lines().count()), (0, 1), "{sent:?}");
+    assert!(sent.stderr.starts_with("qdrop: warning: 1: the receiver did not"), "{sent:?}");
+}
+
+/// It is still taking the file when nothing has been written for a while.
+#[test]
+fn of_a_slow_receiver_nothing_is_told() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", &noise(20_000_000));
+    let (slow, members) = told(&[], &path, |mut stream| {
+        stream.read_exact(&mut [0; 10_000]).unwrap();
+        // What the test is about: how slow it is.
+        thread::sleep(Duration::from_millis(400));
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    });
+    assert_eq!((&*slow.stderr, &*members), ("", "null,\"answer\":null"));
+    assert_told(&slow, "): the receiver gave no receipt\n");
 }

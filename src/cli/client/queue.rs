@@ -259,7 +259,15 @@ impl Run<'_> {
         }
         let Batch { outgoing, written, progress, busy, .. } = batch;
         let connected = usize::from(outgoing.is_some());
-        let outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts()));
+        let is_slow = written.first().is_some_and(|it| it.began.elapsed() > limits::AT_ONCE);
+        let mut outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts()));
+        if is_slow {
+            // What has not closed may still be taking the file.
+            let sent = outcomes.iter_mut().flatten();
+            sent.for_each(|sent| {
+                sent.closed_by_receiver = sent.closed_by_receiver.filter(|it| *it)
+            });
+        }
         self.shared().connections -= connected;
         if let Some(id) = progress {
             self.reporter.printer.end(id);
