@@ -261,12 +261,9 @@ impl Run<'_> {
         let connected = usize::from(outgoing.is_some());
         let is_slow = written.first().is_some_and(|it| it.began.elapsed() > limits::AT_ONCE);
         let mut outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts()));
-        if is_slow {
-            // What has not closed may still be taking the file.
-            let sent = outcomes.iter_mut().flatten();
-            sent.for_each(|sent| {
-                sent.closed_by_receiver = sent.closed_by_receiver.filter(|it| *it)
-            });
+        // What has not closed may still be taking the file.
+        for sent in outcomes.iter_mut().flatten().filter(|_| is_slow) {
+            sent.closed_by_receiver = sent.closed_by_receiver.filter(|it| *it);
         }
         self.shared().connections -= connected;
         if let Some(id) = progress {
