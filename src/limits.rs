@@ -125,8 +125,8 @@ pub const NOTHING: usize = 1_000;
 /// See [`NOTHING`].
 pub const NOTHING_TIME: Duration = Duration::from_secs(10);
 
-/// How long a header-size sender pauses after a header, since deployed receivers lose a small body that
-/// arrives together with it. On a busy machine, 20 ms were too short once in 200 times
+/// How long a sender of header-size or text pauses after a header, since deployed receivers lose a small
+/// body that arrives together with it. On a busy machine, 20 ms were too short once in 200 times
 /// (docs/PROTOCOL.md, 1).
 pub const HEADER_PAUSE: Duration = Duration::from_millis(100);
 

@@ -404,7 +404,10 @@ impl Run<'_> {
             SendError::Unreachable(why)
         })?;
         if let (true, Ok(peer)) = (options.verbose, stream.peer_addr()) {
-            reporter.printer.log(format!("qdrop: connected {target} at {peer}"));
+            reporter.printer.log(match target {
+                Target::Host(..) => format!("qdrop: connected {target} at {peer}"),
+                Target::Listener(_) => format!("qdrop: {peer} connected"),
+            });
         }
         // A sender waits for no further files.
         let timeouts = Timeouts { idle: options.timeout, keep_open: Duration::ZERO };

@@ -109,7 +109,10 @@ impl<C: Connection> Outgoing<C> {
     /// the receiver is known to be none that loses what arrives together (docs/PROTOCOL.md, 1).
     fn pause_after_header(&self, body: u64, gives_receipts: bool) -> Option<Duration> {
         match self.dialect {
-            _ if body == 0 || gives_receipts => None,
+            _ if body == 0 => None,
+            // The end of the header shows by the pause alone.
+            Dialect::Text => Some(limits::HEADER_PAUSE),
+            _ if gives_receipts => None,
             Dialect::HeaderSize => Some(limits::HEADER_PAUSE),
             _ => (body < limits::WHOLE_BODY).then_some(limits::SHORT_PAUSE),
         }
