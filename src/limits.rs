@@ -22,6 +22,9 @@ pub const NAME: u32 = 64 * 1024;
 /// Bytes of a header that has further strings after its name.
 pub const HEADER: u64 = 20 + 2 * NAME as u64;
 
+/// Bytes of a header that is a text. It has to come in one piece, and its receivers' buffers are small.
+pub const TEXT_HEAD: usize = 1_000;
+
 /// Characters of a peer's name that are shown in a log or a live line.
 pub const SHOWN_NAME: usize = 1024;
 
@@ -81,6 +84,13 @@ pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// rest of its time.
 pub const CONNECT_ROUNDS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
 
+/// How long a host that has taken a file without a receipt may refuse the next connection. Many programs
+/// listen again by themselves, some milliseconds after they have closed.
+pub const LISTEN_AGAIN: Duration = Duration::from_millis(500);
+
+/// The pause before such a host is tried again.
+pub const REFUSED_POLL: Duration = Duration::from_millis(10);
+
 /// How long a sender that listens looks whether a peer leaves again, before it sends. A port scan does so at
 /// once, and would use up the file.
 pub const LOOK_TIME: Duration = Duration::from_millis(250);
@@ -119,10 +129,27 @@ pub const NOTHING: usize = 1_000;
 /// See [`NOTHING`].
 pub const NOTHING_TIME: Duration = Duration::from_secs(10);
 
-/// How long a header-size sender pauses after a header, since deployed receivers lose a small body that
-/// arrives together with it. On a busy machine, 20 ms were too short once in 200 times
+/// How long a sender of header-size or text pauses after a header, since deployed receivers lose a small
+/// body that arrives together with it. On a busy machine, 20 ms were too short once in 200 times
 /// (docs/PROTOCOL.md, 1).
 pub const HEADER_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long any other sender pauses after a header, unless the receiver gives receipts: some deployed
+/// receivers look for the name only at the next arrival (docs/PROTOCOL.md, 1).
+pub const SHORT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Bytes of a body that needs no such pause. It cannot have arrived as a whole when a receiver reads for
+/// the first time, since systems take 64 KiB before that.
+pub const WHOLE_BODY: u64 = 128 * 1024;
+
+/// How long a sender waits for the receiver's own close after a body, before it ends the stream itself. Of
+/// the programs that have a file as a whole most close within 13 ms. With [`SHORT_PAUSE`] it is less than
+/// 50 ms, which the first file of a call takes longer, and with what the timers of a system add.
+pub const CLOSE_TIME: Duration = Duration::from_millis(25);
+
+/// How long the writing of a body may take so that all of it has surely arrived after [`CLOSE_TIME`]. What
+/// waits in the sender's system by then is less than what has gone before.
+pub const AT_ONCE: Duration = Duration::from_millis(150);
 
 /// Bytes of a refused sender that are read and discarded, so that files after a refused one are judged
 /// on their own, and so that a reset of the connection does not overtake the receipt. A sender reads as

@@ -101,7 +101,7 @@ impl Connection for Sender<'_> {
         }
     }
 
-    fn pause_after_header(&mut self) {}
+    fn pause(&mut self, _: Duration) {}
 
     fn half_close(&mut self) -> io::Result<()> {
         self.closed = true;

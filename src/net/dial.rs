@@ -7,7 +7,8 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The default port, which is that of the classic programs.
 pub const PORT: u16 = 9999;
@@ -205,11 +206,12 @@ impl<'a> Dialer<'a> {
 
     /// Connects to one of the host's addresses, first to the one that accepted last. If there are several,
     /// each is given a short time, then a longer one, so that a dead one delays little. There is never
-    /// more than one connection: classic receivers take one.
+    /// more than one connection: classic receivers take one. A refusal counts only after `patience`.
     ///
     /// # Errors
     /// See [`DialError`].
-    pub fn dial(&self) -> Result<TcpStream, DialError> {
+    pub fn dial(&self, patience: Duration) -> Result<TcpStream, DialError> {
+        let began = Instant::now();
         let host = (self.host.host.as_str(), self.host.port);
         let addresses = host.to_socket_addrs().map_err(DialError::Unresolved)?;
         let mut tried: Vec<(SocketAddr, io::Error)> =
@@ -225,7 +227,15 @@ impl<'a> Dialer<'a> {
                 if time.is_zero() || error.kind() != ErrorKind::TimedOut {
                     continue;
                 }
-                match TcpStream::connect_timeout(address, time) {
+                let is_early = |why: &io::Error| {
+                    why.kind() == ErrorKind::ConnectionRefused && began.elapsed() < patience
+                };
+                let mut connected = TcpStream::connect_timeout(address, time);
+                while connected.as_ref().is_err_and(is_early) {
+                    thread::sleep(limits::REFUSED_POLL);
+                    connected = TcpStream::connect_timeout(address, time);
+                }
+                match connected {
                     Ok(stream) => {
                         *self.reached() = Some(*address);
                         return Ok(stream);

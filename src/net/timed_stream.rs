@@ -133,6 +133,7 @@ impl Connection for TimedStream {
             Phase::Body => (false, idle),
             Phase::Answer => (true, idle),
             Phase::RefusedBody | Phase::Drain => (true, limits::DRAIN_TIME),
+            Phase::OwnClose => (true, limits::CLOSE_TIME),
             Phase::NextFile { stays_open: true } => (true, keep_open),
             Phase::NextFile { stays_open: false } => (true, limits::LINGER),
             Phase::Receipt(body) | Phase::Start(body) => {
@@ -161,8 +162,8 @@ impl Connection for TimedStream {
         }
     }
 
-    fn pause_after_header(&mut self) {
-        thread::sleep(limits::HEADER_PAUSE);
+    fn pause(&mut self, time: Duration) {
+        thread::sleep(time);
     }
 
     fn half_close(&mut self) -> io::Result<()> {

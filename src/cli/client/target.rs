@@ -12,6 +12,7 @@ use std::io::{self, ErrorKind, IsTerminal};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// A receiver to connect to, or a listener to which receivers connect.
 pub(super) enum Target<'a> {
@@ -56,11 +57,11 @@ impl<'a> Target<'a> {
         Ok(Self::Listener(Listener { listener, address, allow, printer, verbose, refused }))
     }
 
-    /// Makes the next connection.
-    pub(super) fn connect(&self) -> Result<TcpStream, String> {
+    /// Makes the next connection. A host may refuse it for as long as `patience`.
+    pub(super) fn connect(&self, patience: Duration) -> Result<TcpStream, String> {
         match self {
             Self::Host(dialer) => dialer
-                .dial()
+                .dial(patience)
                 .map_err(|error| format!("{error}{}", connect_hint(dialer.host(), &error))),
             Self::Listener(listener) => listener
                 .accept()

@@ -21,7 +21,7 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Starts a thread.
 pub(super) fn start(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
@@ -118,7 +118,7 @@ impl Server {
 
     /// Connects to a sender that listens, and receives one transfer.
     pub(super) fn receive_from(&self, host: &Address) -> Exit {
-        let stream = match Dialer::new(host, limits::CONNECT_TIME).dial() {
+        let stream = match Dialer::new(host, limits::CONNECT_TIME).dial(Duration::ZERO) {
             Ok(stream) => stream,
             Err(error) => {
                 let hint = match error.has(ErrorKind::ConnectionRefused) {
