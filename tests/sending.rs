@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// Every option that `--help` names, which leaves no room for others.
@@ -950,11 +950,12 @@ fn a_silent_receiver_is_given_up() {
 }
 
 /// Sends a file that changes while most of it is still to be read. Also gives how many bytes came.
-fn changed_meanwhile(change: impl FnOnce(&mut File)) -> (Sent, u64, Qdropd) {
+fn changed_meanwhile(options: &[&str], change: impl FnOnce(&mut File)) -> (Sent, u64, Qdropd) {
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
     let path = sparse(source.path(), "a", BIG);
     let relay = Relay::start(qdropd.address, 1000);
-    let qdrop = Running::start("qdrop", &[&relay.address, path.to_str().unwrap()]);
+    let args = [options, &[&relay.address, path.to_str().unwrap()]].concat();
+    let qdrop = Running::start("qdrop", &args);
     relay.wait();
     change(&mut OpenOptions::new().append(true).open(&path).unwrap());
     relay.go.send(()).unwrap();
@@ -962,17 +963,41 @@ fn changed_meanwhile(change: impl FnOnce(&mut File)) -> (Sent, u64, Qdropd) {
 }
 
 #[test]
-fn a_file_that_shrinks_meanwhile_leaves_nothing_at_the_receiver() {
-    let (sent, came, qdropd) = changed_meanwhile(|file| file.set_len(1000).unwrap());
-    assert!(came < BIG);
-    assert_failed(&sent, 1, &["/a: ", "shrank"]);
-    qdropd.logged("failed a: ");
+fn a_file_that_changes_meanwhile_leaves_nothing_at_the_receiver() {
+    type Change = fn(&mut File);
+    let changes: [Change; 2] = [
+        |file| file.set_len(1000).unwrap(),
+        // What it has been written over with.
+        |file| file.set_modified(SystemTime::UNIX_EPOCH).unwrap(),
+    ];
+    for change in changes {
+        let (sent, came, qdropd) = changed_meanwhile(&["-q"], change);
+        assert!(came < BIG + 60, "{came}");
+        assert_eq!(sent.exit, 1, "{sent:?}");
+        assert!(sent.stderr.ends_with("/a: it changed while it was sent\n"), "{sent:?}");
+        qdropd.logged("failed a: ");
+        assert!(qdropd.settled().is_empty());
+    }
+    // It may hold still the next time.
+    let (sent, _, _qdropd) = changed_meanwhile(&["--retry=1"], changes[1]);
+    let line = "/a: it changed while it was sent; trying again in 1 s (1 of 1)\n";
+    assert!(sent.stderr.contains(line), "{sent:?}");
+}
+
+/// Files of /proc have bytes and no size.
+#[test]
+fn a_file_that_says_it_is_empty_and_is_not_is_refused() {
+    let (qdropd, path) = (Qdropd::start(&[]), Path::new("/proc/meminfo"));
+    let sent = send(qdropd.address, &[], path);
+    let line = "qdrop: cannot send /proc/meminfo: its size is not known before it is read; \
+                --name NAME HOST - sends standard input\n";
+    assert_eq!((sent.exit, &*sent.stdout, &*sent.stderr), (1, "", line));
     assert!(qdropd.settled().is_empty());
 }
 
 #[test]
 fn a_file_that_grows_meanwhile_is_sent_up_to_the_size_it_had() {
-    let (sent, came, qdropd) = changed_meanwhile(|file| file.write_all(b"more").unwrap());
+    let (sent, came, qdropd) = changed_meanwhile(&[], |file| file.write_all(b"more").unwrap());
     assert_eq!((sent.exit, came), (0, header("a", BIG).len() as u64 + BIG), "{sent:?}");
     let stored = qdropd.settled().remove("a").unwrap();
     assert_eq!((stored.len() as u64, stored.iter().all(|&byte| byte == 0)), (BIG, true));

@@ -353,7 +353,7 @@ impl Run<'_> {
         if let Err(error) =
             outgoing.send_classic(&mut source, &name, self.gives_receipts(), advance)
         {
-            let cut = matches!(error, SendError::Source(_));
+            let cut = matches!(error, SendError::Source(_) | SendError::Changed(_));
             self.record_failure(file, &error, Duration::ZERO);
             return if cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }

@@ -171,7 +171,7 @@ impl<'a> Reporter<'a> {
 
     fn failure(&self, file: &QueuedFile, error: &SendError) -> String {
         let line = match error {
-            SendError::Source(error) => format!("qdrop: {error}"),
+            SendError::Source(error) | SendError::Changed(error) => format!("qdrop: {error}"),
             _ => self.not_sent(file, error),
         };
         match error {

@@ -38,6 +38,7 @@ pub(super) fn disposition(error: &SendError) -> Disposition {
     match error {
         SendError::NotProcessed => Disposition::Requeue,
         SendError::Source(_) | SendError::Unsendable(_) => Disposition::Fail(Exit::Local),
+        SendError::Changed(_) => Disposition::Retry(Exit::Local),
         SendError::Unreachable(_) => Disposition::Retry(Exit::Unreachable),
         SendError::Broken(_) | SendError::InDoubt(_) | SendError::Damaged { .. } => {
             Disposition::Retry(Exit::Broken)

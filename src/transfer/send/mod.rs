@@ -132,6 +132,10 @@ impl<C: Connection> Outgoing<C> {
             end?;
             digest.update(piece);
             left -= piece.len() as u64;
+            // Its last bytes do not leave, so that the receiver has no whole file.
+            if left == 0 && source.has_changed().map_err(PumpError::Read)? {
+                return Err(PumpError::Ended);
+            }
             self.pending += piece.len();
             if self.pending == self.buffer.len() {
                 self.flush()?;
@@ -187,14 +191,14 @@ fn no_receipt() -> SendError {
 }
 
 fn read_error(source: &Source, error: PumpError) -> SendError {
-    let error = match error {
-        PumpError::Read(error) | PumpError::Write(error) => error,
-        PumpError::Ended => {
-            let what = format!("it shrank below its {} bytes while it was sent", source.size());
-            io::Error::new(ErrorKind::UnexpectedEof, what)
-        }
-    };
-    SendError::Source(DiskError::at("read", source.path())(error))
+    let at = DiskError::at("read", source.path());
+    match error {
+        PumpError::Read(error) | PumpError::Write(error) => SendError::Source(at(error)),
+        PumpError::Ended => match source.has_changed() {
+            Ok(false) => SendError::Source(source.unknown_size()),
+            _ => SendError::Changed(at(io::Error::other("it changed while it was sent"))),
+        },
+    }
 }
 
 fn write_error(error: &io::Error) -> String {
