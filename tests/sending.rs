@@ -1035,6 +1035,26 @@ fn every_file_is_tried_and_the_first_failure_counts() {
     assert!(sent.exit == 3 && failure.contains("/b "), "{sent:?}");
 }
 
+/// A host that cannot be reached is not tried anew for each file.
+#[test]
+fn of_many_files_to_nobody_one_line_tells_and_another_counts() {
+    let source = TempDir::new().unwrap();
+    let files: Vec<_> =
+        (0..300).map(|n| file(source.path(), &format!("{n:03}"), b"body")).collect();
+    let sent = send_all(NOBODY.parse().unwrap(), &["--retry=1", "--json"], &files);
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (3, 300));
+    for (line, path) in sent.stdout.lines().zip(&files) {
+        assert!(line.contains(&format!(r#""file":"{}""#, path.display())), "{line}");
+        assert!(line.contains(r#""outcome":"failed""#) && line.contains("refused"), "{line}");
+    }
+    let lines: Vec<_> = sent.stderr.lines().collect();
+    let [first, rest, second, last] = lines[..] else { panic!("{lines:?}") };
+    let again = "; trying again in 1 s (1 of 1)";
+    let all = format!("qdrop: 299 further files not sent to {NOBODY}: the same");
+    assert_eq!((rest, last), (&*format!("{all}{again}"), &*all));
+    assert_eq!(first.strip_suffix(again), Some(second));
+}
+
 #[test]
 fn every_address_of_a_name_is_tried() {
     let ipv6 = TcpListener::bind("[::1]:0").is_ok();

@@ -78,7 +78,7 @@ struct Shared {
     retries: Vec<QueuedFile>,
     /// The files that are sent in parallel. A busy receiver makes them fewer.
     jobs: usize,
-    /// Connections that are alive.
+    /// Connections that are alive or being made.
     connections: usize,
     busy: BusyWait,
     /// Whether the receiver has given a receipt.
@@ -176,6 +176,31 @@ impl Run<'_> {
         matches!(self.target, Target::Host(..)) && self.shared().gives_receipts
     }
 
+    /// Records that no connection could be made for a file. Returns whether the job ends: another one is
+    /// connected, and a classic receiver takes one connection. If nobody is, the host is not tried anew for
+    /// each of the other files.
+    fn not_connected(&self, file: QueuedFile, error: &SendError) -> bool {
+        let is_host =
+            matches!(error, SendError::Unreachable(_)) && matches!(self.target, Target::Host(..));
+        let mut shared = self.shared();
+        shared.connections -= 1;
+        if is_host && shared.connections > 0 {
+            shared.jobs = 1.max(shared.jobs - 1);
+            shared.queue.push_front(file);
+            return true;
+        }
+        let rest = if is_host { mem::take(&mut shared.queue) } else { VecDeque::new() };
+        drop(shared);
+        self.record_failure(file, error, Duration::ZERO);
+        let can_retry = |file: &QueuedFile| file.tries < self.options.retry;
+        let (mut retried, failed): (Vec<_>, Vec<_>) = rest.into_iter().partition(can_retry);
+        retried.iter_mut().for_each(|file| file.tries += 1);
+        self.reporter.rest_retrying(&retried);
+        self.reporter.rest_failed(&failed, error, Exit::Unreachable);
+        self.shared().retries.extend(retried);
+        false
+    }
+
     /// Decides what a job without a connection does, since the receiver is busy.
     fn when_busy(&self) -> WhenBusy {
         if !matches!(self.target, Target::Host(..)) {
@@ -202,6 +227,8 @@ struct Batch {
     receipts: usize,
     /// The last file's progress.
     progress: Option<Id>,
+    /// Whether the job is to end, since there is no connection to be had.
+    ends_job: bool,
     /// A file that was offered to a busy receiver, its failure, and how long that took.
     busy: Option<(QueuedFile, SendError, Duration)>,
 }
@@ -258,7 +285,10 @@ impl Run<'_> {
                 break;
             }
         }
-        let Batch { outgoing, written, progress, busy, .. } = batch;
+        let Batch { outgoing, written, progress, ends_job, busy, .. } = batch;
+        if ends_job {
+            return Some(WhenBusy::End);
+        }
         let connected = usize::from(outgoing.is_some());
         let is_slow = written.first().is_some_and(|it| it.began.elapsed() > limits::AT_ONCE);
         let mut outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts()));
@@ -327,13 +357,10 @@ impl Run<'_> {
         let outgoing = match &mut batch.outgoing {
             Some(outgoing) => outgoing,
             None => match self.connect() {
-                Ok(connected) => {
-                    self.shared().connections += 1;
-                    batch.outgoing.insert(connected)
-                }
+                Ok(connected) => batch.outgoing.insert(connected),
                 Err(error) => {
-                    self.record_failure(file, &error, Duration::ZERO);
-                    return ControlFlow::Continue(());
+                    batch.ends_job = self.not_connected(file, &error);
+                    return ControlFlow::Break(());
                 }
             },
         };
@@ -398,7 +425,10 @@ impl Run<'_> {
 
     fn connect(&self) -> Result<Outgoing<TimedStream>, SendError> {
         let Self { options, target, reporter, rate_limiter, .. } = self;
-        let listens_again = self.shared().listens_again;
+        let mut shared = self.shared();
+        shared.connections += 1;
+        let listens_again = shared.listens_again;
+        drop(shared);
         let patience = if listens_again { limits::LISTEN_AGAIN } else { Duration::ZERO };
         let stream = target.connect(patience).map_err(|why| {
             self.shared().listens_again = false;

@@ -141,6 +141,31 @@ impl<'a> Reporter<'a> {
         }
     }
 
+    /// Reports that the files after one that is tried again have the same fate.
+    pub(super) fn rest_retrying(&self, files: &[QueuedFile]) {
+        if let (Some(file), false) = (files.first(), self.options.quiet) {
+            let (pause, most) = (pause_before(file.tries).as_secs(), self.options.retry);
+            let line = self.rest_not_sent(files.len());
+            self.printer
+                .log(format!("{line}; trying again in {pause} s ({} of {most})", file.tries));
+        }
+    }
+
+    /// Reports that the files after one that failed have the same fate.
+    pub(super) fn rest_failed(&self, files: &[QueuedFile], error: &SendError, exit: Exit) {
+        if !files.is_empty() {
+            self.printer.log(self.rest_not_sent(files.len()));
+        }
+        for file in files {
+            self.record_failed(file, error, exit, Duration::ZERO);
+        }
+    }
+
+    fn rest_not_sent(&self, count: usize) -> String {
+        let (files, target) = (if count == 1 { "file" } else { "files" }, self.target.to_string());
+        format!("qdrop: {count} further {files} not sent {}: the same", Escaped(&target))
+    }
+
     /// Tells who wants to know everything that a file waits for a busy receiver.
     pub(super) fn waiting(&self, file: &QueuedFile, error: &SendError, decision: &WhenBusy) {
         let then = match decision {
@@ -155,6 +180,10 @@ impl<'a> Reporter<'a> {
     /// Reports a failure for good.
     pub(super) fn failed(&self, file: &QueuedFile, error: &SendError, exit: Exit, time: Duration) {
         self.printer.log(self.failure(file, error));
+        self.record_failed(file, error, exit, time);
+    }
+
+    fn record_failed(&self, file: &QueuedFile, error: &SendError, exit: Exit, time: Duration) {
         if self.options.json {
             self.print_json(file, None, Some(error), exit, time);
         }
