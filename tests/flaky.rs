@@ -12,7 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -1055,6 +1055,68 @@ fn put(top: &Path, name: impl AsRef<Path>, content: &[u8]) {
     fs::write(path, content).unwrap();
 }
 
+/// Files of one name in two directories are two files, wherever the receiver puts them.
+#[test]
+fn different_files_of_one_call_do_not_end_under_one_name_in_silence() {
+    let source = TempDir::new().unwrap();
+    for (name, content) in [("one/photo", "first"), ("two/photo", "later")] {
+        put(source.path(), name, content.as_bytes());
+        let file = File::options().append(true).open(source.path().join(name)).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
+    }
+    let (one, two) = (source.path().join("one"), source.path().join("two"));
+    let send_both = |qdropd: &Qdropd, options: &[&str]| {
+        send_all(qdropd.address, &[options, &["-r"]].concat(), &[one.clone(), two.clone()])
+    };
+    let replaces = Qdropd::start(&["--on-conflict=replace"]);
+    for (options, exit) in [(vec![], 1), (vec!["--preserve", "--skip-existing"], 1)] {
+        let sent = send_both(&replaces, &options);
+        let line = format!(
+            "qdrop: {}/photo not sent to {}: it took the place of another file of this call, \
+             photo; --name gives it another name, and with --subdirs qdropd keeps directories\n",
+            two.display(),
+            replaces.address
+        );
+        assert_eq!(sent.exit, exit, "{options:?}: {sent:?}");
+        assert!(sent.stderr.ends_with(&line), "{options:?}: {sent:?}");
+        assert_eq!(replaces.files()["photo"], b"later");
+        fs::remove_file(replaces.directory.join("photo")).unwrap();
+    }
+    let sent = send_both(&replaces, &["--json", "-q"]);
+    assert!(sent.stdout.lines().nth(1).unwrap().contains(r#""status":1,"#), "{sent:?}");
+    // They are alike but for their content, and the second is not skipped for the first one.
+    let renames = Qdropd::start(&[]);
+    let sent = send_both(&renames, &["--preserve", "--skip-existing"]);
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    let stored: Vec<_> = renames.files().into_values().collect();
+    assert_eq!(stored, [b"first", b"later"]);
+    // Later one cannot tell which of them is there.
+    let sent = send_both(&renames, &["--preserve", "--skip-existing"]);
+    let line = "what the receiver has in its place, photo, is another file of this call";
+    assert!(sent.exit == 1 && sent.stderr.contains(line), "{sent:?}");
+    assert_eq!(renames.files().len(), 2);
+    // With directories there is nothing to be told.
+    let keeps = Qdropd::start(&["--subdirs"]);
+    for _ in 0..2 {
+        let sent = send_both(&keeps, &["--preserve", "--skip-existing"]);
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    }
+}
+
+#[test]
+fn names_that_are_not_utf_8_stay_apart() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--on-conflict=replace"]));
+    let names = [&b"caf\xE8"[..], b"caf\xE9", b"caf\xC3\xA9", b"caf%E9x"];
+    for name in names {
+        put(source.path(), OsString::from_vec(name.into()), name);
+    }
+    let paths: Vec<_> =
+        names.iter().map(|name| source.path().join(OsStr::from_bytes(name))).collect();
+    assert_eq!(send_all(qdropd.address, &[], &paths).exit, 0);
+    let stored: Vec<_> = qdropd.files().into_keys().collect();
+    assert_eq!(stored, ["caf%E8", "caf%E9", "caf%E9x", "caf\u{e9}"]);
+}
+
 #[test]
 fn a_tree_arrives_with_every_name_mapped_and_the_rest_is_told() {
     let source = TempDir::new().unwrap();
@@ -1073,7 +1135,7 @@ fn a_tree_arrives_with_every_name_mapped_and_the_rest_is_told() {
     put(&top, deep.join("x"), b"deep");
     put(&expected, deep.join("x"), b"deep");
     put(&top, OsString::from_vec(b"caf\xE9/\xFF".into()), b"bytes");
-    put(&expected, "caf\u{FFFD}/\u{FFFD}", b"bytes");
+    put(&expected, "caf%E9/%FF", b"bytes");
     let odd = ODD.len() + 5;
     let all = times(300, 5000);
     for n in odd..all {
@@ -1685,7 +1747,7 @@ fn json_is_json_whatever_the_names_and_the_outcome() {
             let there = fs::read(qdropd.directory.join(&line["stored_as"])).unwrap();
             assert_eq!(there, name.as_bytes());
         }
-        assert_eq!(of(&sources[nasty.len()])["name"], "\u{FFFD}\u{FFFD}");
+        assert_eq!(of(&sources[nasty.len()])["name"], "%FF%FE");
         for (path, status, error) in
             [(&sources[8], "5", "more than the receiver takes"), (&sources[9], "1", "No such file")]
         {

@@ -10,14 +10,14 @@ use crate::cli::exit::Exit;
 use crate::cli::meter::Id;
 use crate::disk::DiskError;
 use crate::disk::source::{self, Source};
-use crate::disk::tree::{Found, walk};
+use crate::disk::tree::{Found, sendable, walk};
 use crate::limits;
 use crate::net::rate_limiter::RateLimiter;
 use crate::net::timed_stream::{TimedStream, Timeouts};
 use crate::text::Reason;
 use crate::transfer::error::SendError;
 use crate::transfer::send::{Outgoing, Sent};
-use crate::wire::header::Dialect;
+use crate::wire::header::{Dialect, ExtendedOptions};
 use crate::wire::receipt::Receipt;
 use std::collections::VecDeque;
 use std::env;
@@ -105,13 +105,13 @@ impl Run<'_> {
         for (index, found) in self.find_files().into_iter().enumerate() {
             match found {
                 Found::File(path, name) => {
-                    queue.push_back(QueuedFile { index, path, name, tries: 0, reached: 0 });
+                    queue.push_back(QueuedFile::new(index, path, name));
                 }
                 Found::Skipped(path, why) => self.reporter.left_out(&path, why),
                 Found::Failed(error) => {
                     let path = error.path.clone();
                     let name = path.to_string_lossy().into_owned();
-                    self.fail(QueuedFile { index, path, name, tries: 0, reached: 0 }, error);
+                    self.fail(QueuedFile::new(index, path, name), error);
                 }
             }
         }
@@ -144,7 +144,7 @@ impl Run<'_> {
             } else {
                 let own = path.file_name().unwrap_or(path.as_os_str());
                 let name = self.options.name.clone();
-                let name = name.unwrap_or_else(|| own.to_string_lossy().into_owned());
+                let name = name.unwrap_or_else(|| sendable(own));
                 found.push(Found::File(path.clone(), name));
             }
         }
@@ -405,7 +405,9 @@ impl Run<'_> {
         outgoing: &mut Outgoing<TimedStream>,
         id: Id,
     ) -> (ControlFlow<()>, Option<(QueuedFile, SendError, Duration)>) {
-        let (options, printer) = (self.options.extended, &self.reporter.printer);
+        let ExtendedOptions { skip, .. } = self.options.extended;
+        let options = ExtendedOptions { skip: skip && !file.is_another, ..self.options.extended };
+        let printer = &self.reporter.printer;
         let name: Vec<u16> = file.name.encode_utf16().collect();
         let began = Instant::now();
         let resumed = &mut |bytes| printer.resume(id, bytes);
@@ -469,6 +471,10 @@ impl Run<'_> {
         };
         self.shared().gives_receipts |= has_receipt;
         match outcome {
+            Ok(sent) if sent.already_stored && self.reporter.has_sent(&sent) => {
+                file.is_another = true;
+                self.shared().queue.push_front(file);
+            }
             Ok(sent) => {
                 let mut shared = self.shared();
                 shared.busy.reset();

@@ -5,11 +5,13 @@ use super::retry::{QueuedFile, WhenBusy, pause_before};
 use super::target::Target;
 use crate::cli::console::Printer;
 use crate::cli::exit::Exit;
+use crate::digest::xxh64;
 use crate::disk::name;
 use crate::limits;
 use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, shortened};
 use crate::transfer::error::SendError;
 use crate::transfer::send::Sent;
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::mem;
@@ -30,6 +32,9 @@ struct State {
     totals: Totals,
     /// The first failure in the order of the files: its index and exit status.
     failure: Option<(usize, Exit)>,
+    /// XXH64 of each name under which a file is stored, and whether the file was sent just now. A million
+    /// of them have room in memory.
+    names: HashMap<u64, bool>,
     /// Whether it was said that the receiver keeps no directories.
     warned_of_flattening: bool,
 }
@@ -68,16 +73,24 @@ impl<'a> Reporter<'a> {
     /// Reports a file that was sent, and fails it if a receipt is required and there is none.
     pub(super) fn sent(&self, file: &QueuedFile, sent: &Sent, time: Duration) {
         let unconfirmed = sent.stored_as.is_none() && self.options.require_receipt;
-        let exit = if unconfirmed { Exit::Unconfirmed } else { Exit::Done };
+        let another = self.another_of_this_name(sent);
+        let exit = match (&another, unconfirmed) {
+            (Some(_), _) => Exit::Local,
+            (None, true) => Exit::Unconfirmed,
+            (None, false) => Exit::Done,
+        };
         if self.options.json {
             self.print_json(file, Some(sent), None, exit, time);
         } else if !self.options.quiet {
             self.print_sent(file, sent, time);
         }
         self.warn_of_flattening(file, sent);
-        if unconfirmed {
+        let why = another.or_else(|| {
             let why = "it was sent, but the receiver gave no receipt, \
                        which --require-receipt asks for";
+            unconfirmed.then(|| why.to_owned())
+        });
+        if let Some(why) = why {
             self.printer.log(self.not_sent(file, &why));
             self.record_failure(file.index, exit);
             return;
@@ -89,6 +102,28 @@ impl<'a> Reporter<'a> {
             state.totals.sent += 1;
             state.totals.bytes += sent.size;
         }
+    }
+
+    /// Returns whether the name under which a file is stored is that of another file that was sent just now.
+    pub(super) fn has_sent(&self, sent: &Sent) -> bool {
+        let name = sent.stored_as.as_ref().map(|name| xxh64(name.as_bytes()));
+        name.is_some_and(|name| self.state().names.get(&name) == Some(&true))
+    }
+
+    /// Records the name under which a file is stored. If another file of this call has it, returns what
+    /// that means.
+    fn another_of_this_name(&self, sent: &Sent) -> Option<String> {
+        let name = sent.stored_as.as_ref()?;
+        self.state().names.insert(xxh64(name.as_bytes()), !sent.already_stored)?;
+        let name = shortened(name, limits::PATH);
+        let what = match sent.already_stored {
+            true => "what the receiver has in its place, {}, is another file of this call",
+            false => "it took the place of another file of this call, {}",
+        };
+        let what = what.replace("{}", &Escaped(&name).to_string());
+        Some(format!(
+            "{what}; --name gives it another name, and with --subdirs qdropd keeps directories"
+        ))
     }
 
     fn print_sent(&self, file: &QueuedFile, sent: &Sent, time: Duration) {
