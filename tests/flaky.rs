@@ -1055,6 +1055,22 @@ fn put(top: &Path, name: impl AsRef<Path>, content: &[u8]) {
     fs::write(path, content).unwrap();
 }
 
+/// A receiver may serve one connection of an address at a time. The others wait for as long as that moves.
+#[test]
+fn jobs_that_wait_for_one_another_are_not_silent() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--max-per-peer", "1"]));
+    let names = ["a", "b", "c", "d"];
+    for (n, name) in names.iter().enumerate() {
+        // The last two fit into buffers, so that their senders wait for a receipt.
+        put(source.path(), name, &noise(if n < 2 { 10_000_000 } else { 1000 }));
+    }
+    let paths = names.map(|name| source.path().join(name));
+    let options = ["--jobs=4", "--timeout=1", "--limit-rate=5M"];
+    let sent = send_all(qdropd.address, &options, &paths);
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert!(qdropd.settled() == files(source.path()));
+}
+
 /// Files of one name in two directories are two files, wherever the receiver puts them.
 #[test]
 fn different_files_of_one_call_do_not_end_under_one_name_in_silence() {

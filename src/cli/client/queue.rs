@@ -25,6 +25,7 @@ use std::io;
 use std::mem;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,8 +34,15 @@ use std::time::{Duration, Instant};
 pub(super) fn send_all(options: &Options, target: &Target<'_>, reporter: &Reporter<'_>) -> Exit {
     let began = Instant::now();
     let rate_limiter = options.limit_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
-    let mut run =
-        Run { options, target, reporter, rate_limiter, spool: None, shared: Mutex::default() };
+    let mut run = Run {
+        options,
+        target,
+        reporter,
+        rate_limiter,
+        moves: Arc::default(),
+        spool: None,
+        shared: Mutex::default(),
+    };
     run.collect_files();
     run.shared().jobs = options.jobs;
     loop {
@@ -65,6 +73,8 @@ struct Run<'a> {
     target: &'a Target<'a>,
     reporter: &'a Reporter<'a>,
     rate_limiter: Option<Arc<RateLimiter>>,
+    /// Counts what all connections to a host write and read.
+    moves: Arc<AtomicUsize>,
     /// The contents of standard input.
     spool: Option<Source>,
     shared: Mutex<Shared>,
@@ -442,10 +452,15 @@ impl Run<'_> {
                 Target::Listener(_) => format!("qdrop: {peer} connected"),
             });
         }
+        // Whoever connects may be another program than the last.
+        let moves = match target {
+            Target::Host(..) => self.moves.clone(),
+            Target::Listener(_) => Arc::default(),
+        };
         // A sender waits for no further files.
         let timeouts = Timeouts { idle: options.timeout, keep_open: Duration::ZERO };
         TimedStream::new(stream, timeouts, None)
-            .map(|stream| stream.with_rate_limiter(rate_limiter.clone()))
+            .map(|stream| stream.of_sender(rate_limiter.clone(), moves))
             .and_then(|stream| Outgoing::new(stream, options.dialect))
             .map_err(|error| {
                 SendError::Broken(format!("cannot set up the socket: {}", Reason(&error)))
