@@ -25,7 +25,7 @@ pub const HEADER: u64 = 20 + 2 * NAME as u64;
 /// Bytes of a header that is a text. It has to come in one piece, and its receivers' buffers are small.
 pub const TEXT_HEAD: usize = 1_000;
 
-/// Characters of a peer's name that are shown in a log or a live line.
+/// Characters of a peer's name that are shown in a log or a live line, with their escapes.
 pub const SHOWN_NAME: usize = 1024;
 
 /// Bytes of a `QString` that a peer may send as the message of a receipt.
