@@ -11,6 +11,7 @@ use crate::limits;
 use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, shortened};
 use crate::transfer::error::SendError;
 use crate::transfer::send::Sent;
+use crate::wire::header::Dialect;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
@@ -134,7 +135,9 @@ impl<'a> Reporter<'a> {
                 "a receiver without receipts may lose a file of that name; --name gives it another",
             );
         }
-        if sent.closed_by_receiver == Some(false) && sent.answer.is_none() {
+        // Receivers of header-size stay connected.
+        let may_close = self.options.dialect != Dialect::HeaderSize;
+        if may_close && sent.closed_by_receiver == Some(false) && sent.answer.is_none() {
             warn(
                 "the receiver did not close by itself, as most do that have the whole file; if it \
                  is not there, try another --dialect, or one file a call",
