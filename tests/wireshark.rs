@@ -585,6 +585,23 @@ fn every_dialect_that_is_deployed() {
 }
 
 #[test]
+fn a_text_head_alone_and_with_its_file_behind_it() {
+    if !can_dissect("the dissector of text heads") {
+        return;
+    }
+    let pieces = raw(&[b"a b.txt##1000".as_slice(), &[0; 1000]].concat());
+    for sizes in [&[13, 1448], WHOLE] {
+        let said = said_of(&pieces, sizes);
+        said.assert_clean();
+        assert_eq!(said.all("qdrop.dialect"), ["text"]);
+        assert_eq!(said.all("qdrop.name"), ["a b.txt"]);
+        assert_eq!(said.numbers("qdrop.body_size"), [1000]);
+        assert_eq!(sum(&said.numbers("qdrop.body.length")), 1000);
+        assert_eq!(said.all("qdrop.stored_as"), ["a b.txt"]);
+    }
+}
+
+#[test]
 fn a_refusal_that_comes_before_the_body_has_ended() {
     if !can_dissect("the dissector of refusals") {
         return;
