@@ -350,7 +350,7 @@ fn honest_senders_are_not_suspected() {
     let two = transfer("b.txt", &noise(70_000));
     let open = encoded(Dialect::HeaderSize, "/home/u/a.txt", &noise(1000));
     let icc = [&1000_u32.to_be_bytes()[..], &noise(996)].concat();
-    let table: [(&[&[u8]], &[&str]); 6] = [
+    let table: [(&[&[u8]], &[&str]); 7] = [
         (&[&one, &two], &["a.txt: stored", "b.txt: stored"]),
         (&[&[&one[..], &two].concat()], &["a.txt: stored", "b.txt: stored"]),
         (&[&one, &two[..9], &two[9..]], &["a.txt: stored", "b.txt: stored"]),
@@ -358,6 +358,11 @@ fn honest_senders_are_not_suspected() {
         // Its own size is in front of the file, as in a colour profile, and a file follows.
         (&[&transfer("a.txt", &icc), &two], &["a.txt: stored", "b.txt: stored"]),
         (&[&one, &two[..500]], &["a.txt: stored", "b.txt: the peer closed after "]),
+        // It breaks off within the header of the second file.
+        (
+            &[&[&one[..], &two[..9]].concat()],
+            &["a.txt: stored", "unnamed: the peer closed after 9 of 16"],
+        ),
     ];
     for (pieces, expected) in table {
         let (qdropd, _, told, _) = bring(&["--keep-open", "9"], pieces);
