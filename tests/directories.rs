@@ -20,6 +20,12 @@ fn figures(text: &str) {
     io::stderr().write_all(format!("FIGURES: {text}\n").as_bytes()).unwrap();
 }
 
+/// A receiver with a fault of faults.c on `drop`; what the fault refuses is in `log`.
+fn faulty_receiver(fault: &str, drop: &TempDir, log: &TempDir, options: &[&str]) -> Qdropd {
+    let mut command = faulty("qdropd", fault, &log.path().join("refused"));
+    Qdropd::spawn(command.args(options), drop.path())
+}
+
 /// Sends a whole transfer and gives the receipts.
 fn deliver(qdropd: &Qdropd, name: &str, body: &[u8]) -> Vec<Receipt> {
     let mut stream = qdropd.connect();
@@ -357,6 +363,20 @@ fn every_directory_above_a_file_is_on_the_disk_before_its_receipt_whoever_made_i
         assert_eq!(place(&deliver(qdropd, "a/b/new/6", b"x")), "a/b/new/6");
     });
     assert_eq!(synced(&trace, drop.path()), Vec::<String>::new());
+}
+
+/// On vfat a new name of a file that was synchronised before leads to no bytes until it is synchronised
+/// again.
+#[test]
+fn a_file_that_was_renamed_is_synchronised_again_before_its_directory() {
+    for options in [&[][..], &["--on-conflict", "replace"], &["--no-sync"]] {
+        let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let qdropd = faulty_receiver("vfat", &drop, &log, options);
+        for name in ["a", "b"] {
+            assert_eq!(place(&deliver(&qdropd, name, b"x")), name);
+        }
+        assert_eq!(refusals(&log.path().join("refused"), "lost"), 0, "{options:?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
  *
  *   exfat      no hard links, and no new name with a character that DOS reserves
  *   exfat-slow likewise, and whoever makes a file that is no part sleeps until it has bytes, or 0.6 s
+ *   vfat       no hard links, and a new name is on the disk once the file has been synchronised again
  *   fsync      fsync fails
  *   late       fsync finds the disk full
  *   late-once  the first fsync finds the disk full, and no later one
@@ -70,15 +71,18 @@ static int is_kept(int file)
     return fstat(file, &status) == 0 && (S_ISREG(status.st_mode) || S_ISSOCK(status.st_mode));
 }
 
-static int is_exfat(void)
+static int has_no_links(void)
 {
-    return faulty("exfat") || faulty("exfat-slow");
+    return faulty("exfat") || faulty("exfat-slow") || faulty("vfat");
 }
+
+/* The file with a name that is not on the disk yet. */
+static atomic_ulong unsynced;
 
 static int reserved(const char *path)
 {
     const char *slash = strrchr(path, '/');
-    return is_exfat() && strpbrk(slash ? slash : path, ":?*\"<>|");
+    return has_no_links() && strpbrk(slash ? slash : path, ":?*\"<>|");
 }
 
 int openat(int directory, const char *path, int flags, ...)
@@ -127,7 +131,7 @@ int creat64(const char *, mode_t) __attribute__((alias("creat")));
 
 int linkat(int from_directory, const char *from, int to_directory, const char *to, int flags)
 {
-    if (is_exfat())
+    if (has_no_links())
         return refuse("link\n", EPERM);
     if (unlucky("link\n"))
         return -1;
@@ -145,7 +149,11 @@ int rename(const char *from, const char *to)
         return refuse("rename\n", EINVAL);
     if (unlucky("rename\n"))
         return -1;
-    return syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+    int result = syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+    struct stat status;
+    if (result == 0 && faulty("vfat") && stat(to, &status) == 0)
+        unsynced = status.st_ino;
+    return result;
 }
 
 int unlink(const char *path)
@@ -175,6 +183,11 @@ int fsync(int file)
             return refuse("fsync\n", EIO);
         refuse("fsynced-directory\n", 0);
     }
+    struct stat status;
+    if (faulty("vfat") && fstat(file, &status) == 0 && status.st_ino == unsynced)
+        unsynced = 0;
+    if (faulty("vfat") && is_directory(file) && unsynced)
+        refuse("lost\n", 0);
     if (faulty("slow-directory") && is_directory(file))
         usleep(300000);
     if (faulty("fsync"))

@@ -346,7 +346,7 @@ impl Inbox {
     ///
     /// # Errors
     /// Fails if the disk fails, or if the policy is to refuse and the name is taken. The partial file
-    /// is removed then, and nothing else has changed, with one exception: if the directory cannot be
+    /// is removed then, and nothing else has changed, with one exception: if the name cannot be
     /// synchronised, the whole file has its name, which a power cut may take away.
     pub fn place(
         &self,
@@ -370,6 +370,11 @@ impl Inbox {
             result => result?,
         };
         debug_assert!(!name.as_str().is_empty() && !name.as_str().starts_with(['.', '/']));
+        if self.policy.sync && file.temporary.gone {
+            // On vfat the entry of a renamed file leads to no bytes until the file is written again.
+            let path = self.path.join(&name);
+            file.file.sync_all().map_err(DiskError::at("fsync", &path))?;
+        }
         let leftover = file.remove().err();
         if self.policy.sync {
             let path = self.path.join(name.directory());
