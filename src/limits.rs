@@ -37,6 +37,10 @@ pub const SHOWN_ANSWER: usize = 60;
 /// Bytes of a file name on the disk: `NAME_MAX` of Linux, the BSDs and macOS.
 pub const FILE_NAME: usize = 255;
 
+/// Bytes of a file name on the disk where those of [`FILE_NAME`] are too long: as many as eCryptfs has,
+/// which encrypts home directories and the shares of network storage.
+pub const SHORT_FILE_NAME: usize = 143;
+
 /// Bytes of a path below the drop directory. With a number of six digits behind each of [`DEPTH`]
 /// components, and a temporary name as the last one, it is shorter than Linux's `PATH_MAX` of 4096.
 pub const PATH: usize = 3_200;

@@ -119,6 +119,43 @@ fn two_receivers_without_links_take_nothing_from_each_other() {
     }
 }
 
+/// On eCryptfs a name has 143 bytes, and that of a part is longer than that of its file.
+#[test]
+fn where_names_are_short_a_file_of_any_name_is_stored_and_found_again() {
+    for options in [&["--subdirs"][..], &["--subdirs", "--on-conflict", "replace"]] {
+        let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let qdropd = faulty_receiver("short-names", &drop, &log, options);
+        let long = |bytes: usize| "x".repeat(bytes - 4) + ".txt";
+        let table = [
+            (long(105), long(105)),
+            (long(110), long(110)),
+            (long(143), long(143)),
+            (long(144), long(143)),
+            (long(255), long(143)),
+            (format!("{}/a", long(200)), format!("{}/a", long(143))),
+            (format!("d/{}.txt", "测".repeat(60)), format!("d/{}.txt", "测".repeat(46))),
+        ];
+        for (name, to) in table {
+            assert_eq!(place(&deliver(&qdropd, &name, b"x")), to, "{options:?}");
+            assert_eq!(fs::read(drop.path().join(&to)).unwrap(), b"x");
+            fs::remove_file(drop.path().join(&to)).unwrap();
+        }
+        // A number fits, too; and what is there is not sent again.
+        let numbered = format!("{} (1).txt", "x".repeat(135));
+        fs::rename(drop.path().join(long(143)), drop.path().join("away")).unwrap();
+        fs::create_dir(drop.path().join(long(143))).unwrap();
+        assert_eq!(place(&deliver(&qdropd, &long(150), b"x")), numbered);
+        let source = TempDir::new().unwrap();
+        let path = file(source.path(), &long(230), b"bytes");
+        fs::remove_dir(drop.path().join(long(143))).unwrap();
+        for what in ["stored", "skipped"] {
+            let sent = send(qdropd.address, &["--preserve", "--skip-existing"], &path);
+            assert!(sent.exit == 0 && sent.stdout.starts_with(what), "{sent:?}");
+        }
+        assert!(refusals(&log.path().join("refused"), "open") > 0);
+    }
+}
+
 // --- What stands in the place of a directory.
 
 /// Everything below a directory: its path, and the content of a file.

@@ -3,6 +3,7 @@
  *   exfat      no hard links, and no new name with a character that DOS reserves
  *   exfat-slow likewise, and whoever makes a file that is no part sleeps until it has bytes, or 0.6 s
  *   vfat       no hard links, and a new name is on the disk once the file has been synchronised again
+ *   short-names  no name of more than 143 bytes, as on eCryptfs
  *   fsync      fsync fails
  *   late       fsync finds the disk full
  *   late-once  the first fsync finds the disk full, and no later one
@@ -85,6 +86,19 @@ static int reserved(const char *path)
     return has_no_links() && strpbrk(slash ? slash : path, ":?*\"<>|");
 }
 
+/* Whether a component of the path is longer than the names of eCryptfs. */
+static int is_too_long(const char *path)
+{
+    if (!faulty("short-names"))
+        return 0;
+    for (const char *end = path; *end; path = end + (*end == '/')) {
+        end = strchrnul(path, '/');
+        if (end - path > 143)
+            return 1;
+    }
+    return 0;
+}
+
 int openat(int directory, const char *path, int flags, ...)
 {
     va_list rest;
@@ -93,6 +107,8 @@ int openat(int directory, const char *path, int flags, ...)
     va_end(rest);
     if (flags & O_CREAT && reserved(path))
         return refuse("open\n", EINVAL);
+    if (is_too_long(path))
+        return refuse("open\n", ENAMETOOLONG);
     struct stat named;
     if (faulty("no-directory") && !(flags & O_CREAT) && strchr(path, '/') && path[0] == '.'
         && fstatat(directory, path, &named, 0) == 0 && S_ISDIR(named.st_mode))
@@ -133,6 +149,8 @@ int linkat(int from_directory, const char *from, int to_directory, const char *t
 {
     if (has_no_links())
         return refuse("link\n", EPERM);
+    if (is_too_long(to))
+        return refuse("link\n", ENAMETOOLONG);
     if (unlucky("link\n"))
         return -1;
     return syscall(SYS_linkat, from_directory, from, to_directory, to, flags);
@@ -147,6 +165,8 @@ int rename(const char *from, const char *to)
 {
     if (reserved(to))
         return refuse("rename\n", EINVAL);
+    if (is_too_long(to))
+        return refuse("rename\n", ENAMETOOLONG);
     if (unlucky("rename\n"))
         return -1;
     int result = syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
@@ -154,6 +174,20 @@ int rename(const char *from, const char *to)
     if (result == 0 && faulty("vfat") && stat(to, &status) == 0)
         unsynced = status.st_ino;
     return result;
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+    if (is_too_long(path))
+        return refuse("mkdir\n", ENAMETOOLONG);
+    return syscall(SYS_mkdirat, AT_FDCWD, path, mode);
+}
+
+int statx(int directory, const char *path, int flags, unsigned mask, struct statx *status)
+{
+    if (is_too_long(path))
+        return refuse("stat\n", ENAMETOOLONG);
+    return syscall(SYS_statx, directory, path, flags, mask, status);
 }
 
 int unlink(const char *path)

@@ -128,7 +128,8 @@ impl Inbox {
     fn probe(&self) -> Result<Metadata, DiskError> {
         // Nothing that is kept makes room for it.
         let make_room = MakeRoom::new(|| false);
-        let probe = self.create_partial(&SafeName::map(&[]), 0, &make_room)?;
+        let (name, limit) = (SafeName::map(&[]), limits::FILE_NAME);
+        let probe = self.create_partial(&name, 0, limit, &make_room)?;
         probe.file.metadata().map_err(DiskError::at("examine", probe.path()))
     }
 
@@ -192,8 +193,8 @@ impl Inbox {
     /// Returns the name of a file with this name, size and, to the second, modification time, if one
     /// exists. Its directory has another name if something is in the way of the one that was asked for.
     pub fn find_stored(&self, file: &FileIdentity) -> Option<SafeName> {
-        let found = self.find(&file.name).or_else(|| self.find(&file.name.for_fat()));
-        let (name, existing) = found?;
+        let (name, existing) =
+            spellings(&file.name).iter().find_map(|(spelling, _)| self.find(spelling))?;
         let second = |milliseconds: i64| milliseconds.div_euclid(1000);
         let same_time = |time| second(milliseconds(time)) == second(file.modified);
         let is_same = existing.is_file()
@@ -268,22 +269,25 @@ impl Inbox {
 
     fn create(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
         self.check_conflict(name)?;
-        let mut file = self.create_in_place(name, id).or_else(|error| {
-            // FAT and others reject a name with various errors.
-            let fat = name.for_fat();
-            match error {
-                StoreError::Disk(_) if fat != *name => {
-                    self.create_in_place(&fat, id).map_err(|_| error)
-                }
-                _ => Err(error),
-            }
-        })?;
+        let mut file = self.create_spelled(name, id)?;
         let (held, is_first) = self.lease.hold();
         file.held = Some(held);
         if is_first {
             self.writeback.wake();
         }
         Ok(file)
+    }
+
+    /// Creates a partial file under the first spelling of its name that the file system takes.
+    fn create_spelled(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
+        let mut first = self.create_in_place(name, id, limits::FILE_NAME);
+        for (spelling, limit) in &spellings(name)[1..] {
+            if !matches!(first, Err(StoreError::Disk(_))) {
+                break;
+            }
+            first = self.create_in_place(spelling, id, *limit).or(first);
+        }
+        first
     }
 
     fn check_conflict(&self, name: &SafeName) -> Result<(), StoreError> {
@@ -308,8 +312,13 @@ impl Inbox {
     }
 
     /// Creates a partial file in the directory that its name leads to.
-    fn create_in_place(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
-        let create = |name: &SafeName| Ok(self.create_partial(name, id, &self.make_room)?);
+    fn create_in_place(
+        &self,
+        name: &SafeName,
+        id: u64,
+        limit: usize,
+    ) -> Result<PartialFile, StoreError> {
+        let create = |name: &SafeName| Ok(self.create_partial(name, id, limit, &self.make_room)?);
         let Some(asked) = name.parent() else { return create(name) };
         match self.directories.make(&asked)? {
             Found::Directory(directory) => create(&name.file_name().below(Some(&directory))),
@@ -322,16 +331,18 @@ impl Inbox {
         }
     }
 
+    /// `limit`: bytes of the longest temporary name.
     fn create_partial(
         &self,
         name: &SafeName,
         id: u64,
+        limit: usize,
         make_room: &MakeRoom,
     ) -> Result<PartialFile, DiskError> {
         let writeback = self.policy.sync.then_some(&self.writeback);
         loop {
             let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-            let temporary = self.owner.part(number, id, name);
+            let temporary = self.owner.part(number, id, name, limit);
             let path = self.path.join(name.directory()).join(temporary);
             match PartialFile::create(path, name, writeback, make_room) {
                 Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {}
@@ -436,6 +447,18 @@ impl Inbox {
         }
         Err(StoreError::Exists(name.clone()))
     }
+}
+
+/// Returns how a name may be spelled, beginning with itself, for file systems that reject it: what FAT
+/// rejects, and what is too long for eCryptfs. They do so with various errors. A temporary name is longer
+/// than the name, so each has the bytes that it may have.
+fn spellings(name: &SafeName) -> Vec<(SafeName, usize)> {
+    let fat = name.for_fat();
+    let mut spellings = vec![(name.clone(), limits::FILE_NAME)];
+    spellings.extend((fat != *name).then_some((fat, limits::FILE_NAME)));
+    let short = spellings.clone().into_iter();
+    spellings.extend(short.map(|(name, _)| (name.for_short_names(), limits::SHORT_FILE_NAME)));
+    spellings
 }
 
 /// Gives a file the name `path`, atomically.
