@@ -41,6 +41,9 @@ pub const FILE_NAME: usize = 255;
 /// which encrypts home directories and the shares of network storage.
 pub const SHORT_FILE_NAME: usize = 143;
 
+/// Milliseconds by which a file system may hold another time than a file was given: FAT has steps of 2 s.
+pub const COARSEST_TIME: u64 = 2_000;
+
 /// Bytes of a path below the drop directory. With a number of six digits behind each of [`DEPTH`]
 /// components, and a temporary name as the last one, it is shorter than Linux's `PATH_MAX` of 4096.
 pub const PATH: usize = 3_200;

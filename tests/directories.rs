@@ -9,10 +9,10 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 /// Says what was measured, where it is read even if the test passes.
@@ -154,6 +154,68 @@ fn where_names_are_short_a_file_of_any_name_is_stored_and_found_again() {
         }
         assert!(refusals(&log.path().join("refused"), "open") > 0);
     }
+}
+
+// --- Times that a file system does not take as they are.
+
+/// A file of this time, in seconds since 1970.
+fn timed(directory: &Path, name: &str, seconds: i64) -> PathBuf {
+    let path = file(directory, name, b"bytes");
+    let since = Duration::from_secs(seconds.unsigned_abs());
+    let time = if seconds < 0 { UNIX_EPOCH - since } else { UNIX_EPOCH + since };
+    File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    path
+}
+
+const UNTIMED: &str = ": the receiver's file system did not take its time\n";
+
+/// FAT and exFAT that are mounted for another user, and CIFS.
+#[test]
+fn a_file_whose_time_cannot_be_set_is_stored_and_that_is_told() {
+    for options in [&["--preserve"][..], &["--preserve", "--resume", "--retry", "2"]] {
+        let (source, drop, log) =
+            (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+        let qdropd = faulty_receiver("no-times", &drop, &log, &[]);
+        let path = timed(source.path(), "a", 1_000_000_000);
+        let sent = send(qdropd.address, options, &path);
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+        assert!(sent.stdout.starts_with("stored a as a ("), "{sent:?}");
+        assert!(sent.stdout.ends_with(UNTIMED), "{sent:?}");
+        let line = qdropd.logged("cannot set the time of ");
+        assert!(line.ends_with("; the file has that of its arrival"), "{line}");
+        let sent = send(qdropd.address, &[options, &["--json"]].concat(), &path);
+        let message = "\"message\":\"the receiver's file system did not take its time\"}\n";
+        assert!(sent.stdout.ends_with(message), "{sent:?}");
+        // Without --preserve it is not tried, and nothing is to be told.
+        let sent = send(qdropd.address, &[], &path);
+        assert!(sent.exit == 0 && sent.stdout.ends_with(")\n"), "{sent:?}");
+        assert!(refusals(&log.path().join("refused"), "time") >= 2);
+        assert_eq!(qdropd.settled().len(), 3);
+    }
+}
+
+/// FAT holds even seconds.
+#[test]
+fn what_is_there_is_not_sent_again_where_times_are_held_otherwise() {
+    let (source, drop, log) =
+        (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let qdropd = faulty_receiver("fat-times", &drop, &log, &[]);
+    let options = ["--preserve", "--skip-existing"];
+    for (name, seconds, is_held) in
+        [("even", 1_000_000_000, true), ("odd", 1_000_000_001, true), ("old", 0, false)]
+    {
+        let path = timed(source.path(), name, seconds);
+        let sent = send(qdropd.address, &options, &path);
+        assert!(sent.exit == 0 && sent.stdout.starts_with("stored "), "{sent:?}");
+        assert_eq!(sent.stdout.ends_with(UNTIMED), !is_held, "{sent:?}");
+        let again = send(qdropd.address, &options, &path);
+        assert!(again.exit == 0 && again.stdout.starts_with("skipped "), "{again:?}");
+        // One that was changed since then is another one.
+        let path = timed(source.path(), name, seconds + 1_000_000_010);
+        let sent = send(qdropd.address, &options, &path);
+        assert!(sent.exit == 0 && sent.stdout.starts_with("stored "), "{sent:?}");
+    }
+    assert_eq!(qdropd.settled().len(), 6);
 }
 
 // --- What stands in the place of a directory.
@@ -656,7 +718,21 @@ fn a_part_tells_its_process_and_its_file_and_a_sign_of_life_is_beside_it() {
 
 #[test]
 fn a_sign_of_life_is_renewed_while_there_are_parts_and_goes_with_them() {
-    let qdropd = Qdropd::start(&["--timeout=3600"]);
+    for fault in ["", "no-times"] {
+        a_sign_of_life_is_renewed(fault);
+    }
+
+    // At a clean end it goes at once, also one that was given because the sender set the time.
+    let (mut once, source) = (Qdropd::start(&["--once"]), TempDir::new().unwrap());
+    let path = file(source.path(), "a", b"x");
+    assert_eq!(send(once.address, &["--preserve"], &path).exit, 0);
+    assert!(once.wait().success());
+    assert_eq!(own_names(&once.directory), Vec::<String>::new());
+}
+
+fn a_sign_of_life_is_renewed(fault: &str) {
+    let (drop_directory, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let qdropd = faulty_receiver(fault, &drop_directory, &log, &["--timeout=3600"]);
     let (stream, _) = half(&qdropd, &header("a", 1000), &[]);
     let sign = eventually("there is a sign of life", || {
         own_names(&qdropd.directory).into_iter().find(|name| is_alive(name))
@@ -673,13 +749,6 @@ fn a_sign_of_life_is_renewed_while_there_are_parts_and_goes_with_them() {
     eventually("it is made again", || sign.exists().then_some(()));
     drop(stream);
     eventually("both are gone", || own_names(&qdropd.directory).is_empty().then_some(()));
-
-    // At a clean end it goes at once, also one that was given because the sender set the time.
-    let (mut once, source) = (Qdropd::start(&["--once"]), TempDir::new().unwrap());
-    let path = file(source.path(), "a", b"x");
-    assert_eq!(send(once.address, &["--preserve"], &path).exit, 0);
-    assert!(once.wait().success());
-    assert_eq!(own_names(&once.directory), Vec::<String>::new());
 }
 
 /// A box that was cloned from ours has its machine ID and host name, and another boot.

@@ -4,6 +4,8 @@
  *   exfat-slow likewise, and whoever makes a file that is no part sleeps until it has bytes, or 0.6 s
  *   vfat       no hard links, and a new name is on the disk once the file has been synchronised again
  *   short-names  no name of more than 143 bytes, as on eCryptfs
+ *   no-times   a file's time cannot be set
+ *   fat-times  times are even seconds from 1980 to 2107, and others become the nearest of these below
  *   fsync      fsync fails
  *   late       fsync finds the disk full
  *   late-once  the first fsync finds the disk full, and no later one
@@ -188,6 +190,19 @@ int statx(int directory, const char *path, int flags, unsigned mask, struct stat
     if (is_too_long(path))
         return refuse("stat\n", ENAMETOOLONG);
     return syscall(SYS_statx, directory, path, flags, mask, status);
+}
+
+int futimens(int file, const struct timespec times[2])
+{
+    if (faulty("no-times"))
+        return refuse("time\n", EPERM);
+    struct timespec held[2] = {times[0], times[1]};
+    if (faulty("fat-times")) {
+        time_t seconds = held[1].tv_sec & ~1;
+        held[1].tv_sec = seconds < 315532800 ? 315532800 : seconds > 4354819198 ? 4354819198 : seconds;
+        held[1].tv_nsec = held[1].tv_nsec == UTIME_OMIT ? UTIME_OMIT : 0;
+    }
+    return syscall(SYS_utimensat, file, NULL, held, 0);
 }
 
 int unlink(const char *path)

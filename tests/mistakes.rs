@@ -411,7 +411,10 @@ fn a_refusal_is_words_and_its_number_is_for_those_who_ask() {
     let sent = send(to, &["-v"], &path);
     assert!(sent.stderr.ends_with(&format!("{line} (status 2)\n")), "{sent:?}", sent = sent.stderr);
     let sent = send(to, &["--json"], &path);
-    assert!(sent.stdout.ends_with("\"status\":5,\"resumed_at\":null,\"refusal\":2}\n"), "{sent:?}");
+    assert!(
+        sent.stdout.ends_with("\"status\":5,\"resumed_at\":null,\"refusal\":2,\"message\":null}\n"),
+        "{sent:?}"
+    );
     let to = refuser(Status::Exists, "");
     let line = format!("{}, which gives no reason (receipt 3)\n", start(to));
     assert_eq!(send(to, &[], &path).stderr, line);

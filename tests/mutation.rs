@@ -625,7 +625,10 @@ fn expected(
                 let free = names.find(|name| on_conflict == OnConflict::Replace || !is_taken(name));
                 let name = free.unwrap();
                 files.insert(name.to_string(), body.to_vec());
-                (Ok(Stored { name, size, digest: xxh64(body), resumed_at: 0 }), size)
+                (
+                    Ok(Stored { name, size, digest: xxh64(body), resumed_at: 0, untimed: false }),
+                    size,
+                )
             }
         });
         whole = come == size;
@@ -699,7 +702,7 @@ fn conversations_store_what_they_report_and_nothing_else() {
                 told.push(Ok(stored.clone()));
             }
             Event::Ended(Err(error)) => told.push(Err(error.status())),
-            Event::Leftover(error) => panic!("{error}"),
+            Event::Leftover(error) | Event::Untimed(error) => panic!("{error}"),
         })
         .unwrap();
         assert!(sender.closed);

@@ -126,11 +126,14 @@ impl Inbox {
     /// Returns the metadata of a file that was just created: it has the time of the file system's clock
     /// and the ID of our user.
     fn probe(&self) -> Result<Metadata, DiskError> {
+        let probe = self.create_probe()?;
+        probe.file.metadata().map_err(DiskError::at("examine", probe.path()))
+    }
+
+    fn create_probe(&self) -> Result<PartialFile, DiskError> {
         // Nothing that is kept makes room for it.
         let make_room = MakeRoom::new(|| false);
-        let (name, limit) = (SafeName::map(&[]), limits::FILE_NAME);
-        let probe = self.create_partial(&name, 0, limit, &make_room)?;
-        probe.file.metadata().map_err(DiskError::at("examine", probe.path()))
+        self.create_partial(&SafeName::map(&[]), 0, limits::FILE_NAME, &make_room)
     }
 
     /// Removes the partial files that nobody writes any more, and returns their number. `now` is the time
@@ -191,15 +194,19 @@ impl Inbox {
     }
 
     /// Returns the name of a file with this name, size and, to the second, modification time, if one
-    /// exists. Its directory has another name if something is in the way of the one that was asked for.
+    /// exists. If the file system holds another time instead, that counts. Its directory has another name if something is in the way of the one that was asked for.
     pub fn find_stored(&self, file: &FileIdentity) -> Option<SafeName> {
         let (name, existing) =
             spellings(&file.name).iter().find_map(|(spelling, _)| self.find(spelling))?;
         let second = |milliseconds: i64| milliseconds.div_euclid(1000);
-        let same_time = |time| second(milliseconds(time)) == second(file.modified);
+        let held = second(milliseconds(existing.modified().ok()?));
+        let is_held = || {
+            let probe = self.create_probe();
+            probe.and_then(|it| it.try_modified(file.modified)).is_ok_and(|it| second(it) == held)
+        };
         let is_same = existing.is_file()
             && existing.len() == file.size
-            && existing.modified().is_ok_and(same_time);
+            && (held == second(file.modified) || is_held());
         is_same.then_some(name)
     }
 

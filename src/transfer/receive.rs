@@ -31,6 +31,8 @@ pub struct Stored {
     pub digest: u64,
     /// Bytes of it that an earlier connection had received; 0 if the transfer was not resumed.
     pub resumed_at: u64,
+    /// Whether it has the time of its arrival, since it could not have the one of the sender's file.
+    pub untimed: bool,
 }
 
 /// What happens in a receiving conversation, for an observer.
@@ -44,6 +46,8 @@ pub enum Event<'a> {
     Advanced(u64),
     /// The file is stored, but its temporary name could not be removed.
     Leftover(&'a DiskError),
+    /// The file could not have the time of the sender's file.
+    Untimed(&'a DiskError),
     /// The outcome of a file. It also occurs if there was no valid header.
     Ended(&'a Result<Stored, ReceiveError>),
 }
@@ -283,7 +287,7 @@ impl<C: Connection> Conversation<'_, C> {
         let mut file = self.storage.inbox.begin(&name).map_err(ReceiveError::Store)?;
         let path = file.path().to_owned();
         self.receive_body(&mut file, header.body, &path, &mut || {})?;
-        self.place(file, 0)
+        self.place(file, 0, false)
     }
 
     /// Receives a file whose sender offers it before it sends the body.
@@ -342,11 +346,11 @@ impl<C: Connection> Conversation<'_, C> {
             }
         };
         let whole = body.finish().ok_or_else(taken_over)?;
-        if options.preserve {
-            let time = whole.set_modified(identity.modified);
-            time.map_err(|error| ReceiveError::Store(error.into()))?;
+        let timed = if options.preserve { whole.set_modified(identity.modified) } else { Ok(()) };
+        if let Err(error) = &timed {
+            (self.observer)(&Event::Untimed(error));
         }
-        self.place(whole, resumed_at)
+        self.place(whole, resumed_at, timed.is_err())
     }
 
     fn begin(&mut self, header: &Header) -> Result<SafeName, ReceiveError> {
@@ -426,13 +430,18 @@ impl<C: Connection> Conversation<'_, C> {
         })
     }
 
-    fn place(&mut self, file: PartialFile, resumed_at: u64) -> Result<Stored, ReceiveError> {
+    fn place(
+        &mut self,
+        file: PartialFile,
+        resumed_at: u64,
+        untimed: bool,
+    ) -> Result<Stored, ReceiveError> {
         let (size, digest) = (file.digest().length(), file.digest().finish());
         let (name, leftover) = self.storage.inbox.place(file).map_err(ReceiveError::Store)?;
         if let Some(error) = leftover {
             (self.observer)(&Event::Leftover(&error));
         }
-        Ok(Stored { name, size, digest, resumed_at })
+        Ok(Stored { name, size, digest, resumed_at, untimed })
     }
 
     /// Writes the receipts that are held to a sender that reads them at once.
@@ -505,6 +514,9 @@ fn header_error(error: HeaderError) -> ReceiveError {
     }
 }
 
+/// The message of the receipt for a file that could not have the time of the sender's file.
+const UNTIMED: &str = "the receiver's file system did not take its time";
+
 /// Returns the receipt for an outcome, or `None` if the connection is gone. `received`: the bytes of
 /// the body that were taken.
 fn receipt(outcome: &Result<Stored, ReceiveError>, received: u64) -> Option<Receipt> {
@@ -514,7 +526,7 @@ fn receipt(outcome: &Result<Stored, ReceiveError>, received: u64) -> Option<Rece
             body: stored.size,
             digest: stored.digest,
             name: Some(stored.name.as_str().encode_utf16().collect()),
-            message: None,
+            message: stored.untimed.then(|| UNTIMED.encode_utf16().collect()),
         },
         Err(error) => {
             let (body, name) = match error {

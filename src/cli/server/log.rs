@@ -86,6 +86,8 @@ pub(super) enum Entry<'a> {
     Undelivered(SocketAddr, &'a io::Error),
     /// A file is stored, but its temporary name could not be removed.
     Leftover(SocketAddr, &'a DiskError),
+    /// A file could not have the time of the sender's file.
+    Untimed(SocketAddr, &'a DiskError),
     /// The command for a file of this name failed or was not run.
     Command(SocketAddr, &'a str, &'a str),
     /// A line that the command wrote to standard error.
@@ -127,7 +129,7 @@ impl Entry<'_> {
             Self::Stored(
                 peer,
                 name,
-                Stored { name: stored_as, size, digest, resumed_at },
+                Stored { name: stored_as, size, digest, resumed_at, .. },
                 time,
             ) => Object::new("stored")
                 .text("peer", &peer)
@@ -154,7 +156,7 @@ impl Entry<'_> {
             Self::Undelivered(peer, why) => {
                 Object::new("no-receipt").text("peer", &peer).text("error", &Reason(why))
             }
-            Self::Leftover(peer, why) => {
+            Self::Leftover(peer, why) | Self::Untimed(peer, why) => {
                 Object::new("warning").text("peer", &peer).text("error", why)
             }
             Self::Command(peer, name, why) => {
@@ -195,7 +197,7 @@ impl Display for Entry<'_> {
             Self::Stored(
                 peer,
                 name,
-                Stored { name: stored_as, size, digest, resumed_at },
+                Stored { name: stored_as, size, digest, resumed_at, .. },
                 time,
             ) => {
                 let summary =
@@ -215,6 +217,9 @@ impl Display for Entry<'_> {
                 write!(f, "{peer}: no receipt delivered: {}", Reason(why))
             }
             Self::Leftover(peer, why) => write!(f, "{peer}: {why}; the next start does"),
+            Self::Untimed(peer, why) => {
+                write!(f, "{peer}: {why}; the file has that of its arrival")
+            }
             Self::Command(peer, name, why) => {
                 write!(f, "{peer}: command for {} {why}", Escaped(&truncated(name)))
             }
@@ -317,8 +322,13 @@ mod tests {
         let peer = "192.0.2.1:5".parse().unwrap();
         let name = "a\"\\\n";
         let units: Vec<u16> = name.encode_utf16().collect();
-        let stored =
-            Stored { name: SafeName::map(&units[..2]), size: 1000, digest: 0xabc, resumed_at: 0 };
+        let stored = Stored {
+            name: SafeName::map(&units[..2]),
+            size: 1000,
+            digest: 0xabc,
+            resumed_at: 0,
+            untimed: false,
+        };
         let failed = || io::Error::other("it \"failed\"");
         let disk = DiskError { operation: "remove", path: PathBuf::from("x\n"), error: failed() };
         let report =
@@ -406,6 +416,11 @@ mod tests {
         assert_entry(
             &Entry::Leftover(peer, &disk),
             "192.0.2.1:5: cannot remove x\\n: it \"failed\"; the next start does",
+            r#"{"event":"warning","peer":"192.0.2.1:5","error":"cannot remove x\\n: it \"failed\""}"#,
+        );
+        assert_entry(
+            &Entry::Untimed(peer, &disk),
+            "192.0.2.1:5: cannot remove x\\n: it \"failed\"; the file has that of its arrival",
             r#"{"event":"warning","peer":"192.0.2.1:5","error":"cannot remove x\\n: it \"failed\""}"#,
         );
         assert_entry(

@@ -288,6 +288,7 @@ impl TransferObserver<'_> {
                 }
             }
             Event::Leftover(error) => log.log(&Entry::Leftover(self.peer, error)),
+            Event::Untimed(error) => log.log(&Entry::Untimed(self.peer, error)),
             Event::Ended(outcome) => {
                 let file = self.file.take();
                 if let Some(file) = &file {

@@ -82,9 +82,14 @@ impl<C: Connection> Outgoing<C> {
             },
             (None, _, None) if confirmed_any => Err(SendError::NotProcessed),
             (None, _, Some(why)) if confirmed_any => Err(SendError::InDoubt(why.clone())),
-            (None, Some(digest), None) if !gives_receipts => {
-                Ok(Sent { size, digest, stored_as: None, resumed_at: 0, already_stored: false })
-            }
+            (None, Some(digest), None) if !gives_receipts => Ok(Sent {
+                size,
+                digest,
+                stored_as: None,
+                resumed_at: 0,
+                already_stored: false,
+                message: None,
+            }),
             (None, _, Some(why)) => Err(SendError::Broken(match &answer {
                 Some(answer) => format!("{why}; it answered \"{}\"", Escaped(answer)),
                 None => why.clone(),

@@ -176,7 +176,14 @@ fn judge_answer(receipt: Receipt, size: u64, options: ExtendedOptions) -> Result
         Status::AlreadyThere => {
             let name = receipt.name.unwrap_or_default();
             let stored_as = Some(String::from_utf16_lossy(&name));
-            Ok(Sent { size, digest: 0, stored_as, resumed_at: size, already_stored: true })
+            Ok(Sent {
+                size,
+                digest: 0,
+                stored_as,
+                resumed_at: size,
+                already_stored: true,
+                message: None,
+            })
         }
         Status::Stored => Err(unasked("has stored the file")),
         _ => Err(SendError::Refused(receipt)),
