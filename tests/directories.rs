@@ -492,6 +492,36 @@ fn a_directory_whose_sync_failed_is_synchronised_again() {
     assert_eq!(refusals(&refused, "fsynced-directory"), 2, "the drop directory, and the new one");
 }
 
+/// FUSE and SMB know no fsync of a directory and say so with various errors.
+#[test]
+fn where_directories_cannot_be_synchronised_that_is_told_once_and_files_are_stored() {
+    const ENOENT: i32 = 2;
+    const EBADF: i32 = 9;
+    const EACCES: i32 = 13;
+    const ENOTTY: i32 = 25;
+    for error in [ENOENT, EBADF, EACCES, ENOTTY] {
+        let fault = format!("no-fsync-directory:{error}");
+        let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let qdropd = faulty_receiver(&fault, &drop, &log, &["--subdirs"]);
+        for name in ["a", "b", "new/c"] {
+            assert_eq!(place(&deliver(&qdropd, name, b"x")), name, "{fault}");
+        }
+        let reason = io::Error::from_raw_os_error(error).to_string();
+        let reason = reason.split(" (os").next().unwrap();
+        let shown = drop.path().display();
+        let warning = format!(
+            "qdropd: warning: {shown} cannot be synchronised ({reason}): \
+             a power cut may take the names of files that were just stored\n"
+        );
+        assert!(qdropd.log().starts_with(&warning), "{}", qdropd.log());
+        assert_eq!(qdropd.log().matches("warning").count(), 1, "{}", qdropd.log());
+        // With --no-sync nobody needs to know.
+        let qdropd = faulty_receiver(&fault, &drop, &log, &["--no-sync"]);
+        assert_eq!(place(&deliver(&qdropd, "d", b"x")), "d");
+        assert!(!qdropd.log().contains("warning"), "{}", qdropd.log());
+    }
+}
+
 #[test]
 fn many_senders_into_a_new_directory_get_no_receipt_before_it_is_on_the_disk() {
     // Whoever finds the directory waits as long as who made it: 0.3 s for each sync of a directory.
@@ -588,8 +618,13 @@ fn can_unshare(what: &str) -> bool {
 
 /// A `qdropd` on a tmpfs with these options.
 fn on_tmpfs(options: &str, place: &Path) -> Qdropd {
+    on_mount(&format!("mount -t tmpfs -o {options} none \"$DROP\""), place)
+}
+
+/// A `qdropd` in a namespace of its own, on what these commands of a shell have mounted as `$DROP`.
+fn on_mount(commands: &str, place: &Path) -> Qdropd {
     let mut unshare = needed("unshare");
-    let script = format!("mount -t tmpfs -o {options} none \"$DROP\" && exec \"$0\" \"$@\"");
+    let script = format!("{commands} && exec \"$0\" \"$@\"");
     unshare.args(["-rm", "sh", "-c", &script]).arg(program("qdropd")).env("DROP", place);
     let mut qdropd = Qdropd::spawn(&mut unshare, place);
     // As its own process sees it.
@@ -632,6 +667,37 @@ fn what_is_kept_makes_room_for_what_comes() {
         }
         assert_eq!(deliver(&qdropd, "honest", b"x"), [stored("honest", b"x")], "{kept} kept");
     }
+}
+
+/// A start needs a file of its own, and what fills the disk may be its own leftovers.
+#[test]
+fn on_a_full_disk_a_start_sweeps_and_waits_for_room() {
+    if !can_unshare("a start on a full disk") {
+        return;
+    }
+    let there = TempDir::new().unwrap();
+    let full = "mount -t tmpfs -o nr_inodes=8 none \"$DROP\" && touch";
+    let ended = format!("\"$DROP\"/.qdrop-{:08x}-4194305-1-{{}}-0000000000000000.x.part", boot());
+    let parts: Vec<String> = (0..7).map(|n| ended.replace("{}", &n.to_string())).collect();
+    let qdropd = on_mount(&format!("{full} {}", parts.join(" ")), there.path());
+    assert_eq!(qdropd.log(), "qdropd: removed 7 unfinished files of an earlier run\n");
+    assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
+    drop(qdropd);
+    let names: Vec<String> = (0..7).map(|n| format!("\"$DROP\"/{n}")).collect();
+    let qdropd = on_mount(&format!("{full} {}", names.join(" ")), there.path());
+    let warning = "qdropd: warning: the disk is full: files are refused until there is room\n";
+    assert_eq!(qdropd.log(), warning);
+    assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [4]);
+    // A link takes one as well.
+    ["0", "1"].iter().for_each(|name| fs::remove_file(qdropd.directory.join(name)).unwrap());
+    assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
+}
+
+/// The digest of boot and PID namespace that names of parts begin with.
+fn boot() -> u32 {
+    let mut boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+    boot.extend(fs::read_link("/proc/self/ns/pid").unwrap().as_os_str().as_encoded_bytes());
+    xxh64(&boot) as u32
 }
 
 #[test]
@@ -699,9 +765,7 @@ fn a_part_tells_its_process_and_its_file_and_a_sign_of_life_is_beside_it() {
         unique.split('-').map(str::to_owned).collect()
     };
     let (first, second) = (fields(&first), fields(&second));
-    let mut boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap();
-    boot.extend(fs::read_link("/proc/self/ns/pid").unwrap().as_os_str().as_encoded_bytes());
-    assert_eq!(first[0], format!("{:08x}", xxh64(&boot) as u32));
+    assert_eq!(first[0], format!("{:08x}", boot()));
     assert_eq!(first[1], qdropd.pid().to_string());
     assert_eq!((first.len(), &first[..3]), (5, &second[..3]));
     assert_ne!(first[3], second[3]);

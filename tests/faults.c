@@ -10,7 +10,8 @@
  *   late       fsync finds the disk full
  *   late-once  the first fsync finds the disk full, and no later one
  *   late-lost  likewise, and the kernel drops what was written
- *   fsync-directory:N  the first N calls of fsync for a directory fail
+ *   fsync-directory:N  the first N calls of fsync for a directory fail, but for the one of the start
+ *   no-fsync-directory:N  every fsync of a directory fails with the error N
  *   slow-directory     fsync of a directory takes 0.3 s
  *   no-directory       no directory below the first can be opened: there is no descriptor
  *   early      fdatasync fails, and no fsync after it knows
@@ -228,10 +229,14 @@ int fsync(int file)
     const char *faults = getenv("FAULTS");
     if (faults && strncmp(faults, "fsync-directory:", 16) == 0 && is_directory(file)) {
         static atomic_ulong calls;
-        if (calls++ < strtoul(faults + 16, NULL, 10))
+        unsigned long call = calls++;
+        if (call > 0 && call <= strtoul(faults + 16, NULL, 10))
             return refuse("fsync\n", EIO);
-        refuse("fsynced-directory\n", 0);
+        if (call > 0)
+            refuse("fsynced-directory\n", 0);
     }
+    if (faults && strncmp(faults, "no-fsync-directory:", 19) == 0 && is_directory(file))
+        return refuse("fsync\n", strtoul(faults + 19, NULL, 10));
     struct stat status;
     if (faulty("vfat") && fstat(file, &status) == 0 && status.st_ino == unsynced)
         unsynced = 0;

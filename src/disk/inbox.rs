@@ -4,12 +4,12 @@ use super::directories::{Directories, Found};
 use super::lease::Lease;
 use super::name::SafeName;
 use super::numbering::{IN_ORDER, gallop};
-use super::owner::Owner;
+use super::owner::{Owner, current_user};
 use super::partial::{MakeRoom, PartialFile};
 use super::partial_store::{ActiveBody, FileIdentity, PartialStore};
 use super::sweep::Sweep;
 use super::writeback::Writeback;
-use super::{DiskError, Identity, milliseconds, user};
+use super::{DiskError, Identity, is_full, milliseconds, user};
 use crate::limits;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -60,6 +60,10 @@ pub struct Inbox {
     writeback: Arc<Writeback>,
     store: Arc<PartialStore>,
     make_room: MakeRoom,
+    /// Whether there was no room for a file at the start.
+    began_full: bool,
+    /// Why the directory cannot be synchronised. `None` if it can, or need not.
+    unsynced: Option<DiskError>,
 }
 
 /// How files are stored.
@@ -113,14 +117,62 @@ impl Inbox {
             writeback: Arc::default(),
             store,
             make_room: make_room.clone(),
+            began_full: false,
+            unsynced: None,
         };
-        let fresh = inbox.probe()?;
+        let swept = inbox.begin_sweep()?;
         let top = inbox.handle.metadata().map_err(DiskError::at("examine", path))?;
-        inbox.user = user(&fresh);
         let trusted = others_may_write(&top).then(|| [inbox.user, 0, user(&top)]);
         inbox.directories = Directories::new(path, trusted, renames, make_room);
-        let swept = inbox.sweep(fresh.modified().ok())?;
+        inbox.unsynced = inbox.sync_failure();
         Ok((inbox, swept))
+    }
+
+    /// Finds out who we are to the file system, and sweeps. On a full disk that is done in the other
+    /// order, with what this machine says of us, since the partial files may be what fills it.
+    fn begin_sweep(&mut self) -> Result<usize, DiskError> {
+        let is_no_room = |error: &DiskError| is_full(&error.error);
+        let (fresh, swept) = match self.probe() {
+            Err(error) if is_no_room(&error) => {
+                self.user = current_user();
+                let swept = self.sweep(None)?;
+                (self.probe(), swept)
+            }
+            fresh => {
+                let fresh = fresh?;
+                self.user = user(&fresh);
+                return self.sweep(fresh.modified().ok());
+            }
+        };
+        match fresh {
+            Ok(fresh) => self.user = user(&fresh),
+            Err(error) if is_no_room(&error) => self.began_full = true,
+            Err(error) => return Err(error),
+        }
+        Ok(swept)
+    }
+
+    /// Returns why the drop directory cannot be synchronised at all. File systems of FUSE and SMB say so
+    /// with various errors. One that comes once is that of a disk.
+    fn sync_failure(&self) -> Option<DiskError> {
+        let sync = || self.directories.sync(&self.handle);
+        let failed = self.policy.sync.then(|| sync().or_else(|_| sync()).err()).flatten();
+        failed.filter(|error| !is_full(error)).map(DiskError::at("fsync", &self.path))
+    }
+
+    /// Returns whether the disk was full at the start.
+    pub fn began_full(&self) -> bool {
+        self.began_full
+    }
+
+    /// Returns why the drop directory cannot be synchronised, if that would be needed.
+    pub fn unsynced(&self) -> Option<&DiskError> {
+        self.unsynced.as_ref()
+    }
+
+    /// Returns whether directories are synchronised.
+    fn syncs_directories(&self) -> bool {
+        self.policy.sync && self.unsynced.is_none()
     }
 
     /// Returns the metadata of a file that was just created: it has the time of the file system's clock
@@ -376,7 +428,9 @@ impl Inbox {
         let name = file.name.clone();
         // What can fail for want of a descriptor fails before the file has its name.
         let directory = match name.parent() {
-            Some(parent) if self.policy.sync => Some(self.directories.open_synced(&parent)?),
+            Some(parent) if self.syncs_directories() => {
+                Some(self.directories.open_synced(&parent)?)
+            }
             _ => None,
         };
         let name = match self.publish(&mut file, &name) {
@@ -394,7 +448,7 @@ impl Inbox {
             file.file.sync_all().map_err(DiskError::at("fsync", &path))?;
         }
         let leftover = file.remove().err();
-        if self.policy.sync {
+        if self.syncs_directories() {
             let path = self.path.join(name.directory());
             let synced = self.directories.sync(directory.as_ref().unwrap_or(&self.handle));
             synced.map_err(DiskError::at("fsync", &path))?;

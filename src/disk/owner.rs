@@ -9,6 +9,7 @@
 //! process from all others with the same B.
 
 use super::name::SafeName;
+use super::user;
 use crate::digest::xxh64;
 use std::fmt::{self, Display, Formatter};
 use std::fs;
@@ -119,6 +120,11 @@ fn is_part(number: &str, id: &str) -> bool {
 pub(super) fn started(process: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Returns the ID of our user as this machine has it; 0 if it does not say.
+pub(super) fn current_user() -> u32 {
+    fs::metadata("/proc/self").map_or(0, |process| user(&process))
 }
 
 #[cfg(test)]

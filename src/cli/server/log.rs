@@ -72,6 +72,10 @@ pub(super) enum Entry<'a> {
     WorldWritable(&'a str),
     /// With --subdirs: other users can make directories in this directory.
     Shared(&'a str),
+    /// There is no room for files.
+    Full,
+    /// This directory cannot be synchronised: why.
+    Unsynced(&'a str, &'a DiskError),
     /// Nothing was received from the only sender: its address, and why.
     NoTransfer(&'a dyn Display, &'a dyn Display),
     /// A connection was accepted.
@@ -120,6 +124,11 @@ impl Entry<'_> {
             }
             Self::Shared(directory) => {
                 let why = format!("other users can make directories in {directory}");
+                Object::new("warning").text("error", &why)
+            }
+            Self::Full => Object::new("warning").text("error", &"the disk is full"),
+            Self::Unsynced(directory, why) => {
+                let why = format!("{directory} cannot be synchronised: {}", Reason(&why.error));
                 Object::new("warning").text("error", &why)
             }
             Self::NoTransfer(from, why) => {
@@ -191,6 +200,16 @@ impl Display for Entry<'_> {
                 "qdropd: warning: other users can make directories in {}; theirs are not used \
                  (chmod go-w helps)",
                 Escaped(directory)
+            ),
+            Self::Full => f.write_str(
+                "qdropd: warning: the disk is full: files are refused until there is room",
+            ),
+            Self::Unsynced(directory, why) => write!(
+                f,
+                "qdropd: warning: {} cannot be synchronised ({}): a power cut may take the names of \
+                 files that were just stored",
+                Escaped(directory),
+                Reason(&why.error)
             ),
             Self::NoTransfer(from, why) => write!(f, "qdropd: nothing received from {from}: {why}"),
             Self::Connected(peer) => write!(f, "{peer}: connected"),
@@ -367,6 +386,17 @@ mod tests {
             "qdropd: warning: other users can make directories in /srv/a\\\\b; theirs are not used \
              (chmod go-w helps)",
             r#"{"event":"warning","error":"other users can make directories in /srv/a\\b"}"#,
+        );
+        assert_entry(
+            &Entry::Full,
+            "qdropd: warning: the disk is full: files are refused until there is room",
+            r#"{"event":"warning","error":"the disk is full"}"#,
+        );
+        assert_entry(
+            &Entry::Unsynced("/srv/a\\b", &disk),
+            "qdropd: warning: /srv/a\\\\b cannot be synchronised (it \"failed\"): a power cut may take \
+             the names of files that were just stored",
+            r#"{"event":"warning","error":"/srv/a\\b cannot be synchronised: it \"failed\""}"#,
         );
         assert_entry(
             &Entry::NoTransfer(&"box:9999", &failed()),

@@ -107,6 +107,12 @@ fn open_inbox(options: &Options, log: &Log) -> Result<Inbox, String> {
     if swept > 0 && !options.quiet {
         log.log(&Entry::Swept(swept));
     }
+    if inbox.began_full() {
+        log.log(&Entry::Full);
+    }
+    if let Some(why) = inbox.unsynced() {
+        log.log(&Entry::Unsynced(&shown, why));
+    }
     if inbox.is_world_writable() {
         log.log(&Entry::WorldWritable(&shown));
     } else if inbox.is_shared() {
