@@ -156,6 +156,29 @@ fn where_names_are_short_a_file_of_any_name_is_stored_and_found_again() {
     }
 }
 
+/// NFS says that a name is taken, or a part is gone, if the answer to its first question was lost.
+#[test]
+fn what_was_done_although_it_is_said_to_fail_is_done_once() {
+    for fault in ["lost-reply", "lost-reply-vfat"] {
+        for policy in ["rename", "replace", "refuse"] {
+            let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+            let qdropd = faulty_receiver(fault, &drop, &log, &["--on-conflict", policy]);
+            assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")], "{fault} {policy}");
+            assert_eq!(qdropd.settled().len(), 1, "{fault} {policy}");
+            // A name that is taken is none.
+            let again = deliver(&qdropd, "a", b"y");
+            match policy {
+                "rename" => assert_eq!(again, [stored("a (1)", b"y")], "{fault}"),
+                "replace" => assert_eq!(again, [stored("a", b"y")], "{fault}"),
+                _ => assert_eq!(codes(&again), [3], "{fault}"),
+            }
+            let lines = qdropd.log();
+            assert!(!lines.contains("cannot"), "{lines}");
+            assert!(refusals(&log.path().join("refused"), "unlink") > 0);
+        }
+    }
+}
+
 // --- Times that a file system does not take as they are.
 
 /// A file of this time, in seconds since 1970.

@@ -6,6 +6,9 @@
  *   short-names  no name of more than 143 bytes, as on eCryptfs
  *   no-times   a file's time cannot be set
  *   fat-times  times are even seconds from 1980 to 2107, and others become the nearest of these below
+ *   lost-reply link, rename and unlink work, and say that what they have done was done before: the
+ *              answer of an NFS server was lost, and it was asked again
+ *   lost-reply-vfat likewise, without hard links
  *   fsync      fsync fails
  *   late       fsync finds the disk full
  *   late-once  the first fsync finds the disk full, and no later one
@@ -77,11 +80,16 @@ static int is_kept(int file)
 
 static int has_no_links(void)
 {
-    return faulty("exfat") || faulty("exfat-slow") || faulty("vfat");
+    return faulty("exfat") || faulty("exfat-slow") || faulty("vfat") || faulty("lost-reply-vfat");
 }
 
 /* The file with a name that is not on the disk yet. */
 static atomic_ulong unsynced;
+
+static int loses_replies(void)
+{
+    return faulty("lost-reply") || faulty("lost-reply-vfat");
+}
 
 static int reserved(const char *path)
 {
@@ -156,7 +164,8 @@ int linkat(int from_directory, const char *from, int to_directory, const char *t
         return refuse("link\n", ENAMETOOLONG);
     if (unlucky("link\n"))
         return -1;
-    return syscall(SYS_linkat, from_directory, from, to_directory, to, flags);
+    int result = syscall(SYS_linkat, from_directory, from, to_directory, to, flags);
+    return result == 0 && loses_replies() ? refuse("link\n", EEXIST) : result;
 }
 
 int link(const char *from, const char *to)
@@ -176,7 +185,7 @@ int rename(const char *from, const char *to)
     struct stat status;
     if (result == 0 && faulty("vfat") && stat(to, &status) == 0)
         unsynced = status.st_ino;
-    return result;
+    return result == 0 && loses_replies() ? refuse("rename\n", ENOENT) : result;
 }
 
 int mkdir(const char *path, mode_t mode)
@@ -208,7 +217,10 @@ int futimens(int file, const struct timespec times[2])
 
 int unlink(const char *path)
 {
-    return unlucky("unlink\n") ? -1 : syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+    if (unlucky("unlink\n"))
+        return -1;
+    int result = syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+    return result == 0 && loses_replies() ? refuse("unlink\n", ENOENT) : result;
 }
 
 int fdatasync(int file)

@@ -461,11 +461,8 @@ impl Inbox {
         if self.policy.on_conflict == OnConflict::Replace {
             let path = self.path.join(name);
             loop {
-                match fs::rename(file.path(), &path) {
-                    Ok(()) => {
-                        file.temporary.gone = true;
-                        return Ok(name.clone());
-                    }
+                match rename(file, &path) {
+                    Ok(()) => return Ok(name.clone()),
                     // A file does not replace a directory. It gets the next free name.
                     Err(error) if error.kind() == ErrorKind::IsADirectory => break,
                     Err(error) if self.make_room.for_another_try(&error) => {}
@@ -534,8 +531,28 @@ fn link_exclusive(file: &mut PartialFile, path: &Path) -> io::Result<()> {
         {
             reserve_and_rename(file, path)
         }
+        // NFS asks again if an answer is lost, and takes our own name for a taken one.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && has_name(file, path) => Ok(()),
         result => result,
     }
+}
+
+/// Renames a file to `path`, and replaces what is there.
+fn rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
+    match fs::rename(file.path(), path) {
+        // Likewise.
+        Err(error) if error.kind() == ErrorKind::NotFound && has_name(file, path) => {}
+        result => result?,
+    }
+    file.temporary.gone = true;
+    Ok(())
+}
+
+/// Returns whether `path` is a name of this file.
+fn has_name(file: &PartialFile, path: &Path) -> bool {
+    let there = fs::symlink_metadata(path);
+    let ours = file.file.metadata();
+    there.is_ok_and(|there| ours.is_ok_and(|ours| Identity::of(&ours) == Identity::of(&there)))
 }
 
 /// The weak fallback without hard links: an empty file reserves the name until the partial file is
@@ -553,25 +570,17 @@ fn reserve_and_rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
         Ok(Identity::of(&ours) == Identity::of(&there) && there.is_file() && there.len() == 0)
     };
     let renamed = match is_ours() {
-        Ok(true) => fs::rename(file.path(), path),
+        Ok(true) => rename(file, path),
         Ok(false) => return Err(ErrorKind::AlreadyExists.into()),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(ErrorKind::AlreadyExists.into());
         }
         Err(error) => Err(error),
     };
-    match renamed {
-        Ok(()) => {
-            file.temporary.gone = true;
-            Ok(())
-        }
-        Err(error) => {
-            if is_ours().is_ok_and(|is_ours| is_ours) {
-                let _ = fs::remove_file(path);
-            }
-            Err(error)
-        }
+    if renamed.is_err() && is_ours().is_ok_and(|is_ours| is_ours) {
+        let _ = fs::remove_file(path);
     }
+    renamed
 }
 
 /// Returns whether a directory is world-writable without the sticky bit (inode(7)).

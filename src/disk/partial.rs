@@ -200,7 +200,14 @@ impl Write for PartialFile {
 
 impl TemporaryName {
     fn remove(&mut self) -> io::Result<()> {
-        if mem::replace(&mut self.gone, true) { Ok(()) } else { fs::remove_file(&self.path) }
+        if mem::replace(&mut self.gone, true) {
+            return Ok(());
+        }
+        match fs::remove_file(&self.path) {
+            // NFS says so if the answer to its first question was lost.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
     }
 }
 
