@@ -231,6 +231,9 @@ pub const STACK: usize = 1024 * 1024;
 /// The first and the longest pause after an error of `accept`.
 pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// How often a receiver looks whether its directory is still in its place.
+pub const LOOK: Duration = Duration::from_secs(5);
+
 /// How often a process that has partial files renews its sign of life.
 pub const RENEWAL: Duration = Duration::from_secs(5);
 /// How old the sign of life of another machine's process, and the last write to its partial file, must be

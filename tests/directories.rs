@@ -723,6 +723,87 @@ fn boot() -> u32 {
     xxh64(&boot) as u32
 }
 
+// --- A drop directory that is not where it was.
+
+/// Waits for the end of a receiver whose directory is gone.
+fn ends_since_it_is_gone(mut qdropd: Qdropd, how: &str) {
+    assert_eq!(qdropd.wait().code(), Some(1), "{how}: {}", qdropd.log());
+    let log = qdropd.log();
+    let line = log.lines().last().unwrap();
+    assert!(line.starts_with("qdropd: cannot store in /"), "{how}: {log}");
+    let end = "/drop: it was removed, or another directory is in its place (start qdropd again)";
+    assert!(line.ends_with(end), "{how}: {log}");
+}
+
+#[test]
+fn a_receiver_whose_directory_is_gone_ends_for_its_supervisor_to_start_it_again() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 3] = [
+        ("removed", |path| fs::remove_dir(path).unwrap()),
+        ("made again", |path| {
+            fs::remove_dir(path).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+        ("replaced", |path| {
+            fs::rename(path, path.with_extension("old")).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+    ];
+    thread::scope(|scope| {
+        for (how, change) in changes {
+            scope.spawn(move || {
+                let top = TempDir::new().unwrap();
+                let place = top.path().join("drop");
+                fs::create_dir(&place).unwrap();
+                let qdropd = Qdropd::start_in(&place, &[]);
+                change(&place);
+                // Nothing is called stored meanwhile.
+                assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [5], "{how}");
+                ends_since_it_is_gone(qdropd, how);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_receiver_ends_when_something_is_mounted_over_its_directory_or_unmounted() {
+    if !can_unshare("a drop directory that is mounted and unmounted under a receiver") {
+        return;
+    }
+    thread::scope(|scope| {
+        for (how, first, then) in [
+            ("mounted", "true", "mount -t tmpfs none"),
+            ("unmounted", "mount -t tmpfs none \"$DROP\"", "umount -l"),
+        ] {
+            scope.spawn(move || {
+                let top = TempDir::new().unwrap();
+                let place = top.path().join("drop");
+                fs::create_dir(&place).unwrap();
+                let qdropd = on_mount(first, &place);
+                let mut enter = needed("nsenter");
+                enter.arg(format!("--target={}", qdropd.pid())).args(["--user", "--mount"]);
+                enter.args(["--preserve-credentials", "sh", "-c", &format!("{then} \"$0\"")]);
+                assert!(enter.arg(&place).status().unwrap().success(), "{how}");
+                assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [5], "{how}");
+                ends_since_it_is_gone(qdropd, how);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_directory_that_is_renamed_goes_on() {
+    let top = TempDir::new().unwrap();
+    let [place, other] = ["drop", "other"].map(|name| top.path().join(name));
+    fs::create_dir(&place).unwrap();
+    let qdropd = Qdropd::start_in(&place, &[]);
+    fs::rename(&place, &other).unwrap();
+    // It is looked at every 5 s.
+    thread::sleep(Duration::from_secs(6));
+    assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
+    assert_eq!(fs::read(other.join("a")).unwrap(), b"x");
+}
+
 #[test]
 fn a_disk_that_is_full_at_fsync_gets_the_data_again_and_no_second_fsync_of_what_is_lost() {
     for (fault, kept, expected) in [

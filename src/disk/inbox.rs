@@ -2,6 +2,7 @@
 
 use super::directories::{Directories, Found};
 use super::lease::Lease;
+use super::location::Location;
 use super::name::SafeName;
 use super::numbering::{IN_ORDER, gallop};
 use super::owner::{Owner, current_user};
@@ -50,6 +51,7 @@ pub struct Inbox {
     path: PathBuf,
     /// The directory, open for its `fsync`, which then works without a free descriptor.
     handle: File,
+    location: Location,
     owner: Owner,
     /// The ID of our user, as the file system has it.
     user: u32,
@@ -108,6 +110,7 @@ impl Inbox {
         let mut inbox = Self {
             path: path.to_owned(),
             directories: Directories::new(path, None, renames, make_room.clone()),
+            location: Location::new(path, &handle),
             handle,
             owner,
             user: 0,
@@ -212,14 +215,24 @@ impl Inbox {
         sweep.run()
     }
 
-    /// Runs forever, in a thread of its own: gives signs of life, and removes partial files that were
-    /// kept for long enough or that nobody writes any more. Calls `on_swept` with the number of the
+    /// Runs in a thread of its own until the directory is gone, and returns an error that says so: gives
+    /// signs of life, and removes partial files that were kept for long enough or that nobody writes any
+    /// more. Calls `on_swept` with the number of the
     /// latter. `start_sync` is to start a thread that calls [`Inbox::sync_requested`], and to return
     /// whether it did. A disk that is slow to sync does not delay a sign of life then.
-    pub fn maintenance_loop(&self, start_sync: &dyn Fn() -> bool, on_swept: &dyn Fn(usize)) -> ! {
+    pub fn maintenance_loop(
+        &self,
+        start_sync: &dyn Fn() -> bool,
+        on_swept: &dyn Fn(usize),
+    ) -> DiskError {
         let mut next_sweep = Instant::now() + limits::SWEEP.0;
+        let mut next_look = Instant::now() + limits::LOOK;
         self.writeback.run(start_sync, || {
             let began = Instant::now();
+            if began >= next_look {
+                self.location.check(&self.handle)?;
+                next_look = began + limits::LOOK;
+            }
             if began >= next_sweep {
                 // A directory that cannot be listed now may be the next time.
                 let swept = self.sweep(None).unwrap_or(0);
@@ -229,9 +242,9 @@ impl Inbox {
                 let (pause, factor) = limits::SWEEP;
                 next_sweep = Instant::now() + pause.max(factor * began.elapsed());
             }
-            let sweep = next_sweep.saturating_duration_since(Instant::now());
+            let next = next_sweep.min(next_look).saturating_duration_since(Instant::now());
             let others = [self.store.remove_expired(), self.lease.renew()];
-            others.into_iter().flatten().fold(sweep, Duration::min)
+            Ok(others.into_iter().flatten().fold(next, Duration::min))
         })
     }
 
@@ -248,6 +261,7 @@ impl Inbox {
     /// Returns the name of a file with this name, size and, to the second, modification time, if one
     /// exists. If the file system holds another time instead, that counts. Its directory has another name if something is in the way of the one that was asked for.
     pub fn find_stored(&self, file: &FileIdentity) -> Option<SafeName> {
+        self.location.check(&self.handle).ok()?;
         let (name, existing) =
             spellings(&file.name).iter().find_map(|(spelling, _)| self.find(spelling))?;
         let second = |milliseconds: i64| milliseconds.div_euclid(1000);
@@ -416,8 +430,9 @@ impl Inbox {
     ///
     /// # Errors
     /// Fails if the disk fails, or if the policy is to refuse and the name is taken. The partial file
-    /// is removed then, and nothing else has changed, with one exception: if the name cannot be
-    /// synchronised, the whole file has its name, which a power cut may take away.
+    /// is removed then, and nothing else has changed, with two exceptions: if the name cannot be
+    /// synchronised, the whole file has its name, which a power cut may take away; and if the drop
+    /// directory is gone, the file is where nobody looks for it.
     pub fn place(
         &self,
         mut file: PartialFile,
@@ -453,6 +468,7 @@ impl Inbox {
             let synced = self.directories.sync(directory.as_ref().unwrap_or(&self.handle));
             synced.map_err(DiskError::at("fsync", &path))?;
         }
+        self.location.check(&self.handle)?;
         Ok((name, leftover))
     }
 

@@ -84,7 +84,10 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
         Mode::From(host) => server.receive_from(host),
         Mode::Inetd(policy) => server.serve_inherited(policy)?,
     };
-    server.finish();
+    // A supervisor waits for the end of one whose directory is gone, in which there is nothing to remove.
+    if exit != Exit::Local {
+        server.finish();
+    }
     Ok(exit)
 }
 
