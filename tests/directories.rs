@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
@@ -422,6 +422,88 @@ fn a_name_of_any_depth_is_stored_64_deep_and_costs_little() {
     let next = Qdropd::start_in(&qdropd.directory, &["--subdirs"]);
     next.logged("removed 1 unfinished file");
     assert_eq!(part(), None);
+}
+
+// --- Other programs that look at the drop directory.
+
+/// A program that copies each file of a directory when it is told of it (watcher.py).
+struct Watcher {
+    child: Child,
+    copies: TempDir,
+}
+
+impl Watcher {
+    fn start(directory: &Path) -> Self {
+        let copies = TempDir::new().unwrap();
+        let mut python = needed("python3");
+        python.arg(root("tests/watcher.py")).args([directory, copies.path()]);
+        let mut child = python.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = [0; 9];
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"watching\n");
+        Self { child, copies }
+    }
+
+    /// The copies of each file.
+    fn copies(&self) -> BTreeMap<String, Vec<Vec<u8>>> {
+        let mut copies = BTreeMap::<String, Vec<Vec<u8>>>::new();
+        for (name, content) in files(self.copies.path()) {
+            let Some((name, _)) = name.rsplit_once('.').filter(|(name, _)| !name.is_empty()) else {
+                continue;
+            };
+            copies.entry(name.to_owned()).or_default().push(content);
+        }
+        copies
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn who_watches_the_directory_is_told_of_each_file_when_it_is_whole() {
+    const FILES: usize = 1_000;
+    let body = |n: usize| format!("{n}:{}", "x".repeat(n * 7)).into_bytes();
+    let is_whole = |content: &Vec<u8>| {
+        let digits = content.split(|&byte| byte == b':').next().unwrap();
+        let n = String::from_utf8(digits.to_vec()).unwrap().parse();
+        n.is_ok_and(|n| *content == body(n))
+    };
+    for fault in ["", "exfat"] {
+        for policy in ["rename", "replace", "refuse"] {
+            let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+            let qdropd = faulty_receiver(fault, &drop, &log, &["--on-conflict", policy]);
+            let watcher = Watcher::start(drop.path());
+            let mut stored_as = BTreeSet::new();
+            for n in 0..FILES {
+                // Half of the names are taken.
+                let name = format!("f{}", if policy == "refuse" { n } else { n % (FILES / 2) });
+                stored_as.insert(place(&deliver(&qdropd, &name, &body(n))));
+            }
+            let told_of = || watcher.copies().into_keys().collect::<BTreeSet<_>>();
+            eventually("the watcher is told of all", || {
+                (told_of().is_superset(&stored_as)).then_some(())
+            });
+            for (name, copies) in watcher.copies() {
+                assert!(copies.iter().all(is_whole), "{fault} {policy}: {name}");
+                // A rename is an event, and so is the end of writing to what was renamed, and to the
+                // empty file that it replaced.
+                let most = match (policy, fault) {
+                    ("replace", _) => 2 * 2,
+                    (_, "exfat") => 3,
+                    _ => 1,
+                };
+                assert!(copies.len() <= most, "{fault} {policy}: {name} {}", copies.len());
+            }
+            // And the log has each name.
+            let lines = qdropd.log();
+            assert!(stored_as.iter().all(|name| lines.contains(&format!(" as {name} ("))));
+        }
+    }
 }
 
 // --- What is on the disk before a receipt.

@@ -462,6 +462,7 @@ impl Inbox {
             let path = self.path.join(&name);
             file.file.sync_all().map_err(DiskError::at("fsync", &path))?;
         }
+        let linked = file.file.metadata().ok().filter(|_| !file.temporary.gone);
         let leftover = file.remove().err();
         if self.syncs_directories() {
             let path = self.path.join(name.directory());
@@ -469,6 +470,9 @@ impl Inbox {
             synced.map_err(DiskError::at("fsync", &path))?;
         }
         self.location.check(&self.handle)?;
+        if let Some(ours) = linked {
+            announce(&ours, &self.path.join(&name));
+        }
         Ok((name, leftover))
     }
 
@@ -597,6 +601,17 @@ fn reserve_and_rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
         let _ = fs::remove_file(path);
     }
     renamed
+}
+
+/// Opens and closes a file that got its name by a link, and changes nothing. Programs that watch the
+/// directory do not wait for a link, but for the end of writing to a file. A pipe that comes in its place
+/// at this moment is not waited for, since it is opened for both directions.
+fn announce(ours: &Metadata, path: &Path) {
+    let there = fs::symlink_metadata(path);
+    if there.is_ok_and(|there| there.is_file() && Identity::of(&there) == Identity::of(ours)) {
+        // The file is stored, whatever becomes of this.
+        let _ = OpenOptions::new().read(true).write(true).open(path);
+    }
 }
 
 /// Returns whether a directory is world-writable without the sticky bit (inode(7)).
