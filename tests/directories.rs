@@ -424,6 +424,65 @@ fn a_name_of_any_depth_is_stored_64_deep_and_costs_little() {
     assert_eq!(part(), None);
 }
 
+/// What each file system of this kernel takes, on a disk that is a file.
+#[test]
+fn on_every_file_system_names_and_times_are_stored_and_found_again() {
+    const SIZE: u64 = 400 << 20;
+    let disks = [
+        ("ext4", &["mkfs.ext4", "-q"][..]),
+        ("ext4", &["mkfs.ext4", "-q", "-I", "128"]),
+        ("xfs", &["mkfs.xfs", "-q"]),
+        ("btrfs", &["mkfs.btrfs", "-q"]),
+        ("vfat", &["mkfs.vfat"]),
+        ("exfat", &["mkfs.exfat"]),
+    ];
+    for (kind, make) in disks {
+        let (disk, there) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let image = disk.path().join("disk");
+        File::create(&image).unwrap().set_len(SIZE).unwrap();
+        let made = Command::new(make[0]).args(&make[1..]).arg(&image).output();
+        let utf8 = if kind == "vfat" { ",utf8" } else { "" };
+        let mount = format!("mount -t {kind} -o loop{utf8} '{}' \"$DROP\"", image.display());
+        let can_mount = || {
+            let script = ["-m", "sh", "-c", &mount];
+            let mut mount = needed("unshare");
+            mount.args(script).env("DROP", there.path()).stderr(Stdio::null());
+            mount.status().unwrap().success()
+        };
+        if !made.is_ok_and(|made| made.status.success()) || !can_mount() {
+            left_out(&make.join(" "), "no such program, no such file system, or not root");
+            continue;
+        }
+        let qdropd = mounted("-m", &mount, there.path(), &["--subdirs"]);
+        let source = TempDir::new().unwrap();
+        let options = ["--preserve", "--skip-existing"];
+        for (name, seconds) in [
+            ("even", 1_000_000_000),
+            ("odd", 1_000_000_001),
+            ("before 1901", -2_400_000_000),
+            ("after 2038", 2_200_000_001),
+            ("after 2107", 4_400_000_001),
+            ("after 2446", 16_000_000_001),
+        ] {
+            let path = timed(source.path(), name, seconds);
+            let set = fs::metadata(&path).unwrap().modified().unwrap();
+            for what in ["stored", "skipped"] {
+                let sent = send(qdropd.address, &options, &path);
+                let is_so = sent.exit == 0 && sent.stdout.starts_with(what);
+                assert!(is_so, "{make:?} {name} {set:?}: {sent:?}");
+            }
+        }
+        for name in ["d/a:b?c", &"x".repeat(255), &"测".repeat(85), "CON", "a."] {
+            for n in 0..2 {
+                assert_eq!(codes(&deliver(&qdropd, name, b"x")), [0], "{make:?} {name} {n}");
+            }
+        }
+        let stored = tree(&qdropd.directory);
+        let stored = stored.keys().filter(|name| !name.starts_with("lost+found"));
+        assert_eq!(stored.count(), 6 + 10, "{make:?}");
+    }
+}
+
 // --- Other programs that look at the drop directory.
 
 /// A program that copies each file of a directory when it is told of it (watcher.py).
@@ -728,10 +787,15 @@ fn on_tmpfs(options: &str, place: &Path) -> Qdropd {
 
 /// A `qdropd` in a namespace of its own, on what these commands of a shell have mounted as `$DROP`.
 fn on_mount(commands: &str, place: &Path) -> Qdropd {
+    mounted("-rm", commands, place, &[])
+}
+
+/// Likewise, in the namespaces of these flags of unshare.
+fn mounted(flags: &str, commands: &str, place: &Path, options: &[&str]) -> Qdropd {
     let mut unshare = needed("unshare");
     let script = format!("{commands} && exec \"$0\" \"$@\"");
-    unshare.args(["-rm", "sh", "-c", &script]).arg(program("qdropd")).env("DROP", place);
-    let mut qdropd = Qdropd::spawn(&mut unshare, place);
+    unshare.args([flags, "sh", "-c", &script]).arg(program("qdropd")).env("DROP", place);
+    let mut qdropd = Qdropd::spawn(unshare.args(options), place);
     // As its own process sees it.
     let inside = place.strip_prefix("/").unwrap();
     qdropd.directory = Path::new(&format!("/proc/{}/root", qdropd.pid())).join(inside);
