@@ -1,5 +1,6 @@
 """Watches DIRECTORY as scripts of inotifywait, incron and paperless do: each file that is closed after
-writing, or moved to its name, is copied to COPIES at once, as NAME.EVENT with the number of the event."""
+writing, or moved to its name, is copied to COPIES at once, as NAME.written.N or NAME.moved.N, with the
+number of the event."""
 
 import ctypes
 import os
@@ -24,5 +25,6 @@ while events := os.read(watch, 1 << 16):
         unfinished = os.path.join(copies, b".copy")
         with open(unfinished, "wb") as copy:
             copy.write(content)
-        os.rename(unfinished, os.path.join(copies, b"%s.%d" % (name, number)))
+        event = b"written" if mask & CLOSE_WRITE else b"moved"
+        os.rename(unfinished, os.path.join(copies, b"%s.%s.%d" % (name, event, number)))
         number += 1
