@@ -40,6 +40,13 @@ pub const SHOWN_ANSWER: usize = 60;
 /// Bytes of a file name on the disk: `NAME_MAX` of Linux, the BSDs and macOS.
 pub const FILE_NAME: usize = 255;
 
+/// Bytes of a file name on the disk where those of [`FILE_NAME`] are too long: as many as eCryptfs has,
+/// which encrypts home directories and the shares of network storage.
+pub const SHORT_FILE_NAME: usize = 143;
+
+/// Milliseconds by which a file system may hold another time than a file was given: FAT has steps of 2 s.
+pub const COARSEST_TIME: u64 = 2_000;
+
 /// Bytes of a path below the drop directory. With a number of six digits behind each of [`DEPTH`]
 /// components, and a temporary name as the last one, it is shorter than Linux's `PATH_MAX` of 4096.
 pub const PATH: usize = 3_200;
@@ -261,6 +268,9 @@ pub const STACK: usize = 1024 * 1024;
 
 /// The first and the longest pause after an error of `accept`.
 pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// How often a receiver looks whether its directory is still in its place.
+pub const LOOK: Duration = Duration::from_secs(5);
 
 /// How often a process that has partial files renews its sign of life.
 pub const RENEWAL: Duration = Duration::from_secs(5);

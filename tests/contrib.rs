@@ -125,6 +125,23 @@ fn the_units_differ_in_the_network_alone() {
     }
 }
 
+/// An address may come after the service: at boot, or with a tunnel. The defaults of every supervisor give
+/// up after some tries, systemd's in half a second.
+#[test]
+fn every_supervisor_tries_again_until_there_is_the_address() {
+    for name in ["qdropd.service", "qdropd-socket.service"] {
+        let unit = unit(name);
+        let values = ["Restart", "RestartSec", "StartLimitIntervalSec", "RestartPreventExitStatus"]
+            .map(|key| settings(&unit, key));
+        // A wrong command line does not get better.
+        assert_eq!(values, [["on-failure"], ["5"], ["0"], ["2"]], "{name}");
+    }
+    let openrc = read("contrib/alpine/qdropd.initd");
+    assert!(openrc.contains("\nrespawn_delay=5\nrespawn_max=0\n"), "{openrc}");
+    let procd = read("contrib/openwrt/qdrop/files/qdropd.init");
+    assert!(procd.contains("\tprocd_set_param respawn 3600 5 0\n"), "{procd}");
+}
+
 /// The system calls of a set of systemd.
 fn calls(set: &str) -> BTreeSet<String> {
     let told = analyze(&["syscall-filter", set], Path::new("."));

@@ -9,15 +9,21 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 /// Says what was measured, where it is read even if the test passes.
 fn figures(text: &str) {
     io::stderr().write_all(format!("FIGURES: {text}\n").as_bytes()).unwrap();
+}
+
+/// A receiver with a fault of faults.c on `drop`; what the fault refuses is in `log`.
+fn faulty_receiver(fault: &str, drop: &TempDir, log: &TempDir, options: &[&str]) -> Qdropd {
+    let mut command = faulty("qdropd", fault, &log.path().join("refused"));
+    Qdropd::spawn(command.args(options), drop.path())
 }
 
 /// Sends a whole transfer and gives the receipts.
@@ -111,6 +117,128 @@ fn two_receivers_without_links_take_nothing_from_each_other() {
             assert_eq!(fs::read(drop.path().join(other)).unwrap(), b"first");
         });
     }
+}
+
+/// On eCryptfs a name has 143 bytes, and that of a part is longer than that of its file.
+#[test]
+fn where_names_are_short_a_file_of_any_name_is_stored_and_found_again() {
+    for options in [&["--subdirs"][..], &["--subdirs", "--on-conflict", "replace"]] {
+        let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let qdropd = faulty_receiver("short-names", &drop, &log, options);
+        let long = |bytes: usize| "x".repeat(bytes - 4) + ".txt";
+        let table = [
+            (long(105), long(105)),
+            (long(110), long(110)),
+            (long(143), long(143)),
+            (long(144), long(143)),
+            (long(255), long(143)),
+            (format!("{}/a", long(200)), format!("{}/a", long(143))),
+            (format!("d/{}.txt", "测".repeat(60)), format!("d/{}.txt", "测".repeat(46))),
+        ];
+        for (name, to) in table {
+            assert_eq!(place(&deliver(&qdropd, &name, b"x")), to, "{options:?}");
+            assert_eq!(fs::read(drop.path().join(&to)).unwrap(), b"x");
+            fs::remove_file(drop.path().join(&to)).unwrap();
+        }
+        // A number fits, too; and what is there is not sent again.
+        let numbered = format!("{} (1).txt", "x".repeat(135));
+        fs::rename(drop.path().join(long(143)), drop.path().join("away")).unwrap();
+        fs::create_dir(drop.path().join(long(143))).unwrap();
+        assert_eq!(place(&deliver(&qdropd, &long(150), b"x")), numbered);
+        let source = TempDir::new().unwrap();
+        let path = file(source.path(), &long(230), b"bytes");
+        fs::remove_dir(drop.path().join(long(143))).unwrap();
+        for what in ["stored", "skipped"] {
+            let sent = send(qdropd.address, &["--preserve", "--skip-existing"], &path);
+            assert!(sent.exit == 0 && sent.stdout.starts_with(what), "{sent:?}");
+        }
+        assert!(refusals(&log.path().join("refused"), "open") > 0);
+    }
+}
+
+/// NFS says that a name is taken, or a part is gone, if the answer to its first question was lost.
+#[test]
+fn what_was_done_although_it_is_said_to_fail_is_done_once() {
+    for fault in ["lost-reply", "lost-reply-vfat"] {
+        for policy in ["rename", "replace", "refuse"] {
+            let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+            let qdropd = faulty_receiver(fault, &drop, &log, &["--on-conflict", policy]);
+            assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")], "{fault} {policy}");
+            assert_eq!(qdropd.settled().len(), 1, "{fault} {policy}");
+            // A name that is taken is none.
+            let again = deliver(&qdropd, "a", b"y");
+            match policy {
+                "rename" => assert_eq!(again, [stored("a (1)", b"y")], "{fault}"),
+                "replace" => assert_eq!(again, [stored("a", b"y")], "{fault}"),
+                _ => assert_eq!(codes(&again), [3], "{fault}"),
+            }
+            let lines = qdropd.log();
+            assert!(!lines.contains("cannot"), "{lines}");
+            assert!(refusals(&log.path().join("refused"), "unlink") > 0);
+        }
+    }
+}
+
+// --- Times that a file system does not take as they are.
+
+/// A file of this time, in seconds since 1970.
+fn timed(directory: &Path, name: &str, seconds: i64) -> PathBuf {
+    let path = file(directory, name, b"bytes");
+    let since = Duration::from_secs(seconds.unsigned_abs());
+    let time = if seconds < 0 { UNIX_EPOCH - since } else { UNIX_EPOCH + since };
+    File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    path
+}
+
+const UNTIMED: &str = ": the receiver's file system did not take its time\n";
+
+/// FAT and exFAT that are mounted for another user, and CIFS.
+#[test]
+fn a_file_whose_time_cannot_be_set_is_stored_and_that_is_told() {
+    for options in [&["--preserve"][..], &["--preserve", "--resume", "--retry", "2"]] {
+        let (source, drop, log) =
+            (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+        let qdropd = faulty_receiver("no-times", &drop, &log, &[]);
+        let path = timed(source.path(), "a", 1_000_000_000);
+        let sent = send(qdropd.address, options, &path);
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+        assert!(sent.stdout.starts_with("stored a as a ("), "{sent:?}");
+        assert!(sent.stdout.ends_with(UNTIMED), "{sent:?}");
+        let line = qdropd.logged("cannot set the time of ");
+        assert!(line.ends_with("; the file has that of its arrival"), "{line}");
+        let sent = send(qdropd.address, &[options, &["--json"]].concat(), &path);
+        let message = "\"message\":\"the receiver's file system did not take its time\"}\n";
+        assert!(sent.stdout.ends_with(message), "{sent:?}");
+        // Without --preserve it is not tried, and nothing is to be told.
+        let sent = send(qdropd.address, &[], &path);
+        assert!(sent.exit == 0 && sent.stdout.ends_with(")\n"), "{sent:?}");
+        assert!(refusals(&log.path().join("refused"), "time") >= 2);
+        assert_eq!(qdropd.settled().len(), 3);
+    }
+}
+
+/// FAT holds even seconds.
+#[test]
+fn what_is_there_is_not_sent_again_where_times_are_held_otherwise() {
+    let (source, drop, log) =
+        (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let qdropd = faulty_receiver("fat-times", &drop, &log, &[]);
+    let options = ["--preserve", "--skip-existing"];
+    for (name, seconds, is_held) in
+        [("even", 1_000_000_000, true), ("odd", 1_000_000_001, true), ("old", 0, false)]
+    {
+        let path = timed(source.path(), name, seconds);
+        let sent = send(qdropd.address, &options, &path);
+        assert!(sent.exit == 0 && sent.stdout.starts_with("stored "), "{sent:?}");
+        assert_eq!(sent.stdout.ends_with(UNTIMED), !is_held, "{sent:?}");
+        let again = send(qdropd.address, &options, &path);
+        assert!(again.exit == 0 && again.stdout.starts_with("skipped "), "{again:?}");
+        // One that was changed since then is another one.
+        let path = timed(source.path(), name, seconds + 1_000_000_010);
+        let sent = send(qdropd.address, &options, &path);
+        assert!(sent.exit == 0 && sent.stdout.starts_with("stored "), "{sent:?}");
+    }
+    assert_eq!(qdropd.settled().len(), 6);
 }
 
 // --- What stands in the place of a directory.
@@ -296,6 +424,154 @@ fn a_name_of_any_depth_is_stored_64_deep_and_costs_little() {
     assert_eq!(part(), None);
 }
 
+/// What each file system of this kernel takes, on a disk that is a file.
+#[test]
+fn on_every_file_system_names_and_times_are_stored_and_found_again() {
+    const SIZE: u64 = 400 << 20;
+    let disks = [
+        ("ext4", &["mkfs.ext4", "-q"][..]),
+        ("ext4", &["mkfs.ext4", "-q", "-I", "128"]),
+        ("xfs", &["mkfs.xfs", "-q"]),
+        ("btrfs", &["mkfs.btrfs", "-q"]),
+        ("vfat", &["mkfs.vfat"]),
+        ("exfat", &["mkfs.exfat"]),
+    ];
+    for (kind, make) in disks {
+        let (disk, there) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let image = disk.path().join("disk");
+        File::create(&image).unwrap().set_len(SIZE).unwrap();
+        let made = Command::new(make[0]).args(&make[1..]).arg(&image).output();
+        let utf8 = if kind == "vfat" { ",utf8" } else { "" };
+        let mount = format!("mount -t {kind} -o loop{utf8} '{}' \"$DROP\"", image.display());
+        let can_mount = || {
+            let script = ["-m", "sh", "-c", &mount];
+            let mut mount = needed("unshare");
+            mount.args(script).env("DROP", there.path()).stderr(Stdio::null());
+            mount.status().unwrap().success()
+        };
+        if !made.is_ok_and(|made| made.status.success()) || !can_mount() {
+            left_out(&make.join(" "), "no such program, no such file system, or not root");
+            continue;
+        }
+        let qdropd = mounted("-m", &mount, there.path(), &["--subdirs"]);
+        let source = TempDir::new().unwrap();
+        let options = ["--preserve", "--skip-existing"];
+        for (name, seconds) in [
+            ("even", 1_000_000_000),
+            ("odd", 1_000_000_001),
+            ("before 1901", -2_400_000_000),
+            ("after 2038", 2_200_000_001),
+            ("after 2107", 4_400_000_001),
+            ("after 2446", 16_000_000_001),
+        ] {
+            let path = timed(source.path(), name, seconds);
+            let set = fs::metadata(&path).unwrap().modified().unwrap();
+            for what in ["stored", "skipped"] {
+                let sent = send(qdropd.address, &options, &path);
+                let is_so = sent.exit == 0 && sent.stdout.starts_with(what);
+                assert!(is_so, "{make:?} {name} {set:?}: {sent:?}");
+            }
+        }
+        for name in ["d/a:b?c", &"x".repeat(255), &"测".repeat(85), "CON", "a."] {
+            for n in 0..2 {
+                assert_eq!(codes(&deliver(&qdropd, name, b"x")), [0], "{make:?} {name} {n}");
+            }
+        }
+        let stored = tree(&qdropd.directory);
+        let stored = stored.keys().filter(|name| !name.starts_with("lost+found"));
+        assert_eq!(stored.count(), 6 + 10, "{make:?}");
+    }
+}
+
+// --- Other programs that look at the drop directory.
+
+/// A program that copies each file of a directory when it is told of it (watcher.py).
+struct Watcher {
+    child: Child,
+    copies: TempDir,
+}
+
+impl Watcher {
+    fn start(directory: &Path) -> Self {
+        let copies = TempDir::new().unwrap();
+        let mut python = needed("python3");
+        python.arg(root("tests/watcher.py")).args([directory, copies.path()]);
+        let mut child = python.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = [0; 9];
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"watching\n");
+        Self { child, copies }
+    }
+
+    /// The copies of each file, by its name and event: whether it was written or moved.
+    fn copies(&self) -> BTreeMap<(String, String), Vec<Vec<u8>>> {
+        let mut copies = BTreeMap::<_, Vec<Vec<u8>>>::new();
+        for (name, content) in files(self.copies.path()) {
+            let mut parts = name.rsplitn(3, '.').skip(1).map(str::to_owned);
+            // One that is still being copied has no event.
+            if let (Some(event), Some(name)) = (parts.next(), parts.next()) {
+                copies.entry((name, event)).or_default().push(content);
+            }
+        }
+        copies
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn who_watches_the_directory_is_told_of_each_file_when_it_is_whole() {
+    const FILES: usize = 1_000;
+    let body = |n: usize| format!("{n}:{}", "x".repeat(n * 7)).into_bytes();
+    let is_whole = |content: &Vec<u8>| {
+        let digits = content.split(|&byte| byte == b':').next().unwrap();
+        let n = String::from_utf8(digits.to_vec()).unwrap().parse();
+        n.is_ok_and(|n| *content == body(n))
+    };
+    for fault in ["", "exfat"] {
+        for policy in ["rename", "replace", "refuse"] {
+            let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+            let options = ["--no-sync", "--on-conflict", policy];
+            let qdropd = faulty_receiver(fault, &drop, &log, &options);
+            let watcher = Watcher::start(drop.path());
+            let mut stored_as = BTreeSet::new();
+            for n in 0..FILES {
+                // Half of the names are taken.
+                let name = format!("f{}", if policy == "refuse" { n } else { n % (FILES / 2) });
+                stored_as.insert(place(&deliver(&qdropd, &name, &body(n))));
+            }
+            eventually("the watcher is told that all are written", || {
+                let entries = fs::read_dir(watcher.copies.path()).unwrap();
+                let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+                let written = names
+                    .filter_map(|name| Some(name.split_once(".written.")?.0.to_owned()))
+                    .collect::<BTreeSet<_>>();
+                written.is_superset(&stored_as).then_some(())
+            });
+            for ((name, event), copies) in watcher.copies() {
+                assert!(copies.iter().all(is_whole), "{fault} {policy}: {name} {event}");
+                // A rename moves a file, and ends the writing to the empty one that it replaces.
+                let most = match (policy, fault, &*event) {
+                    ("replace", ..) => 2,
+                    (_, "", "moved") => 0,
+                    (_, "exfat", "written") => 2,
+                    _ => 1,
+                };
+                let times = copies.len();
+                assert!(times <= most, "{fault} {policy}: {name} {event} {times} times");
+            }
+            // And the log has each name.
+            let lines = qdropd.log();
+            assert!(stored_as.iter().all(|name| lines.contains(&format!(" as {name} ("))));
+        }
+    }
+}
+
 // --- What is on the disk before a receipt.
 
 /// The calls of a receiver that is traced, each with its first path, and the receipts.
@@ -359,6 +635,20 @@ fn every_directory_above_a_file_is_on_the_disk_before_its_receipt_whoever_made_i
     assert_eq!(synced(&trace, drop.path()), Vec::<String>::new());
 }
 
+/// On vfat a new name of a file that was synchronised before leads to no bytes until it is synchronised
+/// again.
+#[test]
+fn a_file_that_was_renamed_is_synchronised_again_before_its_directory() {
+    for options in [&[][..], &["--on-conflict", "replace"], &["--no-sync"]] {
+        let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let qdropd = faulty_receiver("vfat", &drop, &log, options);
+        for name in ["a", "b"] {
+            assert_eq!(place(&deliver(&qdropd, name, b"x")), name);
+        }
+        assert_eq!(refusals(&log.path().join("refused"), "lost"), 0, "{options:?}");
+    }
+}
+
 #[test]
 fn a_directory_whose_sync_failed_is_synchronised_again() {
     let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
@@ -371,6 +661,36 @@ fn a_directory_whose_sync_failed_is_synchronised_again() {
     assert_eq!(tree(drop.path()), BTreeMap::new(), "it has no name yet");
     assert_eq!(place(&deliver(&qdropd, "new/a", b"x")), "new/a");
     assert_eq!(refusals(&refused, "fsynced-directory"), 2, "the drop directory, and the new one");
+}
+
+/// FUSE and SMB know no fsync of a directory and say so with various errors.
+#[test]
+fn where_directories_cannot_be_synchronised_that_is_told_once_and_files_are_stored() {
+    const ENOENT: i32 = 2;
+    const EBADF: i32 = 9;
+    const EACCES: i32 = 13;
+    const ENOTTY: i32 = 25;
+    for error in [ENOENT, EBADF, EACCES, ENOTTY] {
+        let fault = format!("no-fsync-directory:{error}");
+        let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let qdropd = faulty_receiver(&fault, &drop, &log, &["--subdirs"]);
+        for name in ["a", "b", "new/c"] {
+            assert_eq!(place(&deliver(&qdropd, name, b"x")), name, "{fault}");
+        }
+        let reason = io::Error::from_raw_os_error(error).to_string();
+        let reason = reason.split(" (os").next().unwrap();
+        let shown = drop.path().display();
+        let warning = format!(
+            "qdropd: warning: {shown} cannot be synchronised ({reason}): \
+             a power cut may take the names of files that were just stored\n"
+        );
+        assert!(qdropd.log().starts_with(&warning), "{}", qdropd.log());
+        assert_eq!(qdropd.log().matches("warning").count(), 1, "{}", qdropd.log());
+        // With --no-sync nobody needs to know.
+        let qdropd = faulty_receiver(&fault, &drop, &log, &["--no-sync"]);
+        assert_eq!(place(&deliver(&qdropd, "d", b"x")), "d");
+        assert!(!qdropd.log().contains("warning"), "{}", qdropd.log());
+    }
 }
 
 #[test]
@@ -469,10 +789,20 @@ fn can_unshare(what: &str) -> bool {
 
 /// A `qdropd` on a tmpfs with these options.
 fn on_tmpfs(options: &str, place: &Path) -> Qdropd {
+    on_mount(&format!("mount -t tmpfs -o {options} none \"$DROP\""), place)
+}
+
+/// A `qdropd` in a namespace of its own, on what these commands of a shell have mounted as `$DROP`.
+fn on_mount(commands: &str, place: &Path) -> Qdropd {
+    mounted("-rm", commands, place, &[])
+}
+
+/// Likewise, in the namespaces of these flags of unshare.
+fn mounted(flags: &str, commands: &str, place: &Path, options: &[&str]) -> Qdropd {
     let mut unshare = needed("unshare");
-    let script = format!("mount -t tmpfs -o {options} none \"$DROP\" && exec \"$0\" \"$@\"");
-    unshare.args(["-rm", "sh", "-c", &script]).arg(program("qdropd")).env("DROP", place);
-    let mut qdropd = Qdropd::spawn(&mut unshare, place);
+    let script = format!("{commands} && exec \"$0\" \"$@\"");
+    unshare.args([flags, "sh", "-c", &script]).arg(program("qdropd")).env("DROP", place);
+    let mut qdropd = Qdropd::spawn(unshare.args(options), place);
     // As its own process sees it.
     let inside = place.strip_prefix("/").unwrap();
     qdropd.directory = Path::new(&format!("/proc/{}/root", qdropd.pid())).join(inside);
@@ -513,6 +843,118 @@ fn what_is_kept_makes_room_for_what_comes() {
         }
         assert_eq!(deliver(&qdropd, "honest", b"x"), [stored("honest", b"x")], "{kept} kept");
     }
+}
+
+/// A start needs a file of its own, and what fills the disk may be its own leftovers.
+#[test]
+fn on_a_full_disk_a_start_sweeps_and_waits_for_room() {
+    if !can_unshare("a start on a full disk") {
+        return;
+    }
+    let there = TempDir::new().unwrap();
+    let full = "mount -t tmpfs -o nr_inodes=8 none \"$DROP\" && touch";
+    let ended = format!("\"$DROP\"/.qdrop-{:08x}-4194305-1-{{}}-0000000000000000.x.part", boot());
+    let parts: Vec<String> = (0..7).map(|n| ended.replace("{}", &n.to_string())).collect();
+    let qdropd = on_mount(&format!("{full} {}", parts.join(" ")), there.path());
+    assert_eq!(qdropd.log(), "qdropd: removed 7 unfinished files of an earlier run\n");
+    assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
+    drop(qdropd);
+    let names: Vec<String> = (0..7).map(|n| format!("\"$DROP\"/{n}")).collect();
+    let qdropd = on_mount(&format!("{full} {}", names.join(" ")), there.path());
+    let warning = "qdropd: warning: the disk is full: files are refused until there is room\n";
+    assert_eq!(qdropd.log(), warning);
+    assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [4]);
+    // A link takes one as well.
+    ["0", "1"].iter().for_each(|name| fs::remove_file(qdropd.directory.join(name)).unwrap());
+    assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
+}
+
+/// The digest of boot and PID namespace that names of parts begin with.
+fn boot() -> u32 {
+    let mut boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+    boot.extend(fs::read_link("/proc/self/ns/pid").unwrap().as_os_str().as_encoded_bytes());
+    xxh64(&boot) as u32
+}
+
+// --- A drop directory that is not where it was.
+
+/// Waits for the end of a receiver whose directory is gone.
+fn ends_since_it_is_gone(mut qdropd: Qdropd, how: &str) {
+    assert_eq!(qdropd.wait().code(), Some(1), "{how}: {}", qdropd.log());
+    let log = qdropd.log();
+    let line = log.lines().last().unwrap();
+    assert!(line.starts_with("qdropd: cannot store in /"), "{how}: {log}");
+    let end = "/drop: it was removed, or another directory is in its place (start qdropd again)";
+    assert!(line.ends_with(end), "{how}: {log}");
+}
+
+#[test]
+fn a_receiver_whose_directory_is_gone_ends_for_its_supervisor_to_start_it_again() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 3] = [
+        ("removed", |path| fs::remove_dir(path).unwrap()),
+        ("made again", |path| {
+            fs::remove_dir(path).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+        ("replaced", |path| {
+            fs::rename(path, path.with_extension("old")).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+    ];
+    thread::scope(|scope| {
+        for (how, change) in changes {
+            scope.spawn(move || {
+                let top = TempDir::new().unwrap();
+                let place = top.path().join("drop");
+                fs::create_dir(&place).unwrap();
+                let qdropd = Qdropd::start_in(&place, &[]);
+                change(&place);
+                // Nothing is called stored meanwhile.
+                assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [5], "{how}");
+                ends_since_it_is_gone(qdropd, how);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_receiver_ends_when_something_is_mounted_over_its_directory_or_unmounted() {
+    if !can_unshare("a drop directory that is mounted and unmounted under a receiver") {
+        return;
+    }
+    thread::scope(|scope| {
+        for (how, first, then) in [
+            ("mounted", "true", "mount -t tmpfs none"),
+            ("unmounted", "mount -t tmpfs none \"$DROP\"", "umount -l"),
+        ] {
+            scope.spawn(move || {
+                let top = TempDir::new().unwrap();
+                let place = top.path().join("drop");
+                fs::create_dir(&place).unwrap();
+                let qdropd = on_mount(first, &place);
+                let mut enter = needed("nsenter");
+                enter.arg(format!("--target={}", qdropd.pid())).args(["--user", "--mount"]);
+                enter.args(["--preserve-credentials", "sh", "-c", &format!("{then} \"$0\"")]);
+                assert!(enter.arg(&place).status().unwrap().success(), "{how}");
+                assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [5], "{how}");
+                ends_since_it_is_gone(qdropd, how);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_directory_that_is_renamed_goes_on() {
+    let top = TempDir::new().unwrap();
+    let [place, other] = ["drop", "other"].map(|name| top.path().join(name));
+    fs::create_dir(&place).unwrap();
+    let qdropd = Qdropd::start_in(&place, &[]);
+    fs::rename(&place, &other).unwrap();
+    // It is looked at every 5 s.
+    thread::sleep(Duration::from_secs(6));
+    assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
+    assert_eq!(fs::read(other.join("a")).unwrap(), b"x");
 }
 
 #[test]
@@ -580,9 +1022,7 @@ fn a_part_tells_its_process_and_its_file_and_a_sign_of_life_is_beside_it() {
         unique.split('-').map(str::to_owned).collect()
     };
     let (first, second) = (fields(&first), fields(&second));
-    let mut boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap();
-    boot.extend(fs::read_link("/proc/self/ns/pid").unwrap().as_os_str().as_encoded_bytes());
-    assert_eq!(first[0], format!("{:08x}", xxh64(&boot) as u32));
+    assert_eq!(first[0], format!("{:08x}", boot()));
     assert_eq!(first[1], qdropd.pid().to_string());
     assert_eq!((first.len(), &first[..3]), (5, &second[..3]));
     assert_ne!(first[3], second[3]);
@@ -599,7 +1039,21 @@ fn a_part_tells_its_process_and_its_file_and_a_sign_of_life_is_beside_it() {
 
 #[test]
 fn a_sign_of_life_is_renewed_while_there_are_parts_and_goes_with_them() {
-    let qdropd = Qdropd::start(&["--timeout=3600"]);
+    for fault in ["", "no-times"] {
+        a_sign_of_life_is_renewed(fault);
+    }
+
+    // At a clean end it goes at once, also one that was given because the sender set the time.
+    let (mut once, source) = (Qdropd::start(&["--once"]), TempDir::new().unwrap());
+    let path = file(source.path(), "a", b"x");
+    assert_eq!(send(once.address, &["--preserve"], &path).exit, 0);
+    assert!(once.wait().success());
+    assert_eq!(own_names(&once.directory), Vec::<String>::new());
+}
+
+fn a_sign_of_life_is_renewed(fault: &str) {
+    let (drop_directory, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let qdropd = faulty_receiver(fault, &drop_directory, &log, &["--timeout=3600"]);
     let (stream, _) = half(&qdropd, &header("a", 1000), &[]);
     let sign = eventually("there is a sign of life", || {
         own_names(&qdropd.directory).into_iter().find(|name| is_alive(name))
@@ -616,13 +1070,6 @@ fn a_sign_of_life_is_renewed_while_there_are_parts_and_goes_with_them() {
     eventually("it is made again", || sign.exists().then_some(()));
     drop(stream);
     eventually("both are gone", || own_names(&qdropd.directory).is_empty().then_some(()));
-
-    // At a clean end it goes at once, also one that was given because the sender set the time.
-    let (mut once, source) = (Qdropd::start(&["--once"]), TempDir::new().unwrap());
-    let path = file(source.path(), "a", b"x");
-    assert_eq!(send(once.address, &["--preserve"], &path).exit, 0);
-    assert!(once.wait().success());
-    assert_eq!(own_names(&once.directory), Vec::<String>::new());
 }
 
 /// A box that was cloned from ours has its machine ID and host name, and another boot.

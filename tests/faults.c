@@ -2,11 +2,19 @@
  *
  *   exfat      no hard links, and no new name with a character that DOS reserves
  *   exfat-slow likewise, and whoever makes a file that is no part sleeps until it has bytes, or 0.6 s
+ *   vfat       no hard links, and a new name is on the disk once the file has been synchronised again
+ *   short-names  no name of more than 143 bytes, as on eCryptfs
+ *   no-times   a file's time cannot be set
+ *   fat-times  times are even seconds from 1980 to 2107, and others become the nearest of these below
+ *   lost-reply link, rename and unlink work, and say that what they have done was done before: the
+ *              answer of an NFS server was lost, and it was asked again
+ *   lost-reply-vfat likewise, without hard links
  *   fsync      fsync fails
  *   late       fsync finds the disk full
  *   late-once  the first fsync finds the disk full, and no later one
  *   late-lost  likewise, and the kernel drops what was written
- *   fsync-directory:N  the first N calls of fsync for a directory fail
+ *   fsync-directory:N  the first N calls of fsync for a directory fail, but for the one of the start
+ *   no-fsync-directory:N  every fsync of a directory fails with the error N
  *   slow-directory     fsync of a directory takes 0.3 s
  *   no-directory       no directory below the first can be opened: there is no descriptor
  *   early      fdatasync fails, and no fsync after it knows
@@ -70,15 +78,36 @@ static int is_kept(int file)
     return fstat(file, &status) == 0 && (S_ISREG(status.st_mode) || S_ISSOCK(status.st_mode));
 }
 
-static int is_exfat(void)
+static int has_no_links(void)
 {
-    return faulty("exfat") || faulty("exfat-slow");
+    return faulty("exfat") || faulty("exfat-slow") || faulty("vfat") || faulty("lost-reply-vfat");
+}
+
+/* The file with a name that is not on the disk yet. */
+static atomic_ulong unsynced;
+
+static int loses_replies(void)
+{
+    return faulty("lost-reply") || faulty("lost-reply-vfat");
 }
 
 static int reserved(const char *path)
 {
     const char *slash = strrchr(path, '/');
-    return is_exfat() && strpbrk(slash ? slash : path, ":?*\"<>|");
+    return has_no_links() && strpbrk(slash ? slash : path, ":?*\"<>|");
+}
+
+/* Whether a component of the path is longer than the names of eCryptfs. */
+static int is_too_long(const char *path)
+{
+    if (!faulty("short-names"))
+        return 0;
+    for (const char *end = path; *end; path = end + (*end == '/')) {
+        end = strchrnul(path, '/');
+        if (end - path > 143)
+            return 1;
+    }
+    return 0;
 }
 
 int openat(int directory, const char *path, int flags, ...)
@@ -89,6 +118,8 @@ int openat(int directory, const char *path, int flags, ...)
     va_end(rest);
     if (flags & O_CREAT && reserved(path))
         return refuse("open\n", EINVAL);
+    if (is_too_long(path))
+        return refuse("open\n", ENAMETOOLONG);
     struct stat named;
     if (faulty("no-directory") && !(flags & O_CREAT) && strchr(path, '/') && path[0] == '.'
         && fstatat(directory, path, &named, 0) == 0 && S_ISDIR(named.st_mode))
@@ -127,11 +158,14 @@ int creat64(const char *, mode_t) __attribute__((alias("creat")));
 
 int linkat(int from_directory, const char *from, int to_directory, const char *to, int flags)
 {
-    if (is_exfat())
+    if (has_no_links())
         return refuse("link\n", EPERM);
+    if (is_too_long(to))
+        return refuse("link\n", ENAMETOOLONG);
     if (unlucky("link\n"))
         return -1;
-    return syscall(SYS_linkat, from_directory, from, to_directory, to, flags);
+    int result = syscall(SYS_linkat, from_directory, from, to_directory, to, flags);
+    return result == 0 && loses_replies() ? refuse("link\n", EEXIST) : result;
 }
 
 int link(const char *from, const char *to)
@@ -143,14 +177,50 @@ int rename(const char *from, const char *to)
 {
     if (reserved(to))
         return refuse("rename\n", EINVAL);
+    if (is_too_long(to))
+        return refuse("rename\n", ENAMETOOLONG);
     if (unlucky("rename\n"))
         return -1;
-    return syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+    int result = syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+    struct stat status;
+    if (result == 0 && faulty("vfat") && stat(to, &status) == 0)
+        unsynced = status.st_ino;
+    return result == 0 && loses_replies() ? refuse("rename\n", ENOENT) : result;
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+    if (is_too_long(path))
+        return refuse("mkdir\n", ENAMETOOLONG);
+    return syscall(SYS_mkdirat, AT_FDCWD, path, mode);
+}
+
+int statx(int directory, const char *path, int flags, unsigned mask, struct statx *status)
+{
+    if (is_too_long(path))
+        return refuse("stat\n", ENAMETOOLONG);
+    return syscall(SYS_statx, directory, path, flags, mask, status);
+}
+
+int futimens(int file, const struct timespec times[2])
+{
+    if (faulty("no-times"))
+        return refuse("time\n", EPERM);
+    struct timespec held[2] = {times[0], times[1]};
+    if (faulty("fat-times")) {
+        time_t seconds = held[1].tv_sec & ~1;
+        held[1].tv_sec = seconds < 315532800 ? 315532800 : seconds > 4354819198 ? 4354819198 : seconds;
+        held[1].tv_nsec = held[1].tv_nsec == UTIME_OMIT ? UTIME_OMIT : 0;
+    }
+    return syscall(SYS_utimensat, file, NULL, held, 0);
 }
 
 int unlink(const char *path)
 {
-    return unlucky("unlink\n") ? -1 : syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+    if (unlucky("unlink\n"))
+        return -1;
+    int result = syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+    return result == 0 && loses_replies() ? refuse("unlink\n", ENOENT) : result;
 }
 
 int fdatasync(int file)
@@ -171,10 +241,19 @@ int fsync(int file)
     const char *faults = getenv("FAULTS");
     if (faults && strncmp(faults, "fsync-directory:", 16) == 0 && is_directory(file)) {
         static atomic_ulong calls;
-        if (calls++ < strtoul(faults + 16, NULL, 10))
+        unsigned long call = calls++;
+        if (call > 0 && call <= strtoul(faults + 16, NULL, 10))
             return refuse("fsync\n", EIO);
-        refuse("fsynced-directory\n", 0);
+        if (call > 0)
+            refuse("fsynced-directory\n", 0);
     }
+    if (faults && strncmp(faults, "no-fsync-directory:", 19) == 0 && is_directory(file))
+        return refuse("fsync\n", strtoul(faults + 19, NULL, 10));
+    struct stat status;
+    if (faulty("vfat") && fstat(file, &status) == 0 && status.st_ino == unsynced)
+        unsynced = 0;
+    if (faulty("vfat") && is_directory(file) && unsynced)
+        refuse("lost\n", 0);
     if (faulty("slow-directory") && is_directory(file))
         usleep(300000);
     if (faulty("fsync"))

@@ -746,7 +746,10 @@ fn expected(
                 let free = names.find(|name| on_conflict == OnConflict::Replace || !is_taken(name));
                 let name = free.unwrap();
                 files.insert(name.to_string(), body.to_vec());
-                (Ok(Stored { name, size, digest: xxh64(body), resumed_at: 0, may_be_cut }), size)
+                let digest = xxh64(body);
+                let stored =
+                    Stored { name, size, digest, resumed_at: 0, may_be_cut, untimed: false };
+                (Ok(stored), size)
             }
         });
         whole = come == size && uncounted == Uncounted::None;
@@ -825,7 +828,7 @@ fn conversations_store_what_they_report_and_nothing_else() {
             }
             Event::Ended(Err(error)) => told.push(Err(error.status())),
             Event::MayBeCut(stored) => assert_eq!(told, [Ok((*stored).clone())]),
-            Event::Leftover(error) => panic!("{error}"),
+            Event::Leftover(error) | Event::Untimed(error) => panic!("{error}"),
         })
         .unwrap();
         assert!(sender.closed);

@@ -299,7 +299,7 @@ fn openwrt_starts_what_the_configuration_says() {
          append_param command /mnt/sda1/drop\n\
          set_param user qdropd\n\
          set_param no_new_privs 1\n\
-         set_param respawn\n\
+         set_param respawn 3600 5 0\n\
          set_param stdout 1\n\
          set_param stderr 1\n\
          add_jail qdropd-main procfs\n\

@@ -621,6 +621,7 @@ fn durable_calls(options: &[&str]) -> Option<Vec<String>> {
             _ if arguments.contains(".unnamed.part") => return None,
             _ if arguments.contains(".part") => "part",
             _ if arguments.contains(&directory) => "directory",
+            _ if call == "fsync" => "file",
             _ => return None,
         };
         Some(format!("{} {about}", call.trim_end_matches("at2").trim_end_matches("at")))
@@ -641,7 +642,14 @@ fn data_are_on_the_disk_before_the_name_and_both_before_the_receipt() {
     ];
     assert_eq!(rename, expected);
     let replace = durable_calls(&["--on-conflict", "replace"]).unwrap();
-    let expected = ["write part", "fsync part", "rename part", "fsync directory", "sendto receipt"];
+    let expected = [
+        "write part",
+        "fsync part",
+        "rename part",
+        "fsync file",
+        "fsync directory",
+        "sendto receipt",
+    ];
     assert_eq!(replace, expected);
     // --no-sync leaves out the syncs, and nothing else.
     for (options, mut calls) in

@@ -2,14 +2,15 @@
 
 use super::directories::{Directories, Found};
 use super::lease::Lease;
+use super::location::Location;
 use super::name::SafeName;
 use super::numbering::{IN_ORDER, gallop};
-use super::owner::Owner;
+use super::owner::{Owner, current_user};
 use super::partial::{MakeRoom, PartialFile};
 use super::partial_store::{ActiveBody, FileIdentity, PartialStore};
 use super::sweep::Sweep;
 use super::writeback::Writeback;
-use super::{DiskError, Identity, milliseconds, user};
+use super::{DiskError, Identity, is_full, milliseconds, user};
 use crate::limits;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -50,6 +51,7 @@ pub struct Inbox {
     path: PathBuf,
     /// The directory, open for its `fsync`, which then works without a free descriptor.
     handle: File,
+    location: Location,
     owner: Owner,
     /// The ID of our user, as the file system has it.
     user: u32,
@@ -60,6 +62,10 @@ pub struct Inbox {
     writeback: Arc<Writeback>,
     store: Arc<PartialStore>,
     make_room: MakeRoom,
+    /// Whether there was no room for a file at the start.
+    began_full: bool,
+    /// Why the directory cannot be synchronised. `None` if it can, or need not.
+    unsynced: Option<DiskError>,
 }
 
 /// How files are stored.
@@ -104,6 +110,7 @@ impl Inbox {
         let mut inbox = Self {
             path: path.to_owned(),
             directories: Directories::new(path, None, renames, make_room.clone()),
+            location: Location::new(path, &handle),
             handle,
             owner,
             user: 0,
@@ -113,23 +120,75 @@ impl Inbox {
             writeback: Arc::default(),
             store,
             make_room: make_room.clone(),
+            began_full: false,
+            unsynced: None,
         };
-        let fresh = inbox.probe()?;
+        let swept = inbox.begin_sweep()?;
         let top = inbox.handle.metadata().map_err(DiskError::at("examine", path))?;
-        inbox.user = user(&fresh);
         let trusted = others_may_write(&top).then(|| [inbox.user, 0, user(&top)]);
         inbox.directories = Directories::new(path, trusted, renames, make_room);
-        let swept = inbox.sweep(fresh.modified().ok())?;
+        inbox.unsynced = inbox.sync_failure();
         Ok((inbox, swept))
+    }
+
+    /// Finds out who we are to the file system, and sweeps. On a full disk that is done in the other
+    /// order, with what this machine says of us, since the partial files may be what fills it.
+    fn begin_sweep(&mut self) -> Result<usize, DiskError> {
+        let is_no_room = |error: &DiskError| is_full(&error.error);
+        let (fresh, swept) = match self.probe() {
+            Err(error) if is_no_room(&error) => {
+                self.user = current_user();
+                let swept = self.sweep(None)?;
+                (self.probe(), swept)
+            }
+            fresh => {
+                let fresh = fresh?;
+                self.user = user(&fresh);
+                return self.sweep(fresh.modified().ok());
+            }
+        };
+        match fresh {
+            Ok(fresh) => self.user = user(&fresh),
+            Err(error) if is_no_room(&error) => self.began_full = true,
+            Err(error) => return Err(error),
+        }
+        Ok(swept)
+    }
+
+    /// Returns why the drop directory cannot be synchronised at all. File systems of FUSE and SMB say so
+    /// with various errors. One that comes once is that of a disk.
+    fn sync_failure(&self) -> Option<DiskError> {
+        let sync = || self.directories.sync(&self.handle);
+        let failed = self.policy.sync.then(|| sync().or_else(|_| sync()).err()).flatten();
+        failed.filter(|error| !is_full(error)).map(DiskError::at("fsync", &self.path))
+    }
+
+    /// Returns whether the disk was full at the start.
+    pub fn began_full(&self) -> bool {
+        self.began_full
+    }
+
+    /// Returns why the drop directory cannot be synchronised, if that would be needed.
+    pub fn unsynced(&self) -> Option<&DiskError> {
+        self.unsynced.as_ref()
+    }
+
+    /// Returns whether directories are synchronised.
+    fn syncs_directories(&self) -> bool {
+        self.policy.sync && self.unsynced.is_none()
     }
 
     /// Returns the metadata of a file that was just created: it has the time of the file system's clock
     /// and the ID of our user.
     fn probe(&self) -> Result<Metadata, DiskError> {
+        let probe = self.create_probe()?;
+        probe.file.metadata().map_err(DiskError::at("examine", probe.path()))
+    }
+
+    fn create_probe(&self) -> Result<PartialFile, DiskError> {
         // Nothing that is kept makes room for it.
         let make_room = MakeRoom::new(|| false);
-        let probe = self.create_partial(&SafeName::map(&[]), 0, &make_room)?;
-        probe.file.metadata().map_err(DiskError::at("examine", probe.path()))
+        self.create_partial(&SafeName::map(&[]), 0, limits::FILE_NAME, &make_room)
     }
 
     /// Removes the partial files that nobody writes any more, and returns their number. `now` is the time
@@ -156,14 +215,24 @@ impl Inbox {
         sweep.run()
     }
 
-    /// Runs forever, in a thread of its own: gives signs of life, and removes partial files that were
-    /// kept for long enough or that nobody writes any more. Calls `on_swept` with the number of the
+    /// Runs in a thread of its own until the directory is gone, and returns an error that says so: gives
+    /// signs of life, and removes partial files that were kept for long enough or that nobody writes any
+    /// more. Calls `on_swept` with the number of the
     /// latter. `start_sync` is to start a thread that calls [`Inbox::sync_requested`], and to return
     /// whether it did. A disk that is slow to sync does not delay a sign of life then.
-    pub fn maintenance_loop(&self, start_sync: &dyn Fn() -> bool, on_swept: &dyn Fn(usize)) -> ! {
+    pub fn maintenance_loop(
+        &self,
+        start_sync: &dyn Fn() -> bool,
+        on_swept: &dyn Fn(usize),
+    ) -> DiskError {
         let mut next_sweep = Instant::now() + limits::SWEEP.0;
+        let mut next_look = Instant::now() + limits::LOOK;
         self.writeback.run(start_sync, || {
             let began = Instant::now();
+            if began >= next_look {
+                self.location.check(&self.handle)?;
+                next_look = began + limits::LOOK;
+            }
             if began >= next_sweep {
                 // A directory that cannot be listed now may be the next time.
                 let swept = self.sweep(None).unwrap_or(0);
@@ -173,9 +242,9 @@ impl Inbox {
                 let (pause, factor) = limits::SWEEP;
                 next_sweep = Instant::now() + pause.max(factor * began.elapsed());
             }
-            let sweep = next_sweep.saturating_duration_since(Instant::now());
+            let next = next_sweep.min(next_look).saturating_duration_since(Instant::now());
             let others = [self.store.remove_expired(), self.lease.renew()];
-            others.into_iter().flatten().fold(sweep, Duration::min)
+            Ok(others.into_iter().flatten().fold(next, Duration::min))
         })
     }
 
@@ -190,15 +259,20 @@ impl Inbox {
     }
 
     /// Returns the name of a file with this name, size and, to the second, modification time, if one
-    /// exists. Its directory has another name if something is in the way of the one that was asked for.
+    /// exists. If the file system holds another time instead, that counts. Its directory has another name if something is in the way of the one that was asked for.
     pub fn find_stored(&self, file: &FileIdentity) -> Option<SafeName> {
-        let found = self.find(&file.name).or_else(|| self.find(&file.name.for_fat()));
-        let (name, existing) = found?;
+        self.location.check(&self.handle).ok()?;
+        let (name, existing) =
+            spellings(&file.name).iter().find_map(|(spelling, _)| self.find(spelling))?;
         let second = |milliseconds: i64| milliseconds.div_euclid(1000);
-        let same_time = |time| second(milliseconds(time)) == second(file.modified);
+        let held = second(milliseconds(existing.modified().ok()?));
+        let is_held = || {
+            let probe = self.create_probe();
+            probe.and_then(|it| it.try_modified(file.modified)).is_ok_and(|it| second(it) == held)
+        };
         let is_same = existing.is_file()
             && existing.len() == file.size
-            && existing.modified().is_ok_and(same_time);
+            && (held == second(file.modified) || is_held());
         is_same.then_some(name)
     }
 
@@ -268,22 +342,25 @@ impl Inbox {
 
     fn create(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
         self.check_conflict(name)?;
-        let mut file = self.create_in_place(name, id).or_else(|error| {
-            // FAT and others reject a name with various errors.
-            let fat = name.for_fat();
-            match error {
-                StoreError::Disk(_) if fat != *name => {
-                    self.create_in_place(&fat, id).map_err(|_| error)
-                }
-                _ => Err(error),
-            }
-        })?;
+        let mut file = self.create_spelled(name, id)?;
         let (held, is_first) = self.lease.hold();
         file.held = Some(held);
         if is_first {
             self.writeback.wake();
         }
         Ok(file)
+    }
+
+    /// Creates a partial file under the first spelling of its name that the file system takes.
+    fn create_spelled(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
+        let mut first = self.create_in_place(name, id, limits::FILE_NAME);
+        for (spelling, limit) in &spellings(name)[1..] {
+            if !matches!(first, Err(StoreError::Disk(_))) {
+                break;
+            }
+            first = self.create_in_place(spelling, id, *limit).or(first);
+        }
+        first
     }
 
     fn check_conflict(&self, name: &SafeName) -> Result<(), StoreError> {
@@ -308,8 +385,13 @@ impl Inbox {
     }
 
     /// Creates a partial file in the directory that its name leads to.
-    fn create_in_place(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
-        let create = |name: &SafeName| Ok(self.create_partial(name, id, &self.make_room)?);
+    fn create_in_place(
+        &self,
+        name: &SafeName,
+        id: u64,
+        limit: usize,
+    ) -> Result<PartialFile, StoreError> {
+        let create = |name: &SafeName| Ok(self.create_partial(name, id, limit, &self.make_room)?);
         let Some(asked) = name.parent() else { return create(name) };
         match self.directories.make(&asked)? {
             Found::Directory(directory) => create(&name.file_name().below(Some(&directory))),
@@ -322,16 +404,18 @@ impl Inbox {
         }
     }
 
+    /// `limit`: bytes of the longest temporary name.
     fn create_partial(
         &self,
         name: &SafeName,
         id: u64,
+        limit: usize,
         make_room: &MakeRoom,
     ) -> Result<PartialFile, DiskError> {
         let writeback = self.policy.sync.then_some(&self.writeback);
         loop {
             let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-            let temporary = self.owner.part(number, id, name);
+            let temporary = self.owner.part(number, id, name, limit);
             let path = self.path.join(name.directory()).join(temporary);
             match PartialFile::create(path, name, writeback, make_room) {
                 Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {}
@@ -346,8 +430,9 @@ impl Inbox {
     ///
     /// # Errors
     /// Fails if the disk fails, or if the policy is to refuse and the name is taken. The partial file
-    /// is removed then, and nothing else has changed, with one exception: if the directory cannot be
-    /// synchronised, the whole file has its name, which a power cut may take away.
+    /// is removed then, and nothing else has changed, with two exceptions: if the name cannot be
+    /// synchronised, the whole file has its name, which a power cut may take away; and if the drop
+    /// directory is gone, the file is where nobody looks for it.
     pub fn place(
         &self,
         mut file: PartialFile,
@@ -358,7 +443,9 @@ impl Inbox {
         let name = file.name.clone();
         // What can fail for want of a descriptor fails before the file has its name.
         let directory = match name.parent() {
-            Some(parent) if self.policy.sync => Some(self.directories.open_synced(&parent)?),
+            Some(parent) if self.syncs_directories() => {
+                Some(self.directories.open_synced(&parent)?)
+            }
             _ => None,
         };
         let name = match self.publish(&mut file, &name) {
@@ -370,11 +457,21 @@ impl Inbox {
             result => result?,
         };
         debug_assert!(!name.as_str().is_empty() && !name.as_str().starts_with(['.', '/']));
+        if self.policy.sync && file.temporary.gone {
+            // On vfat the entry of a renamed file leads to no bytes until the file is written again.
+            let path = self.path.join(&name);
+            file.file.sync_all().map_err(DiskError::at("fsync", &path))?;
+        }
+        let linked = file.file.metadata().ok().filter(|_| !file.temporary.gone);
         let leftover = file.remove().err();
-        if self.policy.sync {
+        if self.syncs_directories() {
             let path = self.path.join(name.directory());
             let synced = self.directories.sync(directory.as_ref().unwrap_or(&self.handle));
             synced.map_err(DiskError::at("fsync", &path))?;
+        }
+        self.location.check(&self.handle)?;
+        if let Some(ours) = linked {
+            announce(&ours, &self.path.join(&name));
         }
         Ok((name, leftover))
     }
@@ -384,11 +481,8 @@ impl Inbox {
         if self.policy.on_conflict == OnConflict::Replace {
             let path = self.path.join(name);
             loop {
-                match fs::rename(file.path(), &path) {
-                    Ok(()) => {
-                        file.temporary.gone = true;
-                        return Ok(name.clone());
-                    }
+                match rename(file, &path) {
+                    Ok(()) => return Ok(name.clone()),
                     // A file does not replace a directory. It gets the next free name.
                     Err(error) if error.kind() == ErrorKind::IsADirectory => break,
                     Err(error) if self.make_room.for_another_try(&error) => {}
@@ -433,6 +527,18 @@ impl Inbox {
     }
 }
 
+/// Returns how a name may be spelled, beginning with itself, for file systems that reject it: what FAT
+/// rejects, and what is too long for eCryptfs. They do so with various errors. A temporary name is longer
+/// than the name, so each has the bytes that it may have.
+fn spellings(name: &SafeName) -> Vec<(SafeName, usize)> {
+    let fat = name.for_fat();
+    let mut spellings = vec![(name.clone(), limits::FILE_NAME)];
+    spellings.extend((fat != *name).then_some((fat, limits::FILE_NAME)));
+    let short = spellings.clone().into_iter();
+    spellings.extend(short.map(|(name, _)| (name.for_short_names(), limits::SHORT_FILE_NAME)));
+    spellings
+}
+
 /// Gives a file the name `path`, atomically.
 ///
 /// # Errors
@@ -445,8 +551,28 @@ fn link_exclusive(file: &mut PartialFile, path: &Path) -> io::Result<()> {
         {
             reserve_and_rename(file, path)
         }
+        // NFS asks again if an answer is lost, and takes our own name for a taken one.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && has_name(file, path) => Ok(()),
         result => result,
     }
+}
+
+/// Renames a file to `path`, and replaces what is there.
+fn rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
+    match fs::rename(file.path(), path) {
+        // Likewise.
+        Err(error) if error.kind() == ErrorKind::NotFound && has_name(file, path) => {}
+        result => result?,
+    }
+    file.temporary.gone = true;
+    Ok(())
+}
+
+/// Returns whether `path` is a name of this file.
+fn has_name(file: &PartialFile, path: &Path) -> bool {
+    let there = fs::symlink_metadata(path);
+    let ours = file.file.metadata();
+    there.is_ok_and(|there| ours.is_ok_and(|ours| Identity::of(&ours) == Identity::of(&there)))
 }
 
 /// The weak fallback without hard links: an empty file reserves the name until the partial file is
@@ -464,24 +590,27 @@ fn reserve_and_rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
         Ok(Identity::of(&ours) == Identity::of(&there) && there.is_file() && there.len() == 0)
     };
     let renamed = match is_ours() {
-        Ok(true) => fs::rename(file.path(), path),
+        Ok(true) => rename(file, path),
         Ok(false) => return Err(ErrorKind::AlreadyExists.into()),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(ErrorKind::AlreadyExists.into());
         }
         Err(error) => Err(error),
     };
-    match renamed {
-        Ok(()) => {
-            file.temporary.gone = true;
-            Ok(())
-        }
-        Err(error) => {
-            if is_ours().is_ok_and(|is_ours| is_ours) {
-                let _ = fs::remove_file(path);
-            }
-            Err(error)
-        }
+    if renamed.is_err() && is_ours().is_ok_and(|is_ours| is_ours) {
+        let _ = fs::remove_file(path);
+    }
+    renamed
+}
+
+/// Opens and closes a file that got its name by a link, and changes nothing. Programs that watch the
+/// directory do not wait for a link, but for the end of writing to a file. A pipe that comes in its place
+/// at this moment is not waited for, since it is opened for both directions.
+fn announce(ours: &Metadata, path: &Path) {
+    let there = fs::symlink_metadata(path);
+    if there.is_ok_and(|there| there.is_file() && Identity::of(&there) == Identity::of(ours)) {
+        // The file is stored, whatever becomes of this.
+        let _ = OpenOptions::new().read(true).write(true).open(path);
     }
 }
 

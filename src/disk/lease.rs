@@ -95,7 +95,8 @@ impl Lease {
     fn give_sign(&self, sign: &mut Option<Sign>) {
         let renewed = sign.as_ref().is_some_and(|sign| sign.renew(&self.path).is_ok());
         if !renewed {
-            // There is none yet, or somebody removed it.
+            // There is none yet, or somebody removed it, or its time cannot be set.
+            self.remove_sign(sign);
             *sign = Sign::create(&self.path).ok();
         }
     }

@@ -3,6 +3,7 @@
 mod directories;
 pub mod inbox;
 mod lease;
+mod location;
 pub mod name;
 mod numbering;
 mod owner;

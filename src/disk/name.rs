@@ -98,10 +98,26 @@ impl SafeName {
         Self(components.join("/"))
     }
 
-    /// Returns the name to try when this one is taken for the `n`th time: `name (n).ext`.
+    /// Returns the name with components of at most [`limits::SHORT_FILE_NAME`] bytes.
+    #[must_use]
+    pub fn for_short_names(&self) -> Self {
+        let component = |name: &str| {
+            let (stem, extension) = split(name);
+            fit(stem, extension, limits::SHORT_FILE_NAME)
+        };
+        let components: Vec<String> = self.0.split('/').map(component).collect();
+        Self(components.join("/"))
+    }
+
+    /// Returns the name to try when this one is taken for the `n`th time: `name (n).ext`. It fits
+    /// wherever this one does.
     pub fn numbered(&self, n: u32) -> Self {
         let (stem, extension) = split(self.last());
-        self.with_last(&fit(stem, &format!(" ({n}){extension}"), limits::FILE_NAME))
+        let limit = match self.last().len() {
+            ..=limits::SHORT_FILE_NAME => limits::SHORT_FILE_NAME,
+            _ => limits::FILE_NAME,
+        };
+        self.with_last(&fit(stem, &format!(" ({n}){extension}"), limit))
     }
 
     /// Returns the beginning of the last component, at most `limit` bytes.
@@ -321,6 +337,10 @@ mod tests {
                 assert!(!text.contains(char::is_control), "{text:?} of {units:?}");
                 assert!(!text.contains(is_display_control), "{text:?} of {units:?}");
                 assert!(text.len() <= limits::FILE_NAME, "{text:?} of {units:?}");
+                let short = name.for_short_names();
+                assert!((1..=limits::SHORT_FILE_NAME).contains(&short.as_str().len()), "{short}");
+                assert!(short.numbered(u32::MAX).as_str().len() <= limits::SHORT_FILE_NAME);
+                assert!(text.starts_with(split(short.as_str()).0), "{short} of {text:?}");
                 let again = SafeName::map(&text.encode_utf16().collect::<Vec<_>>());
                 assert_eq!(again, name, "mapping twice, of {units:?}");
             }

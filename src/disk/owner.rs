@@ -9,8 +9,8 @@
 //! process from all others with the same B.
 
 use super::name::SafeName;
+use super::user;
 use crate::digest::xxh64;
-use crate::limits;
 use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -69,10 +69,10 @@ impl Owner {
     }
 
     /// Returns the name of the `number`th partial file of this process, for a file that is to be called
-    /// `name`.
-    pub(super) fn part(self, number: u32, id: u64, name: &SafeName) -> String {
+    /// `name`, in at most `limit` bytes.
+    pub(super) fn part(self, number: u32, id: u64, name: &SafeName, limit: usize) -> String {
         let unique = format!("{PREFIX}{self}-{number}-{id:016x}.");
-        let room = limits::FILE_NAME - unique.len() - SUFFIX.len();
+        let room = limit - unique.len() - SUFFIX.len();
         format!("{unique}{}{SUFFIX}", name.shortened(room))
     }
 
@@ -122,15 +122,21 @@ pub(super) fn started(process: u32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// Returns the ID of our user as this machine has it; 0 if it does not say.
+pub(super) fn current_user() -> u32 {
+    fs::metadata("/proc/self").map_or(0, |process| user(&process))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits;
 
     #[test]
     fn only_our_own_names() {
         let owner = Owner { boot: 0xAB, process: 12, started: 345 };
         let name = SafeName::map(&"a.b.txt".encode_utf16().collect::<Vec<_>>());
-        let part = owner.part(7, 0xC, &name);
+        let part = owner.part(7, 0xC, &name, limits::FILE_NAME);
         assert_eq!(part, ".qdrop-000000ab-12-345-7-000000000000000c.a.b.txt.part");
         let table = [
             (&*part, Some(OwnName::Part(owner))),
@@ -155,6 +161,9 @@ mod tests {
         }
         let longest = Owner { boot: u32::MAX, process: u32::MAX, started: u64::MAX };
         let name = SafeName::map(&[u16::from(b'x'); 300]);
-        assert_eq!(longest.part(u32::MAX, u64::MAX, &name).len(), limits::FILE_NAME);
+        for limit in [limits::FILE_NAME, limits::SHORT_FILE_NAME] {
+            let part = longest.part(u32::MAX, u64::MAX, &name, limit);
+            assert_eq!((part.len(), OwnName::parse(&part)), (limit, Some(OwnName::Part(longest))));
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::lease::Held;
 use super::name::SafeName;
 use super::writeback::{BackgroundSync, Writeback};
-use super::{DiskError, is_full};
+use super::{DiskError, is_full, milliseconds};
 use crate::digest::Xxh64;
 use crate::limits;
 use std::fmt::{self, Formatter};
@@ -92,8 +92,18 @@ impl PartialFile {
     /// Sets the file's modification time, in milliseconds since 1970 UTC.
     ///
     /// # Errors
-    /// The disk failed, or holds no such time.
+    /// The file system took another time, from which it differs by more than the 2 s of FAT, or none.
     pub fn set_modified(&self, modified: i64) -> Result<(), DiskError> {
+        let held = self.try_modified(modified)?;
+        if held.abs_diff(modified) > limits::COARSEST_TIME {
+            let error = io::Error::new(ErrorKind::InvalidInput, "out of the file system's range");
+            return Err(DiskError::at("set the time of", self.path())(error));
+        }
+        Ok(())
+    }
+
+    /// Sets the file's modification time, and returns the one that it has then.
+    pub(super) fn try_modified(&self, modified: i64) -> Result<i64, DiskError> {
         let since = Duration::from_millis(modified.unsigned_abs());
         let time = match modified {
             0.. => SystemTime::UNIX_EPOCH.checked_add(since),
@@ -103,6 +113,8 @@ impl PartialFile {
         self.held.iter().for_each(Held::give_sign);
         time.ok_or_else(|| ErrorKind::InvalidInput.into())
             .and_then(|time| self.file.set_modified(time))
+            .and_then(|()| self.file.metadata()?.modified())
+            .map(milliseconds)
             .map_err(DiskError::at("set the time of", self.path()))
     }
 
@@ -152,7 +164,9 @@ impl PartialFile {
         if !is_whole {
             return Err(ErrorKind::InvalidData.into());
         }
-        self.file.set_modified(modified)
+        // One that cannot be set was none that a sender set.
+        let _ = self.file.set_modified(modified);
+        Ok(())
     }
 
     /// Removes the temporary name and reports a failure, which dropping it cannot.
@@ -186,7 +200,14 @@ impl Write for PartialFile {
 
 impl TemporaryName {
     fn remove(&mut self) -> io::Result<()> {
-        if mem::replace(&mut self.gone, true) { Ok(()) } else { fs::remove_file(&self.path) }
+        if mem::replace(&mut self.gone, true) {
+            return Ok(());
+        }
+        match fs::remove_file(&self.path) {
+            // NFS says so if the answer to its first question was lost.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
     }
 }
 

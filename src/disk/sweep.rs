@@ -171,7 +171,7 @@ mod tests {
         let other = owner(&format!("0badb007-{above}-{since}"));
         let unknown = owner("00000000-0-7");
         let name = &SafeName::map(&[]);
-        let part = |owner: Owner| owner.part(1, 0, name);
+        let part = |owner: Owner| owner.part(1, 0, name, limits::FILE_NAME);
         let (new, old) = (Duration::from_secs(1), limits::LEASE + Duration::from_secs(2));
         let week = limits::FOREIGN_PART + new;
         let former = ".qdrop-000000ab-1-2-3.x.part".to_owned();
@@ -213,7 +213,7 @@ mod tests {
         fs::create_dir(&top).unwrap();
         let user = user(&fs::metadata(&top).unwrap());
         let (us, other) = (Owner::current(), owner("0badb007-1-1"));
-        let path = top.join(other.part(1, 0, &SafeName::map(&[])));
+        let path = top.join(other.part(1, 0, &SafeName::map(&[]), limits::FILE_NAME));
         let year = Duration::from_secs(365 * 24 * 60 * 60);
         let part = File::create(&path).unwrap();
         part.set_modified(SystemTime::now() + year).unwrap();

@@ -47,16 +47,19 @@ pub(super) struct BackgroundSync {
 }
 
 impl Writeback {
-    /// Runs forever. Calls `housekeeping` first, after each wake-up, and after the time that it returned.
-    /// Calls `start_sync` when a sync is requested and no thread is syncing. If that returns false, this
+    /// Runs until `housekeeping` fails, and returns its error. Calls it first, after each wake-up, and
+    /// after the time that it returned. Calls `start_sync` when a sync is requested and no thread is syncing. If that returns false, this
     /// thread does it.
-    pub(super) fn run(
+    pub(super) fn run<E>(
         &self,
         start_sync: impl Fn() -> bool,
-        mut housekeeping: impl FnMut() -> Duration,
-    ) -> ! {
+        mut housekeeping: impl FnMut() -> Result<Duration, E>,
+    ) -> E {
         loop {
-            let pause = housekeeping();
+            let pause = match housekeeping() {
+                Ok(pause) => pause,
+                Err(error) => return error,
+            };
             let is_requested = |state: &State| state.next.is_some() && !state.syncing;
             let idle = |state: &mut State| !is_requested(state) && !state.woken;
             let waited = self.changed.wait_timeout_while(lock(&self.state), pause, idle);

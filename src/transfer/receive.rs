@@ -38,6 +38,8 @@ pub struct Stored {
     pub resumed_at: u64,
     /// Whether bytes followed it that are no header, so that it may be cut: its sender counts differently.
     pub may_be_cut: bool,
+    /// Whether it has the time of its arrival, since it could not have the one of the sender's file.
+    pub untimed: bool,
 }
 
 /// What happens in a receiving conversation, for an observer.
@@ -53,6 +55,8 @@ pub enum Event<'a> {
     MayBeCut(&'a Stored),
     /// The file is stored, but its temporary name could not be removed.
     Leftover(&'a DiskError),
+    /// The file could not have the time of the sender's file.
+    Untimed(&'a DiskError),
     /// The outcome of a file. It also occurs if there was no valid header.
     Ended(&'a Result<Stored, ReceiveError>),
 }
@@ -326,7 +330,7 @@ impl<C: Connection> Conversation<'_, C> {
         let start = if is_first { self.peek_start(header.body) } else { Vec::new() };
         self.receive_body(&mut file, header.body, &path, &mut || {})?;
         let may_be_cut = is_first && self.may_be_cut(header, &start)?;
-        Ok(Stored { may_be_cut, ..self.place(file, 0)? })
+        Ok(Stored { may_be_cut, ..self.place(file, 0, false)? })
     }
 
     /// Returns the first bytes of a body, at most [`limits::BODY_START`].
@@ -429,11 +433,11 @@ impl<C: Connection> Conversation<'_, C> {
             }
         };
         let whole = body.finish().ok_or_else(taken_over)?;
-        if options.preserve {
-            let time = whole.set_modified(identity.modified);
-            time.map_err(|error| ReceiveError::Store(error.into()))?;
+        let timed = if options.preserve { whole.set_modified(identity.modified) } else { Ok(()) };
+        if let Err(error) = &timed {
+            (self.observer)(&Event::Untimed(error));
         }
-        self.place(whole, resumed_at)
+        self.place(whole, resumed_at, timed.is_err())
     }
 
     fn begin(&mut self, header: &Header) -> Result<SafeName, ReceiveError> {
@@ -513,13 +517,18 @@ impl<C: Connection> Conversation<'_, C> {
         })
     }
 
-    fn place(&mut self, file: PartialFile, resumed_at: u64) -> Result<Stored, ReceiveError> {
+    fn place(
+        &mut self,
+        file: PartialFile,
+        resumed_at: u64,
+        untimed: bool,
+    ) -> Result<Stored, ReceiveError> {
         let (size, digest) = (file.digest().length(), file.digest().finish());
         let (name, leftover) = self.storage.inbox.place(file).map_err(ReceiveError::Store)?;
         if let Some(error) = leftover {
             (self.observer)(&Event::Leftover(&error));
         }
-        Ok(Stored { name, size, digest, resumed_at, may_be_cut: false })
+        Ok(Stored { name, size, digest, resumed_at, may_be_cut: false, untimed })
     }
 
     /// Writes the receipts that are held to a sender that reads them at once.
@@ -592,6 +601,18 @@ fn header_error(error: HeaderError) -> ReceiveError {
     }
 }
 
+/// The message of the receipt for a file that could not have the time of the sender's file.
+const UNTIMED: &str = "the receiver's file system did not take its time";
+
+/// Returns what a receipt says of a stored file besides. A file with a time has no bytes behind it.
+fn remark(stored: &Stored) -> Option<&'static str> {
+    match (stored.may_be_cut, stored.untimed) {
+        (true, _) => Some(MAY_BE_CUT),
+        (false, true) => Some(UNTIMED),
+        (false, false) => None,
+    }
+}
+
 /// Returns the receipt for an outcome, or `None` if the connection is gone. `received`: the bytes of
 /// the body that were taken.
 fn receipt(outcome: &Result<Stored, ReceiveError>, received: u64) -> Option<Receipt> {
@@ -601,7 +622,7 @@ fn receipt(outcome: &Result<Stored, ReceiveError>, received: u64) -> Option<Rece
             body: stored.size,
             digest: stored.digest,
             name: Some(stored.name.as_str().encode_utf16().collect()),
-            message: stored.may_be_cut.then(|| MAY_BE_CUT.encode_utf16().collect()),
+            message: remark(stored).map(|remark| remark.encode_utf16().collect()),
         },
         Err(error) => {
             let (body, name) = match error {

@@ -150,7 +150,11 @@ impl<'a> Reporter<'a> {
             Some(stored_as) if sent.already_stored => {
                 format!("skipped {name}: it is there as {} ({size} bytes)", Escaped(stored_as))
             }
-            Some(stored_as) => format!("stored {name} as {} {summary}", Escaped(stored_as)),
+            Some(stored_as) => {
+                let message = message(sent).map(|it| format!(": {}", Escaped(&it)));
+                let message = message.unwrap_or_default();
+                format!("stored {name} as {} {summary}{message}", Escaped(stored_as))
+            }
             None => format!("sent {name} {summary}: the receiver {}", instead_of_receipt(sent)),
         });
     }
@@ -292,6 +296,7 @@ impl<'a> Reporter<'a> {
         let transferred = sent.filter(|sent| !sent.already_stored);
         let digest = transferred.map_or_else(null, |sent| format!("\"{:016x}\"", sent.digest));
         let resumed_at = ResumedAt(transferred.map_or(0, |sent| sent.resumed_at));
+        let message = sent.and_then(message).as_deref().map_or_else(null, text);
         let refusal = match error {
             Some(SendError::Refused(receipt)) => receipt.status.code().to_string(),
             _ => null(),
@@ -307,7 +312,7 @@ impl<'a> Reporter<'a> {
             "{{\"outcome\":\"{outcome}\",\"file\":{path},\"name\":{name},\"stored_as\":{stored_as},\
              \"size\":{size},\"xxh64\":{digest},\"seconds\":{time},\"error\":{error},\
              \"status\":{status},\"resumed_at\":{resumed_at},\"refusal\":{refusal},\
-             \"closed_by_receiver\":{closed},\"answer\":{answer}}}"
+             \"closed_by_receiver\":{closed},\"answer\":{answer},\"message\":{message}}}"
         ));
     }
 }
@@ -319,6 +324,12 @@ fn instead_of_receipt(sent: &Sent) -> String {
         (None, Some(true)) => "closed by itself".to_owned(),
         (None, _) => "gave no receipt".to_owned(),
     }
+}
+
+/// Returns what a receiver says of a file that it has stored, for display.
+fn message(sent: &Sent) -> Option<String> {
+    let message = sent.message.as_deref().filter(|message| !message.is_empty());
+    message.map(|message| shortened(message, limits::SHOWN_MESSAGE))
 }
 
 /// Returns the name that a receiver gives, for display: no more than the longest path has.

@@ -72,6 +72,10 @@ pub(super) enum Entry<'a> {
     WorldWritable(&'a str),
     /// With --subdirs: other users can make directories in this directory.
     Shared(&'a str),
+    /// There is no room for files.
+    Full,
+    /// This directory cannot be synchronised: why.
+    Unsynced(&'a str, &'a DiskError),
     /// Nothing was received from the only sender: its address, and why.
     NoTransfer(&'a dyn Display, &'a dyn Display),
     /// A connection was accepted.
@@ -88,6 +92,8 @@ pub(super) enum Entry<'a> {
     Undelivered(SocketAddr, &'a io::Error),
     /// A file is stored, but its temporary name could not be removed.
     Leftover(SocketAddr, &'a DiskError),
+    /// A file could not have the time of the sender's file.
+    Untimed(SocketAddr, &'a DiskError),
     /// The command for a file of this name failed or was not run.
     Command(SocketAddr, &'a str, &'a str),
     /// A line that the command wrote to standard error.
@@ -120,6 +126,11 @@ impl Entry<'_> {
             }
             Self::Shared(directory) => {
                 let why = format!("other users can make directories in {directory}");
+                Object::new("warning").text("error", &why)
+            }
+            Self::Full => Object::new("warning").text("error", &"the disk is full"),
+            Self::Unsynced(directory, why) => {
+                let why = format!("{directory} cannot be synchronised: {}", Reason(&why.error));
                 Object::new("warning").text("error", &why)
             }
             Self::NoTransfer(from, why) => {
@@ -160,7 +171,7 @@ impl Entry<'_> {
             Self::Undelivered(peer, why) => {
                 Object::new("no-receipt").text("peer", &peer).text("error", &Reason(why))
             }
-            Self::Leftover(peer, why) => {
+            Self::Leftover(peer, why) | Self::Untimed(peer, why) => {
                 Object::new("warning").text("peer", &peer).text("error", why)
             }
             Self::Command(peer, name, why) => {
@@ -196,6 +207,16 @@ impl Display for Entry<'_> {
                  (chmod go-w helps)",
                 Escaped(directory)
             ),
+            Self::Full => f.write_str(
+                "qdropd: warning: the disk is full: files are refused until there is room",
+            ),
+            Self::Unsynced(directory, why) => write!(
+                f,
+                "qdropd: warning: {} cannot be synchronised ({}): a power cut may take the names of \
+                 files that were just stored",
+                Escaped(directory),
+                Reason(&why.error)
+            ),
             Self::NoTransfer(from, why) => write!(f, "qdropd: nothing received from {from}: {why}"),
             Self::Connected(peer) => write!(f, "{peer}: connected"),
             Self::Stored(
@@ -224,6 +245,9 @@ impl Display for Entry<'_> {
                 write!(f, "{peer}: no receipt delivered: {}", Reason(why))
             }
             Self::Leftover(peer, why) => write!(f, "{peer}: {why}; the next start does"),
+            Self::Untimed(peer, why) => {
+                write!(f, "{peer}: {why}; the file has that of its arrival")
+            }
             Self::Command(peer, name, why) => {
                 write!(f, "{peer}: command for {} {why}", Escaped(&truncated(name)))
             }
@@ -332,6 +356,7 @@ mod tests {
             digest: 0xabc,
             resumed_at: 0,
             may_be_cut: false,
+            untimed: false,
         };
         let failed = || io::Error::other("it \"failed\"");
         let disk = DiskError { operation: "remove", path: PathBuf::from("x\n"), error: failed() };
@@ -371,6 +396,17 @@ mod tests {
             "qdropd: warning: other users can make directories in /srv/a\\\\b; theirs are not used \
              (chmod go-w helps)",
             r#"{"event":"warning","error":"other users can make directories in /srv/a\\b"}"#,
+        );
+        assert_entry(
+            &Entry::Full,
+            "qdropd: warning: the disk is full: files are refused until there is room",
+            r#"{"event":"warning","error":"the disk is full"}"#,
+        );
+        assert_entry(
+            &Entry::Unsynced("/srv/a\\b", &disk),
+            "qdropd: warning: /srv/a\\\\b cannot be synchronised (it \"failed\"): a power cut may take \
+             the names of files that were just stored",
+            r#"{"event":"warning","error":"/srv/a\\b cannot be synchronised: it \"failed\""}"#,
         );
         assert_entry(
             &Entry::NoTransfer(&"box:9999", &failed()),
@@ -425,6 +461,11 @@ mod tests {
         assert_entry(
             &Entry::Leftover(peer, &disk),
             "192.0.2.1:5: cannot remove x\\n: it \"failed\"; the next start does",
+            r#"{"event":"warning","peer":"192.0.2.1:5","error":"cannot remove x\\n: it \"failed\""}"#,
+        );
+        assert_entry(
+            &Entry::Untimed(peer, &disk),
+            "192.0.2.1:5: cannot remove x\\n: it \"failed\"; the file has that of its arrival",
             r#"{"event":"warning","peer":"192.0.2.1:5","error":"cannot remove x\\n: it \"failed\""}"#,
         );
         assert_entry(

@@ -85,7 +85,10 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
         Mode::From(host) => server.receive_from(host),
         Mode::Inetd(policy) => server.serve_inherited(policy)?,
     };
-    server.finish();
+    // A supervisor waits for the end of one whose directory is gone, in which there is nothing to remove.
+    if exit != Exit::Local {
+        server.finish();
+    }
     Ok(exit)
 }
 
@@ -107,6 +110,12 @@ fn open_inbox(options: &Options, log: &Log) -> Result<Inbox, String> {
         .map_err(|error| format!("cannot use the directory {}: {error}", Escaped(&shown)))?;
     if swept > 0 && !options.quiet {
         log.log(&Entry::Swept(swept));
+    }
+    if inbox.began_full() {
+        log.log(&Entry::Full);
+    }
+    if let Some(why) = inbox.unsynced() {
+        log.log(&Entry::Unsynced(&shown, why));
     }
     if inbox.is_world_writable() {
         log.log(&Entry::WorldWritable(&shown));

@@ -37,7 +37,7 @@ pub(super) struct Server {
     timeouts: Timeouts,
     quiet: bool,
     verbose: bool,
-    /// With --once: the outcome of the transfer.
+    /// With --once: the outcome of the transfer. `Local` if the drop directory is gone.
     outcome: Mutex<Option<Exit>>,
     finished: Condvar,
 }
@@ -54,7 +54,8 @@ impl Server {
         Arc::new(Self { storage, commands, log, timeouts, quiet, verbose, outcome, finished })
     }
 
-    /// Maintains the drop directory, forever.
+    /// Maintains the drop directory. Ends the program when that is gone, so that its supervisor starts it
+    /// again.
     pub(super) fn maintenance_loop(self: &Arc<Self>) {
         let start_sync = || {
             let server = self.clone();
@@ -65,7 +66,9 @@ impl Server {
                 self.log.log(&Entry::Swept(parts));
             }
         };
-        self.storage.inbox.maintenance_loop(&start_sync, &on_swept)
+        let gone = self.storage.inbox.maintenance_loop(&start_sync, &on_swept);
+        self.log.log(&Entry::Error(&format!("{gone} (start qdropd again)")));
+        self.end(Exit::Local);
     }
 
     /// Removes what is of no use any more, and waits for the commands.
@@ -109,7 +112,7 @@ impl Server {
                 self.log.log(&Entry::Listening(address, &hint));
             }
         }
-        // Without --once this waits forever.
+        // Without --once this waits until the drop directory is gone.
         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.finished.wait_while(outcome, |outcome| outcome.is_none());
         let outcome = *outcome.unwrap_or_else(PoisonError::into_inner);
@@ -193,12 +196,17 @@ impl Server {
             return;
         }
         let Some(exit) = self.handle(&mut stream, peer).exit else { return };
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
-        self.finished.notify_all();
+        self.end(exit);
         // The connection keeps its place, so that no other one transfers until the program exits.
         loop {
             thread::park();
         }
+    }
+
+    /// Ends what waits for the outcome.
+    fn end(&self, exit: Exit) {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
+        self.finished.notify_all();
     }
 
     fn refuse(&self, stream: &mut TimedStream, peer: SocketAddr, why: ReceiveError) {
@@ -292,6 +300,7 @@ impl TransferObserver<'_> {
                 self.server.commands.forget(self.conversation);
             }
             Event::Leftover(error) => log.log(&Entry::Leftover(self.peer, error)),
+            Event::Untimed(error) => log.log(&Entry::Untimed(self.peer, error)),
             Event::Ended(outcome) => {
                 let file = self.file.take();
                 if let Some(file) = &file {

@@ -36,6 +36,8 @@ pub struct Sent {
     pub resumed_at: u64,
     /// The receiver had the file before, so nothing was sent. The digest is unknown.
     pub already_stored: bool,
+    /// What the receiver says besides, for a person.
+    pub message: Option<String>,
 }
 
 /// A connection on which files are sent, one after another.
@@ -164,7 +166,8 @@ fn verify_receipt(receipt: Receipt, size: u64, digest: u64) -> Result<Sent, Send
         return Err(SendError::Damaged { sent: (size, digest), stored });
     }
     let name = String::from_utf16_lossy(&receipt.name.unwrap_or_default());
-    Ok(Sent { size, digest, stored_as: Some(name), ..Sent::default() })
+    let message = receipt.message.map(|message| String::from_utf16_lossy(&message));
+    Ok(Sent { size, digest, stored_as: Some(name), message, ..Sent::default() })
 }
 
 /// Returns whether the end of the stream is the receiver's own, though writing has failed with `error`. A
