@@ -1072,6 +1072,32 @@ fn jobs_that_wait_for_one_another_are_not_silent() {
     assert!(qdropd.settled() == files(source.path()));
 }
 
+/// A receiver that keeps each version of a file has the last one under a number.
+#[test]
+fn a_file_that_changed_once_is_sent_once_more() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let (path, options) = (source.path().join("notes.txt"), ["--preserve", "--skip-existing"]);
+    for (version, content) in ["first", "later", "third"].iter().enumerate() {
+        put(source.path(), "notes.txt", content.as_bytes());
+        let file = File::options().append(true).open(&path).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000_000 + version as u64))
+            .unwrap();
+        let sent = send(qdropd.address, &options, &path);
+        assert_eq!(sent.exit, 0, "{sent:?}");
+        assert_eq!(sent.stderr.contains("--on-conflict replace"), version > 0, "{sent:?}");
+        let again = send(qdropd.address, &options, &path);
+        let name = ["notes.txt", "notes (1).txt", "notes (2).txt"][version];
+        let line = format!("skipped notes.txt: it is there as {name} (5 bytes)\n");
+        assert_eq!((again.exit, &*again.stdout, &*again.stderr), (0, &*line, ""));
+        assert_eq!(qdropd.files().len(), version + 1);
+    }
+    // The fourth version is the first again.
+    fs::write(&path, "first").unwrap();
+    let file = File::options().append(true).open(&path).unwrap();
+    file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
+    assert!(send(qdropd.address, &options, &path).stdout.starts_with("skipped "));
+}
+
 /// Files of one name in two directories are two files, wherever the receiver puts them.
 #[test]
 fn different_files_of_one_call_do_not_end_under_one_name_in_silence() {

@@ -36,6 +36,8 @@ struct State {
     /// XXH64 of each name under which a file is stored, and whether the file was sent just now. A million
     /// of them have room in memory.
     names: HashMap<u64, bool>,
+    /// Whether it was said that the receiver keeps what a file was before.
+    warned_of_versions: bool,
     /// Whether it was said that the receiver keeps no directories.
     warned_of_flattening: bool,
 }
@@ -86,6 +88,7 @@ impl<'a> Reporter<'a> {
             self.print_sent(file, sent, time);
         }
         self.warn_of_flattening(file, sent);
+        self.warn_of_versions(file, sent);
         let why = another.or_else(|| {
             let why = "it was sent, but the receiver gave no receipt, \
                        which --require-receipt asks for";
@@ -170,6 +173,31 @@ impl<'a> Reporter<'a> {
         {
             let warning = "qdrop: warning: the receiver puts all files into one directory; \
                            with --subdirs qdropd keeps directories";
+            self.printer.log(warning.to_owned());
+        }
+    }
+
+    /// Warns once of a receiver that keeps each version of a file, though it is brought up to date.
+    fn warn_of_versions(&self, file: &QueuedFile, sent: &Sent) {
+        let stem = |name: &str| {
+            let name = name.rsplit('/').next().unwrap_or_default().to_owned();
+            name.rfind('.').filter(|at| *at > 0).map_or(name.clone(), |at| name[..at].to_owned())
+        };
+        let number = sent.stored_as.as_ref().and_then(|stored_as| {
+            stem(stored_as)
+                .strip_prefix(&format!("{} (", stem(&file.name)))?
+                .strip_suffix(')')?
+                .parse::<u32>()
+                .ok()
+        });
+        if number.is_some()
+            && self.options.extended.skip
+            && !sent.already_stored
+            && !self.options.quiet
+            && !mem::replace(&mut self.state().warned_of_versions, true)
+        {
+            let warning = "qdrop: warning: the receiver keeps what a file was before, and gives the new \
+                           one a number; --on-conflict replace of qdropd brings files up to date";
             self.printer.log(warning.to_owned());
         }
     }
