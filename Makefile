@@ -131,12 +131,14 @@ qt_window = mkdir -p $$peers/example; \
 	$(MAKE) --silent)
 
 # Real Qt programs at either end, built with every Qt there is.
-# Debian: apt-get install qtbase5-dev qt6-base-dev xxhash
+# Debian: apt-get install qtbase5-dev qt6-base-dev xxhash python3-pyqt5 cmake
 interop: all
 	@test -n "$(QMAKE)" || { \
 		echo 'interop needs Qt, 5.15 or 6 (Debian: apt-get install qtbase5-dev)' >&2; exit 1; }
 	@command -v xxhsum >/dev/null || { \
 		echo 'interop needs xxhsum (Debian: apt-get install xxhash)' >&2; exit 1; }
+	@/usr/bin/python3 -c 'import PyQt5.QtNetwork' || { \
+		echo 'interop needs PyQt5 (Debian: apt-get install python3-pyqt5)' >&2; exit 1; }
 	@set -e; for qmake in $(QMAKE); do \
 		echo "interop: $$($$qmake -query QT_VERSION)"; \
 		$(qt_peers); \
