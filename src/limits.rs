@@ -22,6 +22,9 @@ pub const NAME: u32 = 64 * 1024;
 /// Bytes of a header that has further strings after its name.
 pub const HEADER: u64 = 20 + 2 * NAME as u64;
 
+/// Bytes of a header that is a text. It has to come in one piece, and its receivers' buffers are small.
+pub const TEXT_HEAD: usize = 1_000;
+
 /// Characters of a peer's name that are shown in a log or a live line.
 pub const SHOWN_NAME: usize = 1024;
 
@@ -77,6 +80,13 @@ pub const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long a program waits for a host to accept a connection by default.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 
+/// How long a host that has taken a file without a receipt may refuse the next connection. Many programs
+/// listen again by themselves, some milliseconds after they have closed.
+pub const LISTEN_AGAIN: Duration = Duration::from_millis(500);
+
+/// The pause before such a host is tried again.
+pub const REFUSED_POLL: Duration = Duration::from_millis(10);
+
 /// How long a sender that listens looks whether a peer leaves again, before it sends. A port scan does so at
 /// once, and would use up the file.
 pub const LOOK_TIME: Duration = Duration::from_millis(250);
@@ -119,6 +129,14 @@ pub const NOTHING_TIME: Duration = Duration::from_secs(10);
 /// arrives together with it. On a busy machine, 20 ms were too short once in 200 times
 /// (docs/PROTOCOL.md, 1).
 pub const HEADER_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long any other sender pauses after a header, unless the receiver gives receipts: some deployed
+/// receivers look for the name only at the next arrival (docs/PROTOCOL.md, 1).
+pub const SHORT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Bytes of a body that needs no such pause. It cannot have arrived as a whole when a receiver reads for
+/// the first time, since systems take 64 KiB before that.
+pub const WHOLE_BODY: u64 = 128 * 1024;
 
 /// Bytes of a refused sender that are read and discarded, so that files after a refused one are judged
 /// on their own, and so that a reset of the connection does not overtake the receipt. A sender reads as

@@ -57,7 +57,7 @@ fn every_dialect_is_known_by_its_header_alone() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 10);
+    assert_eq!(seen, 11);
 }
 
 #[test]

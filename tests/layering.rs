@@ -50,8 +50,8 @@ const LAYERS: [Layer; 6] = [
         name: "transfer",
         modules: &["transfer"],
         imports: &["digest", "disk", "limits", "text", "wire"],
-        // sync: the receipts that are held, which another thread may drop.
-        std: &["fmt", "io", "mem", "path", "sync"],
+        // sync: the receipts that are held, which another thread may drop; time: durations, no clock.
+        std: &["fmt", "io", "mem", "path", "sync", "time"],
     },
     Layer {
         name: "net",

@@ -225,6 +225,8 @@ fn judge(bytes: &[u8]) -> Result<Layout, Flaw> {
     let l = name.unwrap_or(0);
     let (dialect, end) = if size == 4 + l {
         (Dialect::NameSize, 20 + l)
+    } else if second == 18 + l {
+        (Dialect::PyQt, 20 + l)
     } else {
         require(size >= 20 + l && !narrow)?;
         (Dialect::HeaderSize, size)
@@ -314,7 +316,7 @@ const NAMES: [&str; 17] = [
 #[test]
 fn headers_are_judged_by_the_protocol_alone() {
     let headers = headers();
-    assert_eq!(headers.len(), 10 + 2 * 27);
+    assert_eq!(headers.len(), 11 + 2 * 27);
     let mut tally = Tally::default();
     run(100_000, |random| {
         let (mut input, other) = (random.pick(&headers), random.pick(&headers));
@@ -327,7 +329,11 @@ fn headers_are_judged_by_the_protocol_alone() {
             (Ok(Header { dialect, name, body }), Ok(layout)) => {
                 assert_eq!((dialect, &name), (layout.dialect, &layout.name), "{input:02x?}");
                 assert_eq!((body, taken), (layout.body, layout.length), "{input:02x?}");
-                if dialect == Dialect::NameSize { "name-size" } else { "header-size" }
+                match dialect {
+                    Dialect::NameSize => "name-size",
+                    Dialect::PyQt => "pyqt",
+                    _ => "header-size",
+                }
             }
             (Err(HeaderError::Malformed(why)), Err(Flaw::Malformed)) => {
                 assert!(!why.is_empty());
@@ -524,7 +530,7 @@ impl Connection for Sender<'_> {
 
     fn account(&mut self, _: &Arc<HeldReceipts>) {}
 
-    fn pause_after_header(&mut self) {}
+    fn pause(&mut self, _: Duration) {}
 
     fn half_close(&mut self) -> io::Result<()> {
         self.closed = true;

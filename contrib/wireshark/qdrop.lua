@@ -306,6 +306,8 @@ local function read_header(tvb, at, left, as_is)
     local dialect, header
     if size == 4 + length then
         dialect, header = narrow and "name-size in 32 bits" or "name-size", 20 + length
+    elseif not narrow and size == 18 + length then
+        dialect, header = "pyqt", 20 + length
     elseif not narrow and size >= 20 + length then
         dialect, header = "header-size", size
         if size > 20 + length then dialect = "header-size with further strings" end

@@ -83,7 +83,7 @@ impl Connection for Sender<'_> {
 
     fn account(&mut self, _: &Arc<HeldReceipts>) {}
 
-    fn pause_after_header(&mut self) {}
+    fn pause(&mut self, _: Duration) {}
 
     fn half_close(&mut self) -> io::Result<()> {
         self.closed = true;

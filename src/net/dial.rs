@@ -1,11 +1,13 @@
 //! Connects to a receiver.
 
+use crate::limits;
 use crate::text::Reason;
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The default port, which is that of the classic programs.
 pub const PORT: u16 = 9999;
@@ -172,20 +174,29 @@ impl Display for DialError {
     }
 }
 
-/// Connects to the first of the host's addresses that accepts. Each attempt may take `timeout`.
+/// Connects to the first of the host's addresses that accepts. Each attempt may take `timeout`. A
+/// refusal counts only after `patience`.
 ///
 /// # Errors
 /// See [`DialError`].
-pub fn dial(to: &Address, timeout: Duration) -> Result<TcpStream, DialError> {
+pub fn dial(to: &Address, timeout: Duration, patience: Duration) -> Result<TcpStream, DialError> {
     let addresses = (to.host.as_str(), to.port).to_socket_addrs().map_err(DialError::Unresolved)?;
-    let mut tried = Vec::new();
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => tried.push((address, error)),
+    let addresses: Vec<_> = addresses.collect();
+    let began = Instant::now();
+    loop {
+        let mut tried = Vec::new();
+        for &address in &addresses {
+            match TcpStream::connect_timeout(&address, timeout) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => tried.push((address, error)),
+            }
         }
+        let error = DialError::Unreached(tried);
+        if began.elapsed() >= patience || !error.has(ErrorKind::ConnectionRefused) {
+            return Err(error);
+        }
+        thread::sleep(limits::REFUSED_POLL);
     }
-    Err(DialError::Unreached(tried))
 }
 
 #[cfg(test)]

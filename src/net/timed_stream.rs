@@ -157,8 +157,8 @@ impl Connection for TimedStream {
         }
     }
 
-    fn pause_after_header(&mut self) {
-        thread::sleep(limits::HEADER_PAUSE);
+    fn pause(&mut self, time: Duration) {
+        thread::sleep(time);
     }
 
     fn half_close(&mut self) -> io::Result<()> {

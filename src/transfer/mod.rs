@@ -8,6 +8,7 @@ pub mod send;
 use receive::HeldReceipts;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a conversation needs of its connection: bytes, time limits and a half-close.
 /// In [`Phase::Body`] a read fails with `WouldBlock` after each [`crate::limits::QUIET`] without a byte.
@@ -33,8 +34,8 @@ pub trait Connection: Read + Write {
     /// Accounts for the receipts that are held for the peer. They may be dropped at any time from now on.
     fn account(&mut self, receipts: &Arc<HeldReceipts>);
 
-    /// Sleeps for [`crate::limits::HEADER_PAUSE`], which header-size receivers need.
-    fn pause_after_header(&mut self);
+    /// Writes nothing for this long, so that what was written arrives alone.
+    fn pause(&mut self, time: Duration);
 
     /// Ends our side of the stream. The peer's side goes on.
     ///

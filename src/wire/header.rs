@@ -16,6 +16,12 @@ const EXTENSION: i64 = i64::from_be_bytes(*b"\xFFQDROP\0\x01");
 /// Bytes of the length of a string.
 const LENGTH: u64 = 4;
 
+/// Bytes of a header that the second number of [`Dialect::PyQt`] does not count.
+const PYQT_LESS: u64 = 2;
+
+/// What separates name and size in a header of [`Dialect::Text`].
+const TEXT_MARK: &str = "##";
+
 /// Bytes at the start of a stream that are examined to describe it if it is no header.
 const SNIFF: usize = 32;
 
@@ -62,6 +68,12 @@ pub enum Dialect {
     /// The bytes of the whole header, which may have further strings after the name. The connection
     /// stays open for further files.
     HeaderSize,
+    /// The bytes of the whole header but two: its program counts the two numbers as 2 bytes instead of
+    /// 4, and the name's length with them. The connection is closed when a file is complete.
+    PyQt,
+    /// There is none: the header is a text, `name##size` in UTF-8, and ends where its first piece ends.
+    /// The connection is closed when a file is complete.
+    Text,
     /// Nothing: qdrop's own extension, in which the receiver answers the header before the body is
     /// sent.
     Extended(ExtendedOptions),
@@ -158,6 +170,8 @@ impl Header {
             (Dialect::NameSize, NUMBERS + encoded)
         } else if second == name_size && second >= NUMBERS + encoded {
             (Dialect::HeaderSize, second)
+        } else if second == NUMBERS + encoded - PYQT_LESS {
+            (Dialect::PyQt, NUMBERS + encoded)
         } else {
             return Err(invalid_second());
         };
@@ -201,7 +215,8 @@ impl Header {
     ///
     /// # Errors
     /// Fails with `InvalidInput` if the name is longer than [`limits::NAME`], or if header and body
-    /// together exceed a `qint64`.
+    /// together exceed a `qint64`. With [`Dialect::Text`] also if the header is longer than
+    /// [`limits::TEXT_HEAD`], or if the name has unpaired surrogates.
     pub fn encode(&self) -> io::Result<Vec<u8>> {
         let mut name = Writer(Vec::new());
         name.string(self.name.as_deref())?;
@@ -227,6 +242,11 @@ impl Header {
                 header.i64(total)?;
                 header.u64(NUMBERS + encoded)?;
             }
+            Dialect::PyQt => {
+                header.i64(total)?;
+                header.u64(NUMBERS + encoded - PYQT_LESS)?;
+            }
+            Dialect::Text => return self.encode_text(),
             Dialect::Extended(extended) => {
                 header.i64(EXTENSION)?;
                 header.u32(extended.flags())?;
@@ -236,6 +256,17 @@ impl Header {
         }
         header.0.extend(name);
         Ok(header.0)
+    }
+
+    fn encode_text(&self) -> io::Result<Vec<u8>> {
+        let unsendable = |why| io::Error::new(ErrorKind::InvalidInput, why);
+        let name = String::from_utf16(self.name.as_deref().unwrap_or_default())
+            .map_err(|_| unsendable("the name cannot be sent as UTF-8"))?;
+        let head = format!("{name}{TEXT_MARK}{}", self.body).into_bytes();
+        if head.len() > limits::TEXT_HEAD {
+            return Err(unsendable("the name is too long to be sent"));
+        }
+        Ok(head)
     }
 }
 

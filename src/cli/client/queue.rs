@@ -41,9 +41,9 @@ pub(super) fn send_all(options: &Options, target: &Target<'_>, reporter: &Report
         thread::scope(|scope| {
             for _ in 1..jobs {
                 // Without a thread, fewer files are sent in parallel.
-                let _ = thread::Builder::new().spawn_scoped(scope, || Sender::new(&run).work());
+                let _ = thread::Builder::new().spawn_scoped(scope, || run.work());
             }
-            Sender::new(&run).work();
+            run.work();
         });
         if run.jobs() > 0 {
             // The last jobs have ended, each for the sake of the other.
@@ -80,6 +80,10 @@ struct Shared {
     /// Connections that are alive.
     connections: usize,
     busy: BusyWait,
+    /// Whether the receiver has given a receipt.
+    gives_receipts: bool,
+    /// Whether the receiver has taken a file without a receipt and may be about to listen again.
+    listens_again: bool,
 }
 
 impl Run<'_> {
@@ -165,6 +169,12 @@ impl Run<'_> {
         }
     }
 
+    /// Returns whether the receiver is known to give receipts. Of those that connect, each may be another
+    /// program.
+    fn gives_receipts(&self) -> bool {
+        matches!(self.target, Target::Host(..)) && self.shared().gives_receipts
+    }
+
     /// Decides what a job without a connection does, since the receiver is busy.
     fn when_busy(&self) -> WhenBusy {
         if !matches!(self.target, Target::Host(..)) {
@@ -178,13 +188,6 @@ impl Run<'_> {
         }
         decision
     }
-}
-
-/// One of the threads that send in parallel.
-struct Sender<'a> {
-    run: &'a Run<'a>,
-    /// Whether the receiver has given a receipt.
-    gives_receipts: bool,
 }
 
 /// The files that are sent on one connection.
@@ -211,15 +214,12 @@ struct Written {
     began: Instant,
 }
 
-impl<'a> Sender<'a> {
-    fn new(run: &'a Run<'a>) -> Self {
-        Self { run, gives_receipts: false }
-    }
-
+/// What each of the threads does that send in parallel.
+impl Run<'_> {
     /// Sends until the queue is empty.
-    fn work(mut self) {
+    fn work(&self) {
         let mut most = 1;
-        while !self.run.shared().queue.is_empty() {
+        while !self.shared().queue.is_empty() {
             let began = Instant::now();
             match self.send_batch(most) {
                 Some(WhenBusy::End) => return,
@@ -244,27 +244,25 @@ impl<'a> Sender<'a> {
     /// Returns whether several files may share a connection: the receiver gives receipts, which tell
     /// what became of each.
     fn may_batch(&self) -> bool {
-        self.gives_receipts
-            && self.run.options.dialect == Dialect::NameSize
-            && matches!(self.run.target, Target::Host(..))
+        self.gives_receipts() && self.options.dialect == Dialect::NameSize
     }
 
     /// Sends up to `most` files on one connection. Those that the receiver did not process go back
     /// into the queue. Returns what to do if the receiver was busy.
-    fn send_batch(&mut self, most: usize) -> Option<WhenBusy> {
+    fn send_batch(&self, most: usize) -> Option<WhenBusy> {
         let mut batch = Batch::default();
         loop {
-            let Some(file) = self.run.shared().queue.pop_front() else { break };
+            let Some(file) = self.shared().queue.pop_front() else { break };
             if self.send_next(file, &mut batch, most).is_break() {
                 break;
             }
         }
         let Batch { outgoing, written, progress, busy, .. } = batch;
         let connected = usize::from(outgoing.is_some());
-        let outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts));
-        self.run.shared().connections -= connected;
+        let outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts()));
+        self.shared().connections -= connected;
         if let Some(id) = progress {
-            self.run.reporter.printer.end(id);
+            self.reporter.printer.end(id);
         }
         // A file takes until the next one begins.
         let next = written.iter().skip(1).map(|next| next.began).chain([Instant::now()]);
@@ -276,17 +274,16 @@ impl<'a> Sender<'a> {
     }
 
     /// Records the outcomes of a connection, after its end. Returns what to do if the receiver was busy.
-    fn record_all(&mut self, all: Vec<Outcome>) -> Option<WhenBusy> {
+    fn record_all(&self, all: Vec<Outcome>) -> Option<WhenBusy> {
         let is = |outcome: &Result<Sent, SendError>, what: fn(&Disposition) -> bool| {
             outcome.as_ref().err().is_some_and(|error| what(&disposition(error)))
         };
         let is_busy = |outcome: &_| is(outcome, |it| matches!(it, Disposition::Busy(_)));
         // What was sent on this connection is progress.
         if all.iter().any(|(_, outcome, _)| outcome.is_ok()) {
-            self.run.shared().busy.reset();
+            self.shared().busy.reset();
         }
-        let decision =
-            all.iter().any(|(_, outcome, _)| is_busy(outcome)).then(|| self.run.when_busy());
+        let decision = all.iter().any(|(_, outcome, _)| is_busy(outcome)).then(|| self.when_busy());
         let waits = decision.as_ref().is_some_and(|decision| *decision != WhenBusy::GiveUp);
         let (requeued, told): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, outcome, _)| {
             is(outcome, |it| matches!(it, Disposition::Requeue)) || waits && is_busy(outcome)
@@ -297,50 +294,49 @@ impl<'a> Sender<'a> {
         // From the last one, so that they keep their order.
         for (file, outcome, _) in requeued.into_iter().rev() {
             if let (Err(error), Some(decision)) = (&outcome, &decision) {
-                self.run.reporter.waiting(&file, error, decision);
+                self.reporter.waiting(&file, error, decision);
             }
-            self.run.shared().queue.push_front(file);
+            self.shared().queue.push_front(file);
         }
         decision
     }
 
     /// Sends the next file of a batch. Returns whether another one may follow.
-    fn send_next(&mut self, file: QueuedFile, batch: &mut Batch, most: usize) -> ControlFlow<()> {
-        let run = self.run;
-        let opened = match &run.spool {
+    fn send_next(&self, file: QueuedFile, batch: &mut Batch, most: usize) -> ControlFlow<()> {
+        let opened = match &self.spool {
             Some(spool) => spool.reopen(),
             None => Source::open(&file.path),
         };
         let mut source = match opened {
             Ok(source) => source,
             Err(error) => {
-                run.fail(file, error);
+                self.fail(file, error);
                 return ControlFlow::Continue(());
             }
         };
         if !batch.written.is_empty() && batch.bytes + source.size() > limits::BATCH {
-            run.shared().queue.push_front(file);
+            self.shared().queue.push_front(file);
             return ControlFlow::Break(());
         }
         let outgoing = match &mut batch.outgoing {
             Some(outgoing) => outgoing,
             None => match self.connect() {
                 Ok(connected) => {
-                    run.shared().connections += 1;
+                    self.shared().connections += 1;
                     batch.outgoing.insert(connected)
                 }
                 Err(error) => {
-                    run.record_failure(file, &error, Duration::ZERO);
+                    self.record_failure(file, &error, Duration::ZERO);
                     return ControlFlow::Continue(());
                 }
             },
         };
-        let printer = &run.reporter.printer;
+        let printer = &self.reporter.printer;
         let id = printer.begin(file.name.clone(), source.size());
         if let Some(last) = batch.progress.replace(id) {
             printer.end(last);
         }
-        if run.options.extended.any() {
+        if self.options.extended.any() {
             let (flow, busy) = self.send_extended(file, &mut source, outgoing, id);
             batch.busy = busy;
             return flow;
@@ -348,9 +344,11 @@ impl<'a> Sender<'a> {
         let name: Vec<u16> = file.name.encode_utf16().collect();
         let began = Instant::now();
         let advance = &mut |bytes| printer.advance(id, bytes);
-        if let Err(error) = outgoing.send_classic(&mut source, &name, advance) {
+        if let Err(error) =
+            outgoing.send_classic(&mut source, &name, self.gives_receipts(), advance)
+        {
             let cut = matches!(error, SendError::Source(_));
-            run.record_failure(file, &error, Duration::ZERO);
+            self.record_failure(file, &error, Duration::ZERO);
             return if cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
         batch.bytes += source.size();
@@ -368,18 +366,18 @@ impl<'a> Sender<'a> {
     }
 
     fn send_extended(
-        &mut self,
+        &self,
         file: QueuedFile,
         source: &mut Source,
         outgoing: &mut Outgoing<TimedStream>,
         id: Id,
     ) -> (ControlFlow<()>, Option<(QueuedFile, SendError, Duration)>) {
-        let (options, printer) = (self.run.options.extended, &self.run.reporter.printer);
+        let (options, printer) = (self.options.extended, &self.reporter.printer);
         let name: Vec<u16> = file.name.encode_utf16().collect();
         let began = Instant::now();
         let resumed = &mut |bytes| printer.resume(id, bytes);
         let advance = &mut |bytes| printer.advance(id, bytes);
-        let receipts = self.gives_receipts;
+        let receipts = self.gives_receipts();
         let outcome = outgoing.send_extended(source, &name, options, receipts, resumed, advance);
         let outcome = match outcome {
             Err(error) if matches!(disposition(&error), Disposition::Busy(_)) => {
@@ -388,13 +386,18 @@ impl<'a> Sender<'a> {
             outcome => outcome,
         };
         self.record(file, outcome, began.elapsed(), outgoing.start());
-        let is_over = outgoing.is_broken() || !matches!(self.run.target, Target::Host(..));
+        let is_over = outgoing.is_broken() || !matches!(self.target, Target::Host(..));
         (if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }, None)
     }
 
     fn connect(&self) -> Result<Outgoing<TimedStream>, SendError> {
-        let Run { options, target, reporter, rate_limiter, .. } = self.run;
-        let stream = target.connect().map_err(SendError::Unreachable)?;
+        let Self { options, target, reporter, rate_limiter, .. } = self;
+        let listens_again = self.shared().listens_again;
+        let patience = if listens_again { limits::LISTEN_AGAIN } else { Duration::ZERO };
+        let stream = target.connect(patience).map_err(|why| {
+            self.shared().listens_again = false;
+            SendError::Unreachable(why)
+        })?;
         if let (true, Ok(peer)) = (options.verbose, stream.peer_addr()) {
             reporter.printer.log(format!("qdrop: connected {target} at {peer}"));
         }
@@ -410,7 +413,7 @@ impl<'a> Sender<'a> {
 
     /// Records the outcome of a file. `start`: the offset at which it was sent.
     fn record(
-        &mut self,
+        &self,
         mut file: QueuedFile,
         outcome: Result<Sent, SendError>,
         time: Duration,
@@ -419,15 +422,19 @@ impl<'a> Sender<'a> {
         if start > file.reached {
             file.reached = start;
             file.tries = 0;
-            self.run.shared().busy.reset();
+            self.shared().busy.reset();
         }
         match outcome {
             Ok(sent) => {
-                self.run.shared().busy.reset();
-                self.gives_receipts |= sent.stored_as.is_some();
-                self.run.reporter.sent(&file, &sent, time);
+                let has_receipt = sent.stored_as.is_some();
+                let mut shared = self.shared();
+                shared.busy.reset();
+                shared.gives_receipts |= has_receipt;
+                shared.listens_again = !has_receipt;
+                drop(shared);
+                self.reporter.sent(&file, &sent, time);
             }
-            Err(error) => self.run.record_failure(file, &error, time),
+            Err(error) => self.record_failure(file, &error, time),
         }
     }
 }

@@ -57,10 +57,10 @@ impl<'a> Target<'a> {
         Ok(Self::Listener(Listener { listener, address, allow, printer, verbose, refused }))
     }
 
-    /// Makes the next connection.
-    pub(super) fn connect(&self) -> Result<TcpStream, String> {
+    /// Makes the next connection. A host may refuse it for as long as `patience`.
+    pub(super) fn connect(&self, patience: Duration) -> Result<TcpStream, String> {
         match self {
-            Self::Host(host, timeout) => dial::dial(host, *timeout)
+            Self::Host(host, timeout) => dial::dial(host, *timeout, patience)
                 .map_err(|error| format!("{error}{}", connect_hint(host, &error))),
             Self::Listener(listener) => listener
                 .accept()

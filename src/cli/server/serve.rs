@@ -20,7 +20,7 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Starts a thread.
 pub(super) fn start(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
@@ -117,7 +117,7 @@ impl Server {
 
     /// Connects to a sender that listens, and receives one transfer.
     pub(super) fn receive_from(&self, host: &Address) -> Exit {
-        let stream = match dial::dial(host, limits::CONNECT_TIME) {
+        let stream = match dial::dial(host, limits::CONNECT_TIME, Duration::ZERO) {
             Ok(stream) => stream,
             Err(error) => {
                 let hint = match error.has(ErrorKind::ConnectionRefused) {

@@ -29,7 +29,7 @@ struct Receipts {
 
 impl<C: Connection> Outgoing<C> {
     /// Sends a file under `name`. Its outcome, also if the connection breaks here, is among
-    /// [`Outgoing::finish`].
+    /// [`Outgoing::finish`]. `gives_receipts`: whether the receiver is known to do so.
     ///
     /// `advance` is called with the bytes of each read of the file.
     ///
@@ -41,14 +41,20 @@ impl<C: Connection> Outgoing<C> {
         &mut self,
         source: &mut Source,
         name: &[u16],
+        gives_receipts: bool,
         advance: &mut dyn FnMut(u64),
     ) -> Result<(), SendError> {
         let size = source.size();
         let header = Header { dialect: self.dialect, name: Some(name.to_vec()), body: size };
         let header = header.encode().map_err(SendError::Unsendable)?;
         let mut digest = Xxh64::default();
-        let written =
-            self.write_header(&header).and_then(|()| self.write_body(source, &mut digest, advance));
+        let written = self
+            .write_header(&header)
+            .and_then(|()| match self.pause_after_header(size, gives_receipts) {
+                Some(pause) => self.flush().map(|()| self.connection.pause(pause)),
+                None => Ok(()),
+            })
+            .and_then(|()| self.write_body(source, &mut digest, advance));
         let digest = match written {
             Ok(()) => Some(digest.finish()),
             Err(PumpError::Write(error)) => {

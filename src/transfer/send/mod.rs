@@ -15,6 +15,7 @@ use crate::wire::foreign;
 use crate::wire::header::Dialect;
 use crate::wire::receipt::{Receipt, Status};
 use std::io::{self, ErrorKind, Read};
+use std::time::Duration;
 
 /// A file that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,11 +97,17 @@ impl<C: Connection> Outgoing<C> {
         }
         self.buffer[self.pending..][..header.len()].copy_from_slice(header);
         self.pending += header.len();
-        if self.dialect == Dialect::HeaderSize {
-            self.flush()?;
-            self.connection.pause_after_header();
-        }
         Ok(())
+    }
+
+    /// Returns how long to pause between a header and a body of this many bytes. `gives_receipts`: whether
+    /// the receiver is known to be none that loses what arrives together (docs/PROTOCOL.md, 1).
+    fn pause_after_header(&self, body: u64, gives_receipts: bool) -> Option<Duration> {
+        match self.dialect {
+            _ if body == 0 || gives_receipts => None,
+            Dialect::HeaderSize => Some(limits::HEADER_PAUSE),
+            _ => (body < limits::WHOLE_BODY).then_some(limits::SHORT_PAUSE),
+        }
     }
 
     /// Writes the bytes of a file that `digest` has not seen.
