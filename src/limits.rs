@@ -125,8 +125,8 @@ pub const NOTHING: usize = 1_000;
 /// See [`NOTHING`].
 pub const NOTHING_TIME: Duration = Duration::from_secs(10);
 
-/// How long a header-size sender pauses after a header, since deployed receivers lose a small body that
-/// arrives together with it. On a busy machine, 20 ms were too short once in 200 times
+/// How long a sender of header-size or text pauses after a header, since deployed receivers lose a small
+/// body that arrives together with it. On a busy machine, 20 ms were too short once in 200 times
 /// (docs/PROTOCOL.md, 1).
 pub const HEADER_PAUSE: Duration = Duration::from_millis(100);
 
@@ -137,6 +137,15 @@ pub const SHORT_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of a body that needs no such pause. It cannot have arrived as a whole when a receiver reads for
 /// the first time, since systems take 64 KiB before that.
 pub const WHOLE_BODY: u64 = 128 * 1024;
+
+/// How long a sender waits for the receiver's own close after a body, before it ends the stream itself. Of
+/// the programs that have a file as a whole most close within 13 ms. With [`SHORT_PAUSE`] it is less than
+/// 50 ms, which the first file of a call takes longer, and with what the timers of a system add.
+pub const CLOSE_TIME: Duration = Duration::from_millis(25);
+
+/// How long the writing of a body may take so that all of it has surely arrived after [`CLOSE_TIME`]. What
+/// waits in the sender's system by then is less than what has gone before.
+pub const AT_ONCE: Duration = Duration::from_millis(150);
 
 /// Bytes of a refused sender that are read and discarded, so that files after a refused one are judged
 /// on their own, and so that a reset of the connection does not overtake the receipt. A sender reads as

@@ -4,9 +4,12 @@
 use harness::*;
 use qdrop::wire::qdatastream::Reader;
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -33,38 +36,48 @@ fn run_program<P: Program>(mut program: P, mut stream: &TcpStream) -> Option<(St
     }
 }
 
-/// A name-size receiver.
-#[derive(Default)]
-struct NameSize {
+/// A receiver of a `QDataStream` header, name-size unless `numbers` says otherwise.
+struct QDataStream {
+    /// What it counts for the two numbers.
+    numbers: usize,
     /// Whether it looks for the name only when it is called again after the two numbers.
     second_call: bool,
     total: usize,
-    name_size: usize,
+    second: usize,
     name: Option<String>,
     received: usize,
     body: Vec<u8>,
 }
 
-impl Program for NameSize {
+impl Default for QDataStream {
+    fn default() -> Self {
+        let (second_call, name, body) = (false, None, Vec::new());
+        Self { numbers: 16, second_call, total: 0, second: 0, name, received: 0, body }
+    }
+}
+
+/// The receiver of the PyQt course, which counts the two numbers as 2 bytes.
+fn pyqt() -> QDataStream {
+    QDataStream { numbers: 2, ..QDataStream::default() }
+}
+
+impl Program for QDataStream {
     fn ready_read(&mut self, arrived: &mut Vec<u8>) -> bool {
-        let had_numbers = self.name_size > 0;
+        let had_numbers = self.second > 0;
         if !had_numbers && arrived.len() >= 16 {
             let mut numbers = arrived.drain(..16);
             let mut number =
                 || numbers.by_ref().take(8).fold(0, |n, byte| n << 8 | usize::from(byte));
-            (self.total, self.name_size) = (number(), number());
-            self.received = 16;
+            (self.total, self.second) = (number(), number());
+            self.received = self.numbers;
         }
         if self.name.is_none() {
-            if self.name_size == 0
-                || arrived.len() < self.name_size
-                || (self.second_call && !had_numbers)
-            {
+            let is_next = self.second > 0 && (had_numbers || !self.second_call);
+            if !is_next || arrived.len() < self.second {
                 return false;
             }
-            let encoded: Vec<u8> = arrived.drain(..self.name_size).collect();
-            self.name = Some(qstring(&encoded));
-            self.received += self.name_size;
+            self.name = Some(read_qstring(arrived));
+            self.received += self.second;
         }
         self.received += arrived.len();
         self.body.append(arrived);
@@ -77,9 +90,38 @@ impl Program for NameSize {
     }
 }
 
-fn qstring(mut encoded: &[u8]) -> String {
-    let units = Reader::new(&mut encoded).string(1000).ok().unwrap().unwrap();
+fn read_qstring(bytes: &mut Vec<u8>) -> String {
+    let mut reader = Reader::new(&**bytes);
+    let units = reader.string(1000).ok().unwrap().unwrap();
+    let taken = reader.consumed();
+    bytes.drain(..taken);
     String::from_utf16(&units).unwrap()
+}
+
+/// The receiver of the other tutorial: what comes first is the head, whatever it has.
+#[derive(Default)]
+struct Text {
+    head: Option<(String, usize)>,
+    body: Vec<u8>,
+}
+
+impl Program for Text {
+    fn ready_read(&mut self, arrived: &mut Vec<u8>) -> bool {
+        let Some((_, size)) = self.head else {
+            let head = String::from_utf8_lossy(arrived);
+            let mut sections = head.split("##");
+            let (name, size) = (sections.next().unwrap(), sections.next().unwrap_or_default());
+            self.head = Some((name.to_owned(), size.parse().unwrap_or(0)));
+            arrived.clear();
+            return false;
+        };
+        self.body.append(arrived);
+        self.body.len() == size
+    }
+
+    fn file(self) -> Option<(String, Vec<u8>)> {
+        self.head.filter(|(_, size)| self.body.len() == *size).map(|(name, _)| (name, self.body))
+    }
 }
 
 /// A program that takes connections, so many at once, and is away for a while when it has closed them.
@@ -125,7 +167,7 @@ fn a_receiver_that_needs_a_second_call_gets_every_file() {
         let content = noise(size);
         let path = file(source.path(), "测试.bin", &content);
         for second_call in [false, true].repeat(5) {
-            let program = move || NameSize { second_call, ..NameSize::default() };
+            let program = move || QDataStream { second_call, ..QDataStream::default() };
             let receiver = Receiver::start(move |stream| run_program(program(), &stream));
             let sent = send(receiver.address, &[], &path);
             let stored = receiver.join();
@@ -151,7 +193,7 @@ fn a_receiver_that_listens_again_by_itself_gets_every_file() {
         (5, 2, vec!["--jobs=2"]),
         (100, 1, vec![]),
     ] {
-        let program = |stream: &TcpStream| run_program(NameSize::default(), stream);
+        let program = |stream: &TcpStream| run_program(QDataStream::default(), stream);
         let (rounds, away) = (paths.len() / at_once, Duration::from_millis(away));
         let receiver = Listening::start(rounds, at_once, away, program);
         let sent = send_all(receiver.address, &options, &paths);
@@ -167,7 +209,7 @@ fn a_receiver_that_listens_again_by_itself_gets_every_file() {
 fn a_receiver_that_listens_no_more_is_waited_for_once() {
     let source = TempDir::new().unwrap();
     let paths = some_files(&source, 4);
-    let receiver = Receiver::start(|stream| run_program(NameSize::default(), &stream));
+    let receiver = Receiver::start(|stream| run_program(QDataStream::default(), &stream));
     let address = receiver.address;
     let began = Instant::now();
     let sent = send_all(address, &[], &paths);
@@ -181,4 +223,256 @@ fn a_receiver_that_listens_no_more_is_waited_for_once() {
     let began = Instant::now();
     assert_eq!(send_all(address, &[], &paths).exit, 3);
     assert!(began.elapsed() < patience);
+}
+
+/// Sends a file to a program that is in the way of `serve`, and gives what is told as text and as JSON.
+fn told(
+    options: &[&str],
+    path: &Path,
+    serve: impl Fn(TcpStream) + Clone + Send + 'static,
+) -> (Sent, String) {
+    let send_to = |options: &[&str]| {
+        let receiver = Receiver::start(serve.clone());
+        let sent = send(receiver.address, options, path);
+        receiver.join();
+        assert_eq!(sent.exit, 0, "{sent:?}");
+        sent
+    };
+    let json = send_to(&[options, &["--json"]].concat());
+    assert_eq!(json.stderr, "", "{json:?}");
+    let (_, members) = json.stdout.split_once(",\"closed_by_receiver\":").unwrap();
+    (send_to(options), members.trim_end_matches("}\n").to_owned())
+}
+
+#[track_caller]
+fn assert_told(sent: &Sent, end: &str) {
+    assert!(sent.stdout.starts_with("sent a (") && sent.stdout.ends_with(end), "{sent:?}");
+}
+
+/// A program that has a file as a whole closes, and one that has lost it waits.
+#[test]
+fn what_a_receiver_does_by_itself_is_told() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", &noise(1000));
+    // On a busy machine a program may be slower than it is waited for.
+    let whole = eventually("it is told that the program has closed", || {
+        let (whole, members) = told(&[], &path, |stream| {
+            assert!(run_program(QDataStream::default(), &stream).is_some());
+        });
+        (members == "true,\"answer\":null" && whole.stderr.is_empty()).then_some(whole)
+    });
+    assert_told(&whole, "): the receiver closed by itself\n");
+
+    // It counts second as the header of another dialect, and waits for 16 bytes more.
+    let waits =
+        |mut stream: TcpStream| assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 1022);
+    let (lost, members) = told(&[], &path, waits);
+    assert_told(&lost, "): the receiver gave no receipt\n");
+    assert_eq!(lost.stderr.lines().count(), 1, "{lost:?}");
+    for word in ["qdrop: warning: a: ", "did not close by itself", "--dialect", "one file a call"] {
+        assert!(lost.stderr.contains(word), "no {word:?}: {lost:?}");
+    }
+    assert_eq!(members, "false,\"answer\":null");
+    let (quiet, _) = told(&["-q"], &path, waits);
+    assert_eq!((&*quiet.stdout, &*quiet.stderr), ("", ""));
+
+    // The answer of some comes with their close, that of others after the sender's end of stream.
+    for waits in [false, true] {
+        let answers = move |mut stream: TcpStream| {
+            match waits {
+                true => assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 1022),
+                false => assert!(run_program(QDataStream::default(), &stream).is_some()),
+            }
+            stream.write_all(b"file \x1bdone\r\n").unwrap();
+        };
+        let answered = eventually("it is told whether the program has closed", || {
+            let (answered, members) = told(&[], &path, answers);
+            (members == format!("{},\"answer\":\"file \\u001bdone\"", !waits)).then_some(answered)
+        });
+        assert_told(&answered, "): the receiver answered: file \\u{1b}done\n");
+        assert_eq!(answered.stderr, "");
+    }
+}
+
+/// A program that does not reset its state counts the second file on.
+#[test]
+fn a_second_file_that_is_not_taken_is_warned_of() {
+    let source = TempDir::new().unwrap();
+    let paths = some_files(&source, 3);
+    let sent = eventually("the others are told to be whole", || {
+        let served = AtomicUsize::new(0);
+        let receiver = Listening::start(3, 1, Duration::ZERO, move |stream| {
+            let second = if served.fetch_add(1, Relaxed) == 1 { 1000 } else { 0 };
+            run_program(QDataStream { second, ..QDataStream::default() }, stream).is_some()
+        });
+        let sent = send_all(receiver.address, &[], &paths);
+        assert_eq!(receiver.join(), [true, false, true]);
+        (sent.stdout.matches("closed by itself").count() == 2).then_some(sent)
+    });
+    assert_eq!((sent.exit, sent.stderr.lines().count()), (0, 1), "{sent:?}");
+    assert!(sent.stderr.starts_with("qdrop: warning: 1: the receiver did not"), "{sent:?}");
+}
+
+/// It is still taking the file when nothing has been written for a while.
+#[test]
+fn of_a_slow_receiver_nothing_is_told() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", &noise(20_000_000));
+    let (slow, members) = told(&[], &path, |mut stream| {
+        stream.read_exact(&mut [0; 10_000]).unwrap();
+        // What the test is about: how slow it is.
+        thread::sleep(Duration::from_millis(400));
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    });
+    assert_eq!((&*slow.stderr, &*members), ("", "null,\"answer\":null"));
+    assert_told(&slow, "): the receiver gave no receipt\n");
+}
+
+/// Runs programs that connect to a `qdrop --listen`, one after the other, and gives how it ended.
+fn listen<T>(
+    options: &[&str],
+    paths: &[&Path],
+    programs: impl IntoIterator<Item = T>,
+) -> (Vec<Option<(String, Vec<u8>)>>, Sent)
+where
+    T: FnOnce(&TcpStream) -> Option<(String, Vec<u8>)>,
+{
+    let mut qdrop = Command::new(program("qdrop"));
+    qdrop.args(["--listen", "127.0.0.1:0"]).args(options).args(paths);
+    let mut child = qdrop.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    let address = line.trim_end().strip_prefix("listening on ").unwrap();
+    let connect = || patient(TcpStream::connect(address).unwrap());
+    let stored = programs.into_iter().map(|run| run(&connect())).collect();
+    let mut printed = String::new();
+    stdout.read_to_string(&mut printed).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    (stored, Sent { exit: output.status.code().unwrap(), stdout: printed, stderr })
+}
+
+/// Sends a file of this size to a program in a dialect, from either side. Gives what the program has
+/// stored each time.
+fn both_ways<P: Program + 'static>(
+    dialect: &str,
+    size: usize,
+    program: fn() -> P,
+) -> [Option<(String, Vec<u8>)>; 2] {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "测试.bin", &noise(size));
+    let receiver = Receiver::start(move |stream| run_program(program(), &stream));
+    let sent = send(receiver.address, &["--dialect", dialect], &path);
+    let run = |stream: &TcpStream| run_program(program(), stream);
+    let (stored, listened) = listen(&["--dialect", dialect], &[&path], [run]);
+    assert_eq!((sent.exit, listened.exit), (0, 0), "{sent:?} {listened:?}");
+    [receiver.join(), stored.into_iter().next().unwrap()]
+}
+
+#[test]
+fn the_pyqt_course_gets_files_in_its_dialect() {
+    for size in [14, 100, 1000, 65_536, 70_001, 131_071, 131_072, 3_000_000] {
+        for stored in both_ways("pyqt", size, pyqt) {
+            assert!(stored == Some(("测试.bin".to_owned(), noise(size))), "{size} bytes");
+        }
+    }
+    // It waits for 14 bytes more than the name has, and its own pair loses these as well.
+    for size in [0, 1, 13] {
+        assert_eq!(both_ways("pyqt", size, pyqt), [None, None], "{size} bytes");
+    }
+}
+
+#[test]
+fn the_other_tutorial_gets_files_after_a_text_head() {
+    for size in [1, 100, 1000, 65_536, 70_001, 131_072, 3_000_000] {
+        for stored in both_ways("text", size, Text::default) {
+            assert!(stored == Some(("测试.bin".to_owned(), noise(size))), "{size} bytes");
+        }
+    }
+    let empty = Some(("测试.bin".to_owned(), Vec::new()));
+    assert_eq!(
+        both_ways("text", 0, Text::default),
+        [empty.clone(), empty],
+        "at the end of the stream"
+    );
+}
+
+#[test]
+fn what_a_text_receiver_answers_is_told() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", &noise(1000));
+    let run = |mut stream: &TcpStream| {
+        let stored = run_program(Text::default(), stream);
+        stream.write_all(b"file done").unwrap();
+        // It leaves the close to the sender.
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        stored
+    };
+    let (stored, sent) = listen(&["--dialect=text"], &[&path], [run]);
+    assert_eq!(stored, [Some(("a".to_owned(), noise(1000)))]);
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert_told(&sent, "): the receiver answered: file done\n");
+}
+
+#[test]
+fn a_name_that_a_text_head_cannot_have_is_refused() {
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", b"body");
+    let longest = "x".repeat(1000 - "##4".len());
+    let too_long = longest.clone() + "x";
+    for (name, why) in [
+        ("a##b", "at its first ##"),
+        ("a#", "at its first ##"),
+        ("##", "at its first ##"),
+        (&too_long, "too long"),
+        ("a#b", ""),
+        ("#", "at its first ##"),
+        (&longest, ""),
+    ] {
+        let receiver = Receiver::start(|stream| run_program(Text::default(), &stream));
+        let sent = send(receiver.address, &["--dialect=text", "--name", name], &path);
+        match why {
+            "" => {
+                assert_eq!(sent.exit, 0, "{sent:?}");
+                assert_eq!(receiver.join(), Some((name.to_owned(), b"body".to_vec())));
+            }
+            why => {
+                assert!(sent.exit == 1 && sent.stderr.contains(why), "{name}: {sent:?}");
+                assert_eq!(receiver.join(), None);
+            }
+        }
+    }
+}
+
+/// Who connects next may be another program.
+#[test]
+fn a_receipt_of_one_that_connects_says_nothing_of_the_next() {
+    let source = TempDir::new().unwrap();
+    let paths = some_files(&source, 3);
+    let paths: Vec<&Path> = paths.iter().map(|path| &**path).collect();
+    let second_call = || QDataStream { second_call: true, ..QDataStream::default() };
+    let peers = Mutex::new(Vec::new());
+    let confirms = |mut stream: &TcpStream| {
+        peers.lock().unwrap().push(stream.local_addr().unwrap());
+        let (name, body) = run_program(second_call(), stream).unwrap();
+        stored(&name, &body).write(stream).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        Some((name, body))
+    };
+    let closes = |stream: &TcpStream| {
+        peers.lock().unwrap().push(stream.local_addr().unwrap());
+        run_program(second_call(), stream)
+    };
+    let programs: [&dyn Fn(&TcpStream) -> _; 3] = [&confirms, &closes, &confirms];
+    let (stored, sent) = listen(&["-v"], &paths, programs);
+    let stored: BTreeMap<_, _> = stored.into_iter().map(Option::unwrap).collect();
+    assert!(stored == files(source.path()), "{sent:?}");
+    let outcomes: Vec<&str> =
+        sent.stdout.lines().map(|line| line.split_once(' ').unwrap().0).collect();
+    assert_eq!((sent.exit, outcomes), (0, vec!["stored", "sent", "stored"]), "{sent:?}");
+    // With -v each is named.
+    for peer in peers.into_inner().unwrap() {
+        assert!(sent.stderr.contains(&format!("qdrop: {peer} connected\n")), "{sent:?}");
+    }
 }

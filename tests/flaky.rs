@@ -1613,7 +1613,7 @@ for line in sys.stdin.buffer:
     for key, value in json.loads(line).items():
         assert isinstance(value, {'size': (int, type(None)), 'seconds': (int, float),
             'resumed_at': (int, type(None)), 'refusal': (int, type(None)),
-            'status': int}.get(key, (str, type(None)))), (key, value)
+            'status': int, 'closed_by_receiver': (bool, type(None))}.get(key, (str, type(None)))), (key, value)
         print(key, str(value).encode().hex())
     print()";
     let mut python = assert_cmd::Command::from_std(needed("python3"));
@@ -1628,7 +1628,9 @@ for line in sys.stdin.buffer:
     lines.map(|line| line.lines().filter_map(pair).collect()).collect()
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
+    "answer",
+    "closed_by_receiver",
     "error",
     "file",
     "name",

@@ -185,7 +185,10 @@ fn qdrop_reaches_a_qt_receiver_with_every_size() {
         assert_eq!(sent.exit, 0, "{sent:?}");
         let line = format!("sent {name} ({size} bytes, xxh64 {}, ", xxhsum(&path));
         assert!(sent.stdout.starts_with(&line), "{sent:?}");
-        assert!(sent.stdout.ends_with("): the receiver gave no receipt\n"), "{sent:?}");
+        // On a busy machine it may take longer than qdrop waits for that.
+        let (_, end) = sent.stdout.split_once("): ").unwrap();
+        let ends = ["the receiver closed by itself\n", "the receiver gave no receipt\n"];
+        assert!(ends.contains(&end), "{sent:?}");
         assert_same(&path, &receiver.directory.path().join(&name));
     }
     let path = file(source.path(), "required.bin", 1000);

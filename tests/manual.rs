@@ -139,6 +139,7 @@ fn both_descriptions_have_the_numbers_of_the_source() {
             number(limits::HEADER) + " bytes",
             format!("{} ms", limits::HEADER_PAUSE.as_millis()),
             format!("{} ms", limits::SHORT_PAUSE.as_millis()),
+            format!("{} ms", limits::CLOSE_TIME.as_millis()),
             seconds(limits::LINGER, " s"),
             seconds(limits::TAKEOVER_SILENCE, " s"),
             seconds(limits::LISTEN_AGAIN, " s"),

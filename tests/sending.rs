@@ -378,7 +378,8 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("--listen and --retry exclude", "--retry=1 --listen 127.0.0.1:0 a"),
         ("--name and --recursive exclude", "box a -rn b|box a --name b --recursive|box - -rn a"),
         (not_qt, "box a --dialect header-size --resume|--preserve box --dialect=header-size a"),
-        (not_qt, "box a --skip-existing --dialect header-size"),
+        (not_qt, "box a --skip-existing --dialect header-size|box a --dialect pyqt --resume"),
+        (not_qt, "box a --dialect text --resume|--listen ::1 a --dialect text --preserve"),
         ("--retry, value -1: not a whole number", "box a --retry -1"),
         ("not a whole number", "box a --retry x|box a --retry=|box a --retry 1.5"),
         (not_count, "box a --jobs 0|box a --jobs=x|box a --jobs -1"),
@@ -388,7 +389,7 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("option --resume takes no value", "box a --resume=a"),
         ("unknown option --subdirs", "box a --subdirs"),
         ("unknown option --keep-partial", "box a --keep-partial 1"),
-        ("not name-size or header-size", "box a --dialect qt"),
+        ("not name-size, header-size, pyqt or text", "box a --dialect qt|--dialect=PyQt box a"),
         ("unknown option --once", "box a --once"),
         ("unknown option --verb; did you mean --verbose?", "box a --verb|--verb=x box a"),
         ("unknown option -x", "-x|box a -qx"),
@@ -596,10 +597,12 @@ fn json_has_the_members_that_the_manual_page_tells() {
     let stored_as = text("c_测试");
     let page = read("man/qdrop.1");
     let told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".It Ic ")).collect();
-    let check = |sent: &Sent, expected: [&str; 11]| {
+    // The last two are of files without a receipt alone.
+    let check = |sent: &Sent, expected: [&str; 11], [closed, answer]: [&str; 2]| {
         let members = members(sent.stdout.trim_end());
         let (names, values): (Vec<_>, Vec<_>) = members.into_iter().unzip();
         assert_eq!(names, told, "{sent:?}");
+        assert_eq!(values[11..], [closed, answer], "{sent:?}");
         for (value, expected) in values.iter().zip(expected) {
             let is_right = value == expected
                 || (expected == "SECONDS" && is_number(value))
@@ -612,6 +615,7 @@ fn json_has_the_members_that_the_manual_page_tells() {
     check(
         &sent,
         [&text("stored"), &file, &name, &stored_as, "4", &digest, s, none, "0", none, none],
+        [none; 2],
     );
     fs::copy(&path, source.path().join("c_测试")).unwrap();
     let same = source.path().join("c_测试");
@@ -634,17 +638,29 @@ fn json_has_the_members_that_the_manual_page_tells() {
             none,
             none,
         ],
+        [none; 2],
     );
-    let (sent, _) = answered(&["--json"], "a", b"body", Vec::new());
-    check(&sent, [&text("sent"), "TEXT", "\"a\"", none, "4", &digest, s, none, "0", none, none]);
+    for (answer, told) in [("", none), ("ok", "\"ok\"")] {
+        let (sent, _) = answered(&["--json"], "a", b"body", answer.into());
+        check(
+            &sent,
+            [&text("sent"), "TEXT", "\"a\"", none, "4", &digest, s, none, "0", none, none],
+            ["false", told],
+        );
+    }
     let failed = send(qdropd.address, &["--json"], &missing);
     let file = text(missing.to_str().unwrap());
     check(
         &failed,
         [&text("failed"), &file, "\"missing\"", none, none, none, s, "TEXT", "1", none, none],
+        [none; 2],
     );
     let refused = send(NOBODY, &["--json"], &path);
-    check(&refused, [&text("failed"), "TEXT", &name, none, none, none, s, "TEXT", "3", none, none]);
+    check(
+        &refused,
+        [&text("failed"), "TEXT", &name, none, none, none, s, "TEXT", "3", none, none],
+        [none; 2],
+    );
 }
 
 #[test]
@@ -707,16 +723,23 @@ fn the_wire_has_qts_header_and_the_file_and_then_ends() {
 #[test]
 fn without_a_whole_receipt_a_file_is_sent_and_not_more() {
     let content = noise(1000);
-    let mut answers: Vec<&[u8]> = vec![b"", b"ok\r\n", &[0; 200_000]];
-    answers.extend([&b"QdR1"[..], b"X", &[0]]);
-    let end = ": the receiver gave no receipt\n";
-    for answer in answers {
+    let zeros = "\\u{0}".repeat(60);
+    let answers: [(&[u8], &str); 7] = [
+        (b"", "gave no receipt"),
+        (b"\r\n", "gave no receipt"),
+        (b"ok\r\n", "answered: ok"),
+        (&[0; 200_000], &format!("answered: {zeros}")),
+        (b"QdR1", "answered: QdR1"),
+        (b"X", "answered: X"),
+        (&[0], "answered: \\u{0}"),
+    ];
+    for (answer, told) in answers {
         let (sent, _) = answered(&[], "a", &content, answer.to_vec());
-        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{} bytes: {sent:?}", answer.len());
-        assert_line(&sent.stdout, "sent a", &content, end);
-        let (sent, _) = answered(&["--require-receipt"], "a", &content, answer.to_vec());
-        assert_line(&sent.stdout, "sent a", &content, end);
-        assert_failed(&Sent { stdout: String::new(), ..sent }, 6, &["gave no receipt"]);
+        let warnings = usize::from(told == "gave no receipt");
+        assert_eq!((sent.exit, sent.stderr.lines().count()), (0, warnings), "{told}: {sent:?}");
+        assert_line(&sent.stdout, "sent a", &content, &format!(": the receiver {told}\n"));
+        let (sent, _) = answered(&["-q", "--require-receipt"], "a", &content, answer.to_vec());
+        assert_failed(&sent, 6, &["gave no receipt"]);
     }
 
     // One that is cut is a connection that broke.
@@ -731,7 +754,8 @@ fn without_a_whole_receipt_a_file_is_sent_and_not_more() {
     let path = file(source.path(), "a", &content);
     let all = transfer("a", &content).len();
     let qt = Receiver::start(move |mut stream| stream.read_exact(&mut vec![0; all]).unwrap());
-    assert_line(&send(qt.address, &[], &path).stdout, "sent a", &content, end);
+    let sent = send(qt.address, &[], &path);
+    assert!(sent.exit == 0 && sent.stdout.starts_with("sent a (1000 bytes"), "{sent:?}");
 }
 
 #[test]
@@ -910,7 +934,11 @@ fn every_file_is_tried_and_the_first_failure_counts() {
     let sent = qdrop([&PathBuf::from(gone.address.to_string()), &a, &b]);
     gone.join();
     assert_line(&sent.stdout, "sent a", b"a", ": the receiver gave no receipt\n");
-    assert_failed(&Sent { stdout: String::new(), ..sent }, 3, &["/b "]);
+    let [warning, failure] = sent.stderr.lines().collect::<Vec<_>>()[..] else {
+        panic!("{sent:?}")
+    };
+    assert!(warning.starts_with("qdrop: warning: a: "), "{sent:?}");
+    assert!(sent.exit == 3 && failure.contains("/b "), "{sent:?}");
 }
 
 #[test]

@@ -143,7 +143,7 @@ What happens on failure:
 How it is sent:
       --jobs N                send up to N files in parallel [1]
       --limit-rate RATE       send at most RATE bytes per second in all
-      --dialect name-size|header-size
+      --dialect name-size|header-size|pyqt|text
                               which Qt receivers to speak to [name-size]
       --listen ADDR[:PORT]    send each file to the next receiver that connects;
                               PORT alone listens on every address of IPv4

@@ -130,6 +130,7 @@ impl Connection for TimedStream {
             Phase::Body => (false, idle),
             Phase::Answer => (true, idle),
             Phase::RefusedBody | Phase::Drain => (true, limits::DRAIN_TIME),
+            Phase::OwnClose => (true, limits::CLOSE_TIME),
             Phase::NextFile { stays_open: true } => (true, keep_open),
             Phase::NextFile { stays_open: false } => (true, limits::LINGER),
             Phase::Receipt(body) | Phase::Start(body) => {

@@ -74,6 +74,8 @@ pub enum Phase {
     Answer,
     /// Send or take the bytes of a body, without a long silence.
     Body,
+    /// End the stream by itself, or answer, within a short time, after a body.
+    OwnClose,
     /// Send the receipt for a body of this many bytes, which a slow disk may still have to sync.
     Receipt(u64),
     /// End a connection on which a file was refused, within a short time.

@@ -216,7 +216,7 @@ impl Header {
     /// # Errors
     /// Fails with `InvalidInput` if the name is longer than [`limits::NAME`], or if header and body
     /// together exceed a `qint64`. With [`Dialect::Text`] also if the header is longer than
-    /// [`limits::TEXT_HEAD`], or if the name has unpaired surrogates.
+    /// [`limits::TEXT_HEAD`], or if the name has unpaired surrogates or `##`.
     pub fn encode(&self) -> io::Result<Vec<u8>> {
         let mut name = Writer(Vec::new());
         name.string(self.name.as_deref())?;
@@ -262,11 +262,14 @@ impl Header {
         let unsendable = |why| io::Error::new(ErrorKind::InvalidInput, why);
         let name = String::from_utf16(self.name.as_deref().unwrap_or_default())
             .map_err(|_| unsendable("the name cannot be sent as UTF-8"))?;
-        let head = format!("{name}{TEXT_MARK}{}", self.body).into_bytes();
+        let head = format!("{name}{TEXT_MARK}{}", self.body);
+        if head.find(TEXT_MARK) != Some(name.len()) {
+            return Err(unsendable("a receiver of this dialect ends a name at its first ##"));
+        }
         if head.len() > limits::TEXT_HEAD {
             return Err(unsendable("the name is too long to be sent"));
         }
-        Ok(head)
+        Ok(head.into_bytes())
     }
 }
 

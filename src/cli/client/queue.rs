@@ -259,7 +259,12 @@ impl Run<'_> {
         }
         let Batch { outgoing, written, progress, busy, .. } = batch;
         let connected = usize::from(outgoing.is_some());
-        let outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts()));
+        let is_slow = written.first().is_some_and(|it| it.began.elapsed() > limits::AT_ONCE);
+        let mut outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts()));
+        // What has not closed may still be taking the file.
+        for sent in outcomes.iter_mut().flatten().filter(|_| is_slow) {
+            sent.closed_by_receiver = sent.closed_by_receiver.filter(|it| *it);
+        }
         self.shared().connections -= connected;
         if let Some(id) = progress {
             self.reporter.printer.end(id);
@@ -399,7 +404,10 @@ impl Run<'_> {
             SendError::Unreachable(why)
         })?;
         if let (true, Ok(peer)) = (options.verbose, stream.peer_addr()) {
-            reporter.printer.log(format!("qdrop: connected {target} at {peer}"));
+            reporter.printer.log(match target {
+                Target::Host(..) => format!("qdrop: connected {target} at {peer}"),
+                Target::Listener(_) => format!("qdrop: {peer} connected"),
+            });
         }
         // A sender waits for no further files.
         let timeouts = Timeouts { idle: options.timeout, keep_open: Duration::ZERO };

@@ -92,14 +92,19 @@ impl<'a> Reporter<'a> {
     }
 
     fn print_sent(&self, file: &QueuedFile, sent: &Sent, time: Duration) {
-        if sent.stored_as.is_none() && name::is_hard_to_store(&file.name) {
-            self.printer.log(format!(
-                "qdrop: warning: {}: a receiver without receipts may lose a file of that name; \
-                 --name gives it another",
-                Escaped(&file.name)
-            ));
-        }
         let name = Escaped(&file.name);
+        let warn = |why| self.printer.log(format!("qdrop: warning: {name}: {why}"));
+        if sent.stored_as.is_none() && name::is_hard_to_store(&file.name) {
+            warn(
+                "a receiver without receipts may lose a file of that name; --name gives it another",
+            );
+        }
+        if sent.closed_by_receiver == Some(false) && sent.answer.is_none() {
+            warn(
+                "the receiver did not close by itself, as most do that have the whole file; if it \
+                 is not there, try another --dialect, or one file a call",
+            );
+        }
         let &Sent { size, digest, resumed_at, .. } = sent;
         let summary = TransferSummary { size, digest, resumed_at, time };
         let stored_as = stored_as(sent);
@@ -108,7 +113,7 @@ impl<'a> Reporter<'a> {
                 format!("skipped {name}: it is there as {} ({size} bytes)", Escaped(stored_as))
             }
             Some(stored_as) => format!("stored {name} as {} {summary}", Escaped(stored_as)),
-            None => format!("sent {name} {summary}: the receiver gave no receipt"),
+            None => format!("sent {name} {summary}: the receiver {}", instead_of_receipt(sent)),
         });
     }
 
@@ -225,14 +230,27 @@ impl<'a> Reporter<'a> {
             _ => null(),
         };
         let error = error.map_or_else(null, |error| text(&error.to_string()));
+        let closed = sent.and_then(|sent| sent.closed_by_receiver);
+        let closed = closed.map_or_else(null, |closed| closed.to_string());
+        let answer = sent.and_then(|sent| sent.answer.as_deref()).map_or_else(null, text);
         let path = file.path.to_string_lossy();
         let (path, name, time) = (Json(&path), Json(&file.name), Seconds(time));
         let status = exit as u8;
         self.printer.print(format!(
             "{{\"outcome\":\"{outcome}\",\"file\":{path},\"name\":{name},\"stored_as\":{stored_as},\
              \"size\":{size},\"xxh64\":{digest},\"seconds\":{time},\"error\":{error},\
-             \"status\":{status},\"resumed_at\":{resumed_at},\"refusal\":{refusal}}}"
+             \"status\":{status},\"resumed_at\":{resumed_at},\"refusal\":{refusal},\
+             \"closed_by_receiver\":{closed},\"answer\":{answer}}}"
         ));
+    }
+}
+
+/// Returns what a receiver did that gave no receipt.
+fn instead_of_receipt(sent: &Sent) -> String {
+    match (&sent.answer, sent.closed_by_receiver) {
+        (Some(answer), _) => format!("answered: {}", Escaped(answer)),
+        (None, Some(true)) => "closed by itself".to_owned(),
+        (None, _) => "gave no receipt".to_owned(),
     }
 }
 

@@ -176,7 +176,7 @@ fn judge_answer(receipt: Receipt, size: u64, options: ExtendedOptions) -> Result
         Status::AlreadyThere => {
             let name = receipt.name.unwrap_or_default();
             let stored_as = Some(String::from_utf16_lossy(&name));
-            Ok(Sent { size, digest: 0, stored_as, resumed_at: size, already_stored: true })
+            Ok(Sent { size, stored_as, resumed_at: size, already_stored: true, ..Sent::default() })
         }
         Status::Stored => Err(unasked("has stored the file")),
         _ => Err(SendError::Refused(receipt)),

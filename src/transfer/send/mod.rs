@@ -18,7 +18,7 @@ use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
 
 /// A file that was sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     /// Bytes of the body.
     pub size: u64,
@@ -27,6 +27,11 @@ pub struct Sent {
     /// The name it was stored under, from a receipt that matches what was sent. Without a receipt,
     /// all that is known is that the receiver has taken every byte.
     pub stored_as: Option<String>,
+    /// Without a receipt, whether the receiver closed by itself, as most do that have the whole file;
+    /// `None` if that is unknown.
+    pub closed_by_receiver: Option<bool>,
+    /// The beginning of what the receiver answered in place of a receipt.
+    pub answer: Option<String>,
     /// The offset at which the transfer was resumed; 0 if the whole body was sent.
     pub resumed_at: u64,
     /// The receiver had the file before, so nothing was sent. The digest is unknown.
@@ -104,7 +109,10 @@ impl<C: Connection> Outgoing<C> {
     /// the receiver is known to be none that loses what arrives together (docs/PROTOCOL.md, 1).
     fn pause_after_header(&self, body: u64, gives_receipts: bool) -> Option<Duration> {
         match self.dialect {
-            _ if body == 0 || gives_receipts => None,
+            _ if body == 0 => None,
+            // The end of the header shows by the pause alone.
+            Dialect::Text => Some(limits::HEADER_PAUSE),
+            _ if gives_receipts => None,
             Dialect::HeaderSize => Some(limits::HEADER_PAUSE),
             _ => (body < limits::WHOLE_BODY).then_some(limits::SHORT_PAUSE),
         }
@@ -152,7 +160,7 @@ fn verify_receipt(receipt: Receipt, size: u64, digest: u64) -> Result<Sent, Send
         return Err(SendError::Damaged { sent: (size, digest), stored });
     }
     let name = String::from_utf16_lossy(&receipt.name.unwrap_or_default());
-    Ok(Sent { size, digest, stored_as: Some(name), resumed_at: 0, already_stored: false })
+    Ok(Sent { size, digest, stored_as: Some(name), ..Sent::default() })
 }
 
 /// Returns whether the end of the stream is the receiver's own, though writing has failed with `error`. A
