@@ -120,12 +120,29 @@ fn a_file_that_fails_in_the_middle_takes_no_other_with_it() {
     assert_eq!(files(&qdropd.directory), expected);
 }
 
+/// A refusal is a receipt, too, and none of the files after it is waited for as without one.
+#[test]
+fn after_a_refusal_files_share_connections() {
+    let qdropd = Qdropd::start(&["--verbose", "--on-conflict=refuse"]);
+    let source = TempDir::new().unwrap();
+    let sources = numbered(source.path(), 30);
+    assert_eq!(send_all(qdropd.address, &[], &sources).exit, 0);
+    let before = connections(&qdropd);
+    let sent = send_all(qdropd.address, &[], &sources);
+    assert_eq!((sent.exit, sent.stderr.lines().count()), (5, 30), "{sent:?}");
+    eventually("the log has all of them", || {
+        (qdropd.log().matches(" exists already").count() == 30).then_some(())
+    });
+    let after = connections(&qdropd) - before;
+    assert!(after < 30, "{after} connections");
+}
+
 #[test]
 fn without_a_receipt_each_file_has_a_connection() {
     let source = TempDir::new().unwrap();
     let sources = numbered(source.path(), 5);
     let (address, served) = receiver(5, |_, stream| take(&stream, 9).len());
-    let sent = send_all(address, &[], &sources);
+    let sent = send_all(address, &["--quiet"], &sources);
     assert_eq!((sent.exit, sent.stderr.lines().count()), (0, 0), "{sent:?}");
     assert_eq!(served.join().unwrap(), [1; 5]);
 

@@ -14,6 +14,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// A name and a content.
+type Stored = (String, Vec<u8>);
+
 /// The receiver of a file: `ready_read` is called once for everything that has come by then, as
 /// `QIODevice::readyRead` is emitted.
 trait Program {
@@ -21,11 +24,11 @@ trait Program {
     fn ready_read(&mut self, arrived: &mut Vec<u8>) -> bool;
 
     /// What it has stored under which name.
-    fn file(self) -> Option<(String, Vec<u8>)>;
+    fn file(self) -> Option<Stored>;
 }
 
 /// Runs a program's event loop on a connection: to its own close, or to the end of the sender's stream.
-fn run_program<P: Program>(mut program: P, mut stream: &TcpStream) -> Option<(String, Vec<u8>)> {
+fn run_program<P: Program>(mut program: P, mut stream: &TcpStream) -> Option<Stored> {
     let (mut arrived, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
     loop {
         let read = stream.read(&mut buffer).unwrap();
@@ -84,7 +87,7 @@ impl Program for QDataStream {
         self.received == self.total
     }
 
-    fn file(self) -> Option<(String, Vec<u8>)> {
+    fn file(self) -> Option<Stored> {
         let is_whole = self.received == self.total;
         self.name.filter(|_| is_whole).map(|name| (name, self.body))
     }
@@ -119,7 +122,7 @@ impl Program for Text {
         self.body.len() == size
     }
 
-    fn file(self) -> Option<(String, Vec<u8>)> {
+    fn file(self) -> Option<Stored> {
         self.head.filter(|(_, size)| self.body.len() == *size).map(|(name, _)| (name, self.body))
     }
 }
@@ -333,9 +336,9 @@ fn listen<T>(
     options: &[&str],
     paths: &[&Path],
     programs: impl IntoIterator<Item = T>,
-) -> (Vec<Option<(String, Vec<u8>)>>, Sent)
+) -> (Vec<Option<Stored>>, Sent)
 where
-    T: FnOnce(&TcpStream) -> Option<(String, Vec<u8>)>,
+    T: FnOnce(&TcpStream) -> Option<Stored>,
 {
     let mut qdrop = Command::new(program("qdrop"));
     qdrop.args(["--listen", "127.0.0.1:0"]).args(options).args(paths);
@@ -359,7 +362,7 @@ fn both_ways<P: Program + 'static>(
     dialect: &str,
     size: usize,
     program: fn() -> P,
-) -> [Option<(String, Vec<u8>)>; 2] {
+) -> [Option<Stored>; 2] {
     let source = TempDir::new().unwrap();
     let path = file(source.path(), "测试.bin", &noise(size));
     let receiver = Receiver::start(move |stream| run_program(program(), &stream));

@@ -165,7 +165,8 @@ of 1024; 500KB, 10MB are powers of 1000.
 
 For each file one line on standard output says whether it was stored. That takes
 the receiver's receipt: this size, this digest, on its disk. A receiver without
-receipts, such as a Qt program, has taken every byte; more is not known.
+receipts, such as a Qt program, has taken every byte; the line says whether it
+closed by itself, as most do that have the whole file. More is not known.
 
 Exit status (with several files all are tried; the first failure counts):
   0  every file was sent, with a receipt wherever the receiver gives them

@@ -432,12 +432,15 @@ impl Run<'_> {
             file.tries = 0;
             self.shared().busy.reset();
         }
+        let has_receipt = match &outcome {
+            Ok(sent) => sent.stored_as.is_some(),
+            Err(error) => matches!(error, SendError::Refused(_) | SendError::Damaged { .. }),
+        };
+        self.shared().gives_receipts |= has_receipt;
         match outcome {
             Ok(sent) => {
-                let has_receipt = sent.stored_as.is_some();
                 let mut shared = self.shared();
                 shared.busy.reset();
-                shared.gives_receipts |= has_receipt;
                 shared.listens_again = !has_receipt;
                 drop(shared);
                 self.reporter.sent(&file, &sent, time);
