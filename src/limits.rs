@@ -99,6 +99,13 @@ pub const SHOWN_REFUSALS: usize = 64;
 /// is faster, for which 1 s was too long (docs/PROTOCOL.md, 1).
 pub const LINGER: Duration = Duration::from_millis(300);
 
+/// How long a receiver waits after the first file of a connection for bytes that its header did not count,
+/// before the file gets its name. They are written together with the file.
+pub const LEFTOVER_TIME: Duration = Duration::from_millis(50);
+
+/// Bytes at the start of a body that are compared with what follows it: the digits of the largest size.
+pub const BODY_START: usize = 20;
+
 /// How long a receiver waits by default for the next file of a sender that stays connected.
 pub const KEEP_OPEN: Duration = Duration::from_secs(600);
 

@@ -68,6 +68,11 @@ fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
     })
 }
 
+/// Returns whether a text has only characters that may be displayed as they are.
+pub fn is_printable(text: &str) -> bool {
+    judged(text).all(|(_, is_plain)| is_plain)
+}
+
 /// Joins pictographs to one emoji.
 const ZERO_WIDTH_JOINER: char = '\u{200d}';
 

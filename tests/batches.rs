@@ -4,9 +4,10 @@
 use harness::*;
 use qdrop::digest::xxh64;
 use qdrop::wire::header::Header;
+use qdrop::wire::peek::PeekReader;
 use qdrop::wire::receipt::{Receipt, Status};
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -25,7 +26,7 @@ fn connections(qdropd: &Qdropd) -> usize {
 /// Takes what a connection brings: the names and the bodies of whole files.
 fn take(stream: &TcpStream, most: usize) -> Vec<(String, Vec<u8>)> {
     // It must not take more than it is asked for.
-    let mut stream = BufReader::with_capacity(1, stream);
+    let mut stream = PeekReader::with_capacity(1, stream);
     let mut files = Vec::new();
     while files.len() < most {
         let Ok(header) = Header::read(&mut stream) else { break };

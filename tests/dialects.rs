@@ -43,7 +43,7 @@ fn every_dialect_is_known_by_its_header_alone() {
         stream.write_all(&[bytes(hex), body.clone()].concat()).unwrap();
         let receipts = receipts(stream);
         assert_eq!(receipts.len(), 1, "{dialect}");
-        if verdict == "测试.txt" {
+        if !verdict.contains(' ') {
             assert_eq!(receipts[0].status, Status::Stored, "{dialect}: {}", message(&receipts[0]));
             let files = qdropd.settled();
             assert_eq!(files.keys().collect::<Vec<_>>(), [verdict], "{dialect}");
@@ -57,7 +57,7 @@ fn every_dialect_is_known_by_its_header_alone() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 11);
+    assert_eq!(seen, 32);
 }
 
 #[test]
@@ -79,11 +79,14 @@ fn a_refusal_says_what_the_bytes_look_like_and_what_to_do() {
         ),
         (header(&[total, &[0xFF; 8], string]), "its second number is 18446744073709551615"),
         (header(&[total, &3_i64.to_be_bytes(), string]), "its second number is 3,"),
-        (header(&[total, &9_i64.to_be_bytes(), string]), "its second number is 9,"),
-        (header(&[total, &25_i64.to_be_bytes(), string, &[0]]), "its second number is 25,"),
+        (header(&[total, &7_i64.to_be_bytes(), string]), "its second number is 7,"),
         (
-            header(&[total, &30_i64.to_be_bytes(), string, &[0, 0, 0, 4, 0, 0]]),
-            "a string of 4 bytes",
+            header(&[total, &25_i64.to_be_bytes(), string, &[0]]),
+            "a header with another field after the name",
+        ),
+        (
+            header(&[total, &34_i64.to_be_bytes(), string, &[0xFF; 4], &[0, 0, 0, 4, 0, 0]]),
+            "a header with another field after the name",
         ),
         (header(&[&(-1_i64).to_be_bytes(), &[0; 8], string]), "its total is -1 bytes"),
         (header(&[&20_i64.to_be_bytes(), &8_i64.to_be_bytes(), string]), "the header has 24"),

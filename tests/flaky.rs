@@ -6,11 +6,12 @@ use harness::*;
 use qdrop::digest::{Xxh64, xxh64};
 use qdrop::limits;
 use qdrop::wire::header::Header;
+use qdrop::wire::peek::PeekReader;
 use qdrop::wire::receipt::{Receipt, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, symlink};
@@ -1448,7 +1449,7 @@ fn refuser(statuses: &[Status]) -> (SocketAddr, Arc<AtomicUsize>) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = patient(stream.unwrap());
-            let mut buffered = BufReader::with_capacity(1, stream.try_clone().unwrap());
+            let mut buffered = PeekReader::with_capacity(1, stream.try_clone().unwrap());
             let header = Header::read(&mut buffered).unwrap();
             let n = counted.fetch_add(1, Ordering::SeqCst);
             let status = statuses[n.min(statuses.len() - 1)];

@@ -25,7 +25,13 @@ const LAYERS: [Layer; 6] = [
         // time: durations; nothing here reads a clock.
         std: &["fmt", "time"],
     },
-    Layer { name: "wire", modules: &["wire"], imports: &["limits"], std: &["fmt", "io"] },
+    // str: what is valid UTF-8.
+    Layer {
+        name: "wire",
+        modules: &["wire"],
+        imports: &["limits", "text"],
+        std: &["fmt", "io", "str"],
+    },
     Layer {
         name: "disk",
         modules: &["disk"],

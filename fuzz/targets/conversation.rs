@@ -134,6 +134,7 @@ fuzz_target!(|input: &[u8]| {
     receive(&mut sender, &storage, &mut |event| match event {
         Event::Began(_, size) => (began, come) = (Some(*size), 0),
         Event::Resumed(bytes) | Event::Advanced(bytes) => come += bytes,
+        Event::MayBeCut(stored) => assert_eq!(fates, [Ok((*stored).clone())]),
         Event::Leftover(error) => panic!("{error}"),
         Event::Ended(fate) => {
             let begun = began.take();

@@ -132,7 +132,10 @@ impl Connection for TimedStream {
             Phase::RefusedBody | Phase::Drain => (true, limits::DRAIN_TIME),
             Phase::OwnClose => (true, limits::CLOSE_TIME),
             Phase::NextFile { stays_open: true } => (true, keep_open),
-            Phase::NextFile { stays_open: false } => (true, limits::LINGER),
+            Phase::NextFile { stays_open: false } | Phase::Leftover { is_text: true } => {
+                (true, limits::LINGER)
+            }
+            Phase::Leftover { is_text: false } => (true, limits::LEFTOVER_TIME),
             Phase::Receipt(body) | Phase::Start(body) => {
                 (true, idle + Duration::from_secs(body / limits::SLOW_DISK))
             }

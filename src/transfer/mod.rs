@@ -4,6 +4,7 @@ pub mod error;
 pub mod pump;
 pub mod receive;
 pub mod send;
+pub mod uncounted;
 
 use receive::HeldReceipts;
 use std::io::{self, Read, Write};
@@ -59,6 +60,11 @@ pub enum Phase {
     Header,
     /// Send the rest of a refused body, within a short time.
     RefusedBody,
+    /// End the stream, send another header, or send what its header did not count, at once.
+    Leftover {
+        /// Whether the header was a text, which is followed by nothing.
+        is_text: bool,
+    },
     /// End the stream, or send the first byte of another header.
     NextFile {
         /// Whether the sender's program keeps its connection open for files that come much later.

@@ -2,6 +2,7 @@
 
 use super::error::{ReceiveError, is_timeout};
 use super::pump::{PumpError, pump};
+use super::uncounted::{self, Progress, Uncounted};
 use super::{Connection, Phase};
 use crate::digest::Xxh64;
 use crate::disk::DiskError;
@@ -12,13 +13,17 @@ use crate::disk::partial_store::FileIdentity;
 use crate::limits;
 use crate::text::Reason;
 use crate::wire::header::{Dialect, ExtendedOptions, Header, HeaderError};
+use crate::wire::peek::{Peek, PeekReader};
 use crate::wire::qdatastream::{ReadError, Reader};
 use crate::wire::receipt::{Receipt, Status};
 use crate::wire::resume::ResumePoint;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::mem;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What is told of a file that is followed by what is no header.
+pub const MAY_BE_CUT: &str = "this file may be cut: its sender counts differently";
 
 /// A file that is on the disk under its final name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +36,8 @@ pub struct Stored {
     pub digest: u64,
     /// Bytes of it that an earlier connection had received; 0 if the transfer was not resumed.
     pub resumed_at: u64,
+    /// Whether bytes followed it that are no header, so that it may be cut: its sender counts differently.
+    pub may_be_cut: bool,
 }
 
 /// What happens in a receiving conversation, for an observer.
@@ -42,6 +49,8 @@ pub enum Event<'a> {
     Resumed(u64),
     /// This many further bytes of the body were received.
     Advanced(u64),
+    /// The file that was stored last may be cut, for what follows it is no header.
+    MayBeCut(&'a Stored),
     /// The file is stored, but its temporary name could not be removed.
     Leftover(&'a DiskError),
     /// The outcome of a file. It also occurs if there was no valid header.
@@ -70,7 +79,7 @@ pub fn receive<C: Connection>(
     storage: &Storage,
     observer: &mut dyn FnMut(&Event<'_>),
 ) -> io::Result<()> {
-    let stream = BufReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
+    let stream = PeekReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
     let (body, receipts) = (BodyProgress::default(), Arc::<HeldReceipts>::default());
     let mut conversation = Conversation { stream, storage, observer, body, receipts, accounted: 0 };
     let mut end = End::Closed;
@@ -198,8 +207,15 @@ impl BodyProgress {
     }
 }
 
+/// What became of a file.
+struct Received {
+    /// `None` if there was no valid header.
+    dialect: Option<Dialect>,
+    outcome: Result<Stored, ReceiveError>,
+}
+
 struct Conversation<'a, C> {
-    stream: BufReader<&'a mut C>,
+    stream: PeekReader<&'a mut C>,
     storage: &'a Storage,
     observer: &'a mut dyn FnMut(&Event<'_>),
     body: BodyProgress,
@@ -212,37 +228,35 @@ impl<C: Connection> Conversation<'_, C> {
     /// Receives files, of which the first byte of the first header has come. Returns how the conversation
     /// ends.
     fn receive_files(&mut self) -> io::Result<End> {
+        let mut is_first = true;
+        // The only file so far.
+        let mut before: Option<Stored> = None;
         loop {
-            let mut stays_open = false;
-            let mut reads_at_once = false;
-            let outcome = match Header::read(&mut self.stream) {
-                Ok(header) => match header.dialect {
-                    Dialect::Extended(options) => {
-                        reads_at_once = true;
-                        self.reply()?;
-                        self.receive_extended(&header, options)
-                    }
-                    dialect => {
-                        stays_open = dialect == Dialect::HeaderSize;
-                        self.receive_classic(&header)
-                    }
-                },
-                Err(HeaderError::None) => return Ok(End::Closed),
-                Err(error) => {
-                    self.body = BodyProgress::unknown();
-                    Err(header_error(error))
-                }
+            let Some(Received { dialect, outcome }) = self.receive_file(is_first)? else {
+                return Ok(End::Closed);
             };
+            if let (Err(ReceiveError::Malformed(_)), None, Some(stored)) =
+                (&outcome, dialect, &before)
+            {
+                (self.observer)(&Event::MayBeCut(stored));
+            }
             self.end_file(&outcome);
-            if !self.body.is_complete() {
+            if !self.body.is_complete() || outcome.as_ref().is_ok_and(|stored| stored.may_be_cut) {
                 return Ok(End::Refused);
             }
-            if reads_at_once {
-                self.reply()?;
+            match dialect {
+                Some(Dialect::Extended(_)) => self.reply()?,
+                // Nothing has followed it.
+                Some(Dialect::Text) => return Ok(End::Closed),
+                _ => {}
             }
+            let stays_open = dialect == Some(Dialect::HeaderSize);
             if !self.has_room_for_receipts(stays_open) {
                 return Ok(End::Refused);
             }
+            let is_classic = matches!(dialect, Some(Dialect::NameSize | Dialect::PyQt));
+            before = outcome.ok().filter(|_| is_first && is_classic);
+            is_first = false;
             match self.wait_for_header(Phase::NextFile { stays_open }) {
                 Ok(true) => {}
                 Err(error) if error.kind() == ErrorKind::ResourceBusy => {
@@ -253,6 +267,32 @@ impl<C: Connection> Conversation<'_, C> {
                 Ok(false) | Err(_) => return Ok(End::Closed),
             }
         }
+    }
+
+    /// Receives a file, of which the first byte of the header has come. Returns `None` if the stream has
+    /// ended instead.
+    fn receive_file(&mut self, is_first: bool) -> io::Result<Option<Received>> {
+        let read = match is_first {
+            true => Header::read_first(&mut self.stream),
+            false => Header::read(&mut self.stream),
+        };
+        let header = match read {
+            Ok(header) => header,
+            Err(HeaderError::None) => return Ok(None),
+            Err(error) => {
+                self.body = BodyProgress::unknown();
+                let outcome = Err(header_error(error));
+                return Ok(Some(Received { dialect: None, outcome }));
+            }
+        };
+        let outcome = match header.dialect {
+            Dialect::Extended(options) => {
+                self.reply()?;
+                self.receive_extended(&header, options)
+            }
+            _ => self.receive_classic(&header, is_first),
+        };
+        Ok(Some(Received { dialect: Some(header.dialect), outcome }))
     }
 
     /// Reports the outcome of a file, and holds its receipt.
@@ -277,13 +317,60 @@ impl<C: Connection> Conversation<'_, C> {
         }
         has_room || stays_open
     }
-    fn receive_classic(&mut self, header: &Header) -> Result<Stored, ReceiveError> {
+
+    fn receive_classic(&mut self, header: &Header, is_first: bool) -> Result<Stored, ReceiveError> {
         self.body = BodyProgress::of(header.body);
         let name = self.begin(header)?;
         let mut file = self.storage.inbox.begin(&name).map_err(ReceiveError::Store)?;
         let path = file.path().to_owned();
+        let start = if is_first { self.peek_start(header.body) } else { Vec::new() };
         self.receive_body(&mut file, header.body, &path, &mut || {})?;
-        self.place(file, 0)
+        let may_be_cut = is_first && self.may_be_cut(header, &start)?;
+        Ok(Stored { may_be_cut, ..self.place(file, 0)? })
+    }
+
+    /// Returns the first bytes of a body, at most [`limits::BODY_START`].
+    fn peek_start(&mut self, body: u64) -> Vec<u8> {
+        let most =
+            usize::try_from(body).map_or(limits::BODY_START, |body| body.min(limits::BODY_START));
+        // An error here occurs again when the body is read.
+        let start = self.stream.peek(most).unwrap_or_default();
+        start[..most.min(start.len())].to_vec()
+    }
+
+    /// Judges what follows the first file of a connection, before the file is placed, since its total may
+    /// count something else than header and body. Returns whether the file may be cut.
+    ///
+    /// # Errors
+    /// Fails if it is certain that the file is not what its sender has.
+    fn may_be_cut(&mut self, header: &Header, start: &[u8]) -> Result<bool, ReceiveError> {
+        let is_text = header.dialect == Dialect::Text;
+        let phase = match is_text && uncounted::may_be_rest_of_size(header.body, start) {
+            true => Phase::Header,
+            false => Phase::Leftover { is_text },
+        };
+        if self.stream.get_mut().enter_phase(phase).is_err() {
+            return Ok(false);
+        }
+        let mut progress = Progress::Coming;
+        loop {
+            match uncounted::judge(header, start, self.stream.buffer(), progress) {
+                Uncounted::Undecided => {}
+                Uncounted::None => return Ok(false),
+                Uncounted::Some => return Ok(true),
+                Uncounted::Certain(why) => {
+                    // What follows is no header.
+                    self.body.expected = None;
+                    return Err(ReceiveError::Malformed(why));
+                }
+            }
+            let come = self.stream.buffer().len();
+            progress = match self.stream.peek(come + 1) {
+                Ok(bytes) if bytes.len() == come => Progress::Ended,
+                Ok(bytes) if bytes.len() < limits::HEADER_BUFFER => Progress::Coming,
+                _ => Progress::Quiet,
+            };
+        }
     }
 
     /// Receives a file whose sender offers it before it sends the body.
@@ -432,7 +519,7 @@ impl<C: Connection> Conversation<'_, C> {
         if let Some(error) = leftover {
             (self.observer)(&Event::Leftover(&error));
         }
-        Ok(Stored { name, size, digest, resumed_at })
+        Ok(Stored { name, size, digest, resumed_at, may_be_cut: false })
     }
 
     /// Writes the receipts that are held to a sender that reads them at once.
@@ -514,7 +601,7 @@ fn receipt(outcome: &Result<Stored, ReceiveError>, received: u64) -> Option<Rece
             body: stored.size,
             digest: stored.digest,
             name: Some(stored.name.as_str().encode_utf16().collect()),
-            message: None,
+            message: stored.may_be_cut.then(|| MAY_BE_CUT.encode_utf16().collect()),
         },
         Err(error) => {
             let (body, name) = match error {

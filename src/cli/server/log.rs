@@ -10,7 +10,7 @@ use crate::text::{
     Escaped, Json, Reason, ResumedAt, Seconds, Timestamp, TransferSummary, shortened,
 };
 use crate::transfer::error::ReceiveError;
-use crate::transfer::receive::Stored;
+use crate::transfer::receive::{MAY_BE_CUT, Stored};
 use std::env;
 use std::fmt::{self, Display, Formatter, Write};
 use std::io;
@@ -82,6 +82,8 @@ pub(super) enum Entry<'a> {
     AlreadyStored(SocketAddr, &'a str, &'a SafeName),
     /// A file was not stored. It has a name if there was a header.
     NotStored(SocketAddr, Option<&'a str>, &'a ReceiveError),
+    /// A stored file is followed by what is no header.
+    MayBeCut(SocketAddr, &'a SafeName),
     /// Receipts could not be delivered.
     Undelivered(SocketAddr, &'a io::Error),
     /// A file is stored, but its temporary name could not be removed.
@@ -127,7 +129,7 @@ impl Entry<'_> {
             Self::Stored(
                 peer,
                 name,
-                Stored { name: stored_as, size, digest, resumed_at },
+                Stored { name: stored_as, size, digest, resumed_at, .. },
                 time,
             ) => Object::new("stored")
                 .text("peer", &peer)
@@ -150,6 +152,10 @@ impl Entry<'_> {
                     object = object.number("status", &status.code());
                 }
                 object.text("error", why)
+            }
+            Self::MayBeCut(peer, stored_as) => {
+                let object = Object::new("warning").text("peer", &peer);
+                object.text("stored_as", stored_as).text("error", &MAY_BE_CUT)
             }
             Self::Undelivered(peer, why) => {
                 Object::new("no-receipt").text("peer", &peer).text("error", &Reason(why))
@@ -195,7 +201,7 @@ impl Display for Entry<'_> {
             Self::Stored(
                 peer,
                 name,
-                Stored { name: stored_as, size, digest, resumed_at },
+                Stored { name: stored_as, size, digest, resumed_at, .. },
                 time,
             ) => {
                 let summary =
@@ -210,6 +216,9 @@ impl Display for Entry<'_> {
             Self::NotStored(peer, None, why) => write!(f, "{peer}: {}: {why}", verb(why)),
             Self::NotStored(peer, Some(name), why) => {
                 write!(f, "{peer}: {} {}: {why}", verb(why), Escaped(&truncated(name)))
+            }
+            Self::MayBeCut(peer, stored_as) => {
+                write!(f, "{peer}: warning: {}: {MAY_BE_CUT}", Escaped(stored_as.as_str()))
             }
             Self::Undelivered(peer, why) => {
                 write!(f, "{peer}: no receipt delivered: {}", Reason(why))
@@ -317,8 +326,13 @@ mod tests {
         let peer = "192.0.2.1:5".parse().unwrap();
         let name = "a\"\\\n";
         let units: Vec<u16> = name.encode_utf16().collect();
-        let stored =
-            Stored { name: SafeName::map(&units[..2]), size: 1000, digest: 0xabc, resumed_at: 0 };
+        let stored = Stored {
+            name: SafeName::map(&units[..2]),
+            size: 1000,
+            digest: 0xabc,
+            resumed_at: 0,
+            may_be_cut: false,
+        };
         let failed = || io::Error::other("it \"failed\"");
         let disk = DiskError { operation: "remove", path: PathBuf::from("x\n"), error: failed() };
         let report =
@@ -397,6 +411,11 @@ mod tests {
             &Entry::NotStored(peer, None, &ReceiveError::Broken("it broke".to_owned())),
             "192.0.2.1:5: failed: it broke",
             r#"{"event":"failed","peer":"192.0.2.1:5","error":"it broke"}"#,
+        );
+        assert_entry(
+            &Entry::MayBeCut(peer, &stored.name),
+            "192.0.2.1:5: warning: a\": this file may be cut: its sender counts differently",
+            r#"{"event":"warning","peer":"192.0.2.1:5","stored_as":"a\"","error":"this file may be cut: its sender counts differently"}"#,
         );
         assert_entry(
             &Entry::Undelivered(peer, &failed()),

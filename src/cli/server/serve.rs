@@ -13,7 +13,7 @@ use crate::net::listen::{self, Accepted};
 use crate::net::timed_stream::{TimedStream, Timeouts};
 use crate::text::Reason;
 use crate::transfer::error::ReceiveError;
-use crate::transfer::receive::{self, Event, Storage, Stored};
+use crate::transfer::receive::{self, Event, MAY_BE_CUT, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::fmt::Display;
 use std::io::{self, ErrorKind};
@@ -283,6 +283,10 @@ impl TransferObserver<'_> {
                     log.printer.advance(file.id, bytes);
                 }
             }
+            Event::MayBeCut(stored) => {
+                log.log(&Entry::MayBeCut(self.peer, &stored.name));
+                self.server.commands.forget(self.conversation);
+            }
             Event::Leftover(error) => log.log(&Entry::Leftover(self.peer, error)),
             Event::Ended(outcome) => {
                 let file = self.file.take();
@@ -313,6 +317,9 @@ impl TransferObserver<'_> {
                 log.log(&Entry::NotStored(self.peer, name, why));
             }
         }
+        if let Ok(Stored { may_be_cut: true, name, .. }) = outcome {
+            log.log(&Entry::MayBeCut(self.peer, name));
+        }
     }
 
     /// Updates the exit status, which is that of the first failure.
@@ -325,6 +332,7 @@ impl TransferObserver<'_> {
             }
             // So is one that had to make room for others.
             Err(ReceiveError::Busy) => return,
+            Ok(stored) if stored.may_be_cut => Exit::Refused,
             Ok(_) | Err(ReceiveError::AlreadyStored { .. }) => Exit::Done,
             Err(why) => match why.status() {
                 None | Some(Status::TimedOut) => Exit::Broken,
@@ -340,14 +348,15 @@ impl TransferObserver<'_> {
         let commands = &self.server.commands;
         let nothing_came =
             matches!(outcome, Err(ReceiveError::Silent | ReceiveError::AlreadyStored { .. }));
+        let outcome = match outcome {
+            Ok(stored) if stored.may_be_cut => Err(MAY_BE_CUT.to_owned()),
+            Ok(stored) => Ok(stored.clone()),
+            Err(why) => Err(why.to_string()),
+        };
         if nothing_came || !commands.has(outcome.is_ok()) {
             return;
         }
         let name = file.map(|file| file.name).unwrap_or_default();
-        let outcome = match outcome {
-            Ok(stored) => Ok(stored.clone()),
-            Err(why) => Err(why.to_string()),
-        };
         commands.hold(self.conversation, Job { peer: self.peer, name, outcome });
     }
 }
