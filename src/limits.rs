@@ -146,9 +146,9 @@ pub const SHORT_PAUSE: Duration = Duration::from_millis(20);
 pub const WHOLE_BODY: u64 = 128 * 1024;
 
 /// How long a sender waits for the receiver's own close after a body, before it ends the stream itself. Of
-/// the programs that have a file as a whole most close within 13 ms. With [`SHORT_PAUSE`] it is less than
-/// 50 ms, which the first file of a call takes longer, and with what the timers of a system add.
-pub const CLOSE_TIME: Duration = Duration::from_millis(25);
+/// the programs that have a file as a whole most close within 13 ms. With [`SHORT_PAUSE`] and what a
+/// system's timers add, some 4 ms each, it keeps the first file of a call below 50 ms more.
+pub const CLOSE_TIME: Duration = Duration::from_millis(20);
 
 /// How long the writing of a body may take so that all of it has surely arrived after [`CLOSE_TIME`]. What
 /// waits in the sender's system by then is less than what has gone before.
