@@ -6,9 +6,10 @@ use harness::{
 };
 use qdrop::wire::header::{Dialect, Header};
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -471,43 +472,59 @@ fn pyqt(program: &str) -> Command {
     command
 }
 
-/// Sends these files, several at a time, and again those of whose loss `qdrop` has warned: what a
-/// receiver says and what `qdrop` says are what `send` returns. A pause is no promise beside other
-/// programs, but a loss in silence is a fault, and so is more than one in ten.
-fn deliver(files: &[PathBuf], at_once: usize, send: impl Fn(&[PathBuf]) -> (Vec<String>, String)) {
+/// Takes a file with `qdropd --from` from a sender that listens; what that logs if it has not stored it.
+fn take_from(sender: &mut Command, file: &[PathBuf], drop: &Path) -> Result<(), String> {
+    let mut sender = Listening::start(sender.arg("0").args(file));
+    let mut qdropd = Command::new(program("qdropd"));
+    let output = qdropd.args(["--from", &sender.address]).arg(drop).output().unwrap();
+    if !output.status.success() {
+        return Err(String::from_utf8(output.stderr).unwrap());
+    }
+    sender.succeeds();
+    Ok(())
+}
+
+/// Sends these files, several at a time, and again those whose loss was told, in these words. A pause is
+/// no promise beside other programs, but a loss in silence is a fault, and so is one at every second try.
+fn deliver(
+    files: &[PathBuf],
+    at_once: usize,
+    told: &str,
+    send: impl Fn(&[PathBuf]) -> Result<(), String>,
+) {
     let mut lost = Vec::new();
     for files_at_once in files.chunks(at_once) {
-        let expected: Vec<String> = files_at_once.iter().map(|file| received(file)).collect();
-        loop {
-            let (receiver, warning) = send(files_at_once);
-            if receiver == expected {
-                break;
-            }
-            assert!(warning.contains("the receiver did not close by itself"), "{receiver:?}");
-            lost.push(receiver);
-            assert!(lost.len() <= 1 + files.len() / 10, "{lost:?}");
+        while let Err(how) = send(files_at_once) {
+            assert!(how.contains(told), "{how}");
+            lost.push(how);
+            assert!(lost.len() <= 1 + files.len() / 2, "{lost:?}");
         }
     }
 }
 
-/// Sends files to a receiver that listens: what that and `qdrop` say.
-fn send_directly(
-    receiver: &QtReceiver,
-    options: &[&str],
-    files: &[PathBuf],
-) -> (Vec<String>, String) {
-    let sent = send_all(receiver.program.address.parse().unwrap(), options, files);
-    assert_eq!(sent.exit, 0, "{sent:?}");
-    (files.iter().map(|_| receiver.program.line()).collect(), sent.stderr)
+/// What `qdrop` says if a receiver may have lost a file.
+const MAY_BE_LOST: &str = "the receiver did not close by itself";
+
+/// Whether a receiver has these files, by what it says; if not, that and what `qdrop` says.
+fn has_received(files: &[PathBuf], receiver: Vec<String>, qdrop: String) -> Result<(), String> {
+    let expected: Vec<String> = files.iter().map(|file| received(file)).collect();
+    if receiver == expected { Ok(()) } else { Err(format!("{receiver:?}\n{qdrop}")) }
 }
 
-/// Sends a file with `qdrop --listen` to a receiver that connects: what that and `qdrop` say.
+/// Sends files to a receiver that listens.
+fn send_directly(receiver: &QtReceiver, options: &[&str], files: &[PathBuf]) -> Result<(), String> {
+    let sent = send_all(receiver.program.address.parse().unwrap(), options, files);
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    has_received(files, files.iter().map(|_| receiver.program.line()).collect(), sent.stderr)
+}
+
+/// Sends a file with `qdrop --listen` to a receiver that connects.
 fn send_reversed(
     receiver: &mut Command,
     options: &[&str],
     file: &[PathBuf],
     drop: &Path,
-) -> (Vec<String>, String) {
+) -> Result<(), String> {
     let mut qdrop = Command::new(program("qdrop"));
     qdrop.args(["--listen", "127.0.0.1:0"]).args(options).args(file).stderr(Stdio::piped());
     let mut sender = Listening::start(&mut qdrop);
@@ -515,8 +532,8 @@ fn send_reversed(
     sender.succeeds();
     let mut says = String::new();
     sender.child.stderr.take().unwrap().read_to_string(&mut says).unwrap();
-    let received = String::from_utf8(output.stdout).unwrap();
-    (received.lines().map(str::to_owned).collect(), says)
+    let printed = String::from_utf8(output.stdout).unwrap();
+    has_received(file, printed.lines().map(str::to_owned).collect(), says)
 }
 
 #[test]
@@ -526,7 +543,7 @@ fn a_receiver_that_needs_a_second_read_loses_no_file() {
     idle_and_busy(|| {
         let receiver = QtReceiver::start(qt("qt-receive").arg("--second-read"));
         for at_once in [1, 2, 1, 2] {
-            deliver(&paths, at_once, |files| send_directly(&receiver, &[], files));
+            deliver(&paths, at_once, MAY_BE_LOST, |files| send_directly(&receiver, &[], files));
         }
         assert!(files(receiver.directory.path()) == files(source.path()));
     });
@@ -540,7 +557,7 @@ fn a_receiver_that_needs_a_second_read_loses_an_empty_file() {
     let path = file(source.path(), "empty.bin", 0);
     let sent = send(&receiver.program.address, &[], &path);
     assert_eq!(receiver.program.line(), "cut  0");
-    assert!(sent.stderr.contains("the receiver did not close by itself"), "{sent:?}");
+    assert!(sent.stderr.contains(MAY_BE_LOST), "{sent:?}");
     // Of the peer itself: any file does not, if it arrives together with its header.
     for size in [1, 1000, 60_000] {
         let body = noise(size);
@@ -575,9 +592,116 @@ fn a_header_size_receiver_that_wants_more_strings_loses_no_file() {
         let receiver = QtReceiver::start(qt("qt-receive-header-size").arg("--strings"));
         let options = ["--dialect", "header-size"];
         for at_once in [1, 2] {
-            deliver(&paths, at_once, |files| send_directly(&receiver, &options, files));
+            deliver(&paths, at_once, MAY_BE_LOST, |files| {
+                send_directly(&receiver, &options, files)
+            });
         }
         assert!(files(receiver.directory.path()) == files(source.path()));
+    });
+}
+
+/// Sends a file with a variant of `qt-send` to a fresh `qdropd`.
+fn send_variant(variant: &[&str], options: &[&str], path: &Path, name: &str) -> Qdropd {
+    let qdropd = Qdropd::start(options);
+    let mut sender = qt("qt-send");
+    sender.args(variant).args(host_and_port(&qdropd)).arg(path).arg(name);
+    let output = sender.output().unwrap();
+    // It may notice that it was refused.
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
+    qdropd
+}
+
+#[test]
+fn a_further_string_that_the_second_number_counts_is_skipped() {
+    let source = TempDir::new().unwrap();
+    let paths = family_files(source.path(), &FAMILY_SIZES);
+    idle_and_busy(|| {
+        for string in ["kim", "127.0.0.1"] {
+            let qdropd = Qdropd::start(&["--on-conflict", "replace"]);
+            for path in paths.iter().chain(&paths) {
+                let mut sender = qt("qt-send");
+                sender.args(["--string", string]).args(host_and_port(&qdropd)).arg(path);
+                assert!(sender.status().unwrap().success());
+            }
+            assert_arrived(&qdropd, &source);
+        }
+    });
+}
+
+/// Six characters make the header one of header-size, and the string the begin of its body.
+#[test]
+fn a_further_string_that_can_be_a_part_of_the_body_is_refused() {
+    let source = TempDir::new().unwrap();
+    for path in family_files(source.path(), &FAMILY_SIZES) {
+        let qdropd = send_variant(&["--string", "100001"], &[], &path, "photo.jpg");
+        let line = qdropd.logged("refused");
+        assert!(line.contains("make that string longer or shorter"), "{line}");
+        assert!(qdropd.settled().is_empty());
+    }
+}
+
+#[test]
+fn a_name_of_8_bits_is_stored_as_it_is_meant() {
+    let source = TempDir::new().unwrap();
+    let paths = family_files(source.path(), &FAMILY_SIZES);
+    idle_and_busy(|| {
+        for variant in ["--name-bytes", "--name-char"] {
+            // Of an odd and of an even number of bytes.
+            for name in ["photo1.jpg", "photo12.jpg", "测试.txt"] {
+                let qdropd = Qdropd::start(&["--on-conflict", "replace"]);
+                for (count, path) in paths.iter().enumerate() {
+                    let mut sender = qt("qt-send");
+                    sender.arg(variant).args(host_and_port(&qdropd)).arg(path).arg(name);
+                    assert!(sender.status().unwrap().success());
+                    eventually("it is stored", || {
+                        let count_now = qdropd.log().matches(&format!("as {name} (")).count();
+                        (count_now == count + 1).then_some(())
+                    });
+                    assert_same(path, &qdropd.directory.join(name));
+                }
+            }
+        }
+    });
+}
+
+/// These files are damaged or cut, and what is left of the stream shows it. None of them may look
+/// like a whole one, and no command may be given one.
+#[test]
+fn a_file_whose_sender_counts_differently_is_never_taken_for_whole() {
+    let source = TempDir::new().unwrap();
+    let (ran, hook) = (source.path().join("ran"), source.path().join("hook"));
+    let script = format!("#!/bin/sh\ntouch '{}'\n", ran.display());
+    std::fs::write(&hook, script).unwrap();
+    std::fs::set_permissions(&hook, Permissions::from_mode(0o755)).unwrap();
+    let paths = family_files(source.path(), &FAMILY_SIZES);
+    idle_and_busy(|| {
+        for variant in ["--body-bytes", "--total-file", "--total-unnamed"] {
+            for path in &paths {
+                let options = ["--once", "--exec", hook.to_str().unwrap()];
+                let mut qdropd = send_variant(&[variant], &options, path, "photo.jpg");
+                qdropd.wait();
+                let log = qdropd.log();
+                let is_told = [": refused", "may be cut: its sender counts differently"];
+                assert!(is_told.iter().any(|told| log.contains(told)), "{variant}: {log}");
+            }
+        }
+    });
+    assert!(!ran.exists());
+    // A whole one is given to it.
+    let options = ["--once", "--exec", hook.to_str().unwrap()];
+    assert!(send_variant(&[], &options, &paths[2], "photo.jpg").wait().success() && ran.exists());
+}
+
+#[test]
+fn a_pyqt_sender_that_listens_reaches_qdropd() {
+    let source = TempDir::new().unwrap();
+    let paths = family_files(source.path(), &FAMILY_SIZES);
+    idle_and_busy(|| {
+        let drop = TempDir::new().unwrap();
+        for path in paths.chunks(1) {
+            take_from(&mut pyqt("pyqt-send.py"), path, drop.path()).unwrap();
+        }
+        assert!(files(drop.path()) == files(source.path()));
     });
 }
 
@@ -590,11 +714,13 @@ fn a_pyqt_receiver_loses_no_file_of_14_bytes_or_more() {
     idle_and_busy(|| {
         let receiver = QtReceiver::start(&mut pyqt("pyqt-receive.py"));
         for at_once in [1, 2] {
-            deliver(&paths, at_once, |files| send_directly(&receiver, &options, files));
+            deliver(&paths, at_once, MAY_BE_LOST, |files| {
+                send_directly(&receiver, &options, files)
+            });
         }
         assert!(files(receiver.directory.path()) == files(source.path()));
         let drop = TempDir::new().unwrap();
-        deliver(&paths, 1, |file| {
+        deliver(&paths, 1, MAY_BE_LOST, |file| {
             send_reversed(&mut pyqt("pyqt-receive.py"), &options, file, drop.path())
         });
         assert!(files(drop.path()) == files(source.path()));
@@ -609,8 +735,40 @@ fn a_pyqt_receiver_loses_a_file_of_less_than_14_bytes() {
     for path in family_files(source.path(), &[0, 1, 13]) {
         let sent = send(&receiver.program.address, &["--dialect", "pyqt"], &path);
         assert_eq!(receiver.program.line(), "cut  0");
-        assert!(sent.stderr.contains("the receiver did not close by itself"), "{sent:?}");
+        assert!(sent.stderr.contains(MAY_BE_LOST), "{sent:?}");
     }
+}
+
+/// Whoever waits for `file done` is content with the close as well. If the file reaches `qdropd` together
+/// with the head, it is refused. The listener sends in most of these programs.
+#[test]
+fn a_text_sender_reaches_qdropd() {
+    let source = TempDir::new().unwrap();
+    let paths = family_files(source.path(), &FAMILY_SIZES);
+    let told = "it looks like a text head name##size with something behind it";
+    idle_and_busy(|| {
+        let qdropd = Qdropd::start(&[]);
+        deliver(&paths, 1, told, |file| {
+            let logged = qdropd.log().lines().count();
+            let mut sender = qt("qt-text-send");
+            let status = sender.args(host_and_port(&qdropd)).args(file).status().unwrap();
+            let line =
+                eventually("it is judged", || qdropd.log().lines().nth(logged).map(str::to_owned));
+            if !line.contains(": stored ") {
+                return Err(line);
+            }
+            assert!(status.success());
+            Ok(())
+        });
+        assert!(qdropd.settled() == files(source.path()));
+        for until in [&[][..], &["--until-done"], &["--until-close"]] {
+            let drop = TempDir::new().unwrap();
+            deliver(&paths, 1, told, |file| {
+                take_from(qt("qt-text-send").args(until), file, drop.path())
+            });
+            assert!(files(drop.path()) == files(source.path()));
+        }
+    });
 }
 
 #[test]
@@ -619,23 +777,25 @@ fn a_text_receiver_loses_no_file_of_qdrop() {
     let paths = family_files(source.path(), &FAMILY_SIZES[1..]);
     let options = ["--dialect", "text"];
     idle_and_busy(|| {
-        for answer in ["", "done", "file done"] {
+        for answer in ["", "file done"] {
             let receiver = QtReceiver::start(qt("qt-text-receive").args(["--answer", answer]));
             for at_once in [1, 2] {
-                deliver(&paths, at_once, |files| send_directly(&receiver, &options, files));
+                deliver(&paths, at_once, MAY_BE_LOST, |files| {
+                    send_directly(&receiver, &options, files)
+                });
             }
             assert!(files(receiver.directory.path()) == files(source.path()));
             let sent = receiver.take(&options, &paths[1]);
             let told = format!("the receiver answered: {answer}\n");
             assert_eq!(sent.stdout.ends_with(&told), !answer.is_empty(), "{sent:?}");
-            let drop = TempDir::new().unwrap();
-            deliver(&paths, 1, |file| {
-                let mut receiver = qt("qt-text-receive");
-                receiver.args(["--answer", answer]);
-                send_reversed(&mut receiver, &options, file, drop.path())
-            });
-            assert!(files(drop.path()) == files(source.path()));
         }
+        let drop = TempDir::new().unwrap();
+        deliver(&paths, 1, MAY_BE_LOST, |file| {
+            let mut receiver = qt("qt-text-receive");
+            receiver.args(["--answer", "done"]);
+            send_reversed(&mut receiver, &options, file, drop.path())
+        });
+        assert!(files(drop.path()) == files(source.path()));
     });
 }
 
