@@ -331,6 +331,10 @@ fn of_a_slow_receiver_nothing_is_told() {
     assert_told(&slow, "): the receiver gave no receipt\n");
 }
 
+fn connect(address: SocketAddr) -> TcpStream {
+    patient(TcpStream::connect(address).unwrap())
+}
+
 /// Runs programs that connect to a `qdrop --listen`, one after the other, and gives how it ended.
 fn listen<T>(
     options: &[&str],
@@ -338,7 +342,7 @@ fn listen<T>(
     programs: impl IntoIterator<Item = T>,
 ) -> (Vec<Option<Stored>>, Sent)
 where
-    T: FnOnce(&TcpStream) -> Option<Stored>,
+    T: FnOnce(SocketAddr) -> Option<Stored>,
 {
     let mut qdrop = Command::new(program("qdrop"));
     qdrop.args(["--listen", "127.0.0.1:0"]).args(options).args(paths);
@@ -346,9 +350,8 @@ where
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
-    let address = line.trim_end().strip_prefix("listening on ").unwrap();
-    let connect = || patient(TcpStream::connect(address).unwrap());
-    let stored = programs.into_iter().map(|run| run(&connect())).collect();
+    let address = line.trim_end().strip_prefix("listening on ").unwrap().parse().unwrap();
+    let stored = programs.into_iter().map(|run| run(address)).collect();
     let mut printed = String::new();
     stdout.read_to_string(&mut printed).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -367,7 +370,7 @@ fn both_ways<P: Program + 'static>(
     let path = file(source.path(), "测试.bin", &noise(size));
     let receiver = Receiver::start(move |stream| run_program(program(), &stream));
     let sent = send(receiver.address, &["--dialect", dialect], &path);
-    let run = |stream: &TcpStream| run_program(program(), stream);
+    let run = |address| run_program(program(), &connect(address));
     let (stored, listened) = listen(&["--dialect", dialect], &[&path], [run]);
     assert_eq!((sent.exit, listened.exit), (0, 0), "{sent:?} {listened:?}");
     [receiver.join(), stored.into_iter().next().unwrap()]
@@ -405,8 +408,9 @@ fn the_other_tutorial_gets_files_after_a_text_head() {
 fn what_a_text_receiver_answers_is_told() {
     let source = TempDir::new().unwrap();
     let path = file(source.path(), "a", &noise(1000));
-    let run = |mut stream: &TcpStream| {
-        let stored = run_program(Text::default(), stream);
+    let run = |address| {
+        let mut stream = connect(address);
+        let stored = run_program(Text::default(), &stream);
         stream.write_all(b"file done").unwrap();
         // It leaves the close to the sender.
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
@@ -456,18 +460,20 @@ fn a_receipt_of_one_that_connects_says_nothing_of_the_next() {
     let paths: Vec<&Path> = paths.iter().map(|path| &**path).collect();
     let second_call = || QDataStream { second_call: true, ..QDataStream::default() };
     let peers = Mutex::new(Vec::new());
-    let confirms = |mut stream: &TcpStream| {
+    let confirms = |address| {
+        let mut stream = connect(address);
         peers.lock().unwrap().push(stream.local_addr().unwrap());
-        let (name, body) = run_program(second_call(), stream).unwrap();
-        stored(&name, &body).write(stream).unwrap();
+        let (name, body) = run_program(second_call(), &stream).unwrap();
+        stored(&name, &body).write(&stream).unwrap();
         stream.read_to_end(&mut Vec::new()).unwrap();
         Some((name, body))
     };
-    let closes = |stream: &TcpStream| {
+    let closes = |address| {
+        let stream = connect(address);
         peers.lock().unwrap().push(stream.local_addr().unwrap());
-        run_program(second_call(), stream)
+        run_program(second_call(), &stream)
     };
-    let programs: [&dyn Fn(&TcpStream) -> _; 3] = [&confirms, &closes, &confirms];
+    let programs: [&dyn Fn(SocketAddr) -> _; 3] = [&confirms, &closes, &confirms];
     let (stored, sent) = listen(&["-v"], &paths, programs);
     let stored: BTreeMap<_, _> = stored.into_iter().map(Option::unwrap).collect();
     assert!(stored == files(source.path()), "{sent:?}");
@@ -477,5 +483,31 @@ fn a_receipt_of_one_that_connects_says_nothing_of_the_next() {
     // With -v each is named.
     for peer in peers.into_inner().unwrap() {
         assert!(sent.stderr.contains(&format!("qdrop: {peer} connected\n")), "{sent:?}");
+    }
+}
+
+#[test]
+fn qdropd_understands_every_dialect_from_either_side() {
+    let source = TempDir::new().unwrap();
+    let paths: Vec<PathBuf> =
+        [0, 1, 1000, 70_001].map(|n| file(source.path(), &format!("{n} 测"), &noise(n))).into();
+    for dialect in ["name-size", "header-size", "pyqt", "text"] {
+        let options = ["--require-receipt", "--dialect", dialect];
+        let qdropd = Qdropd::start(&[]);
+        let sent = send_all(qdropd.address, &options, &paths);
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{dialect}: {sent:?}");
+        assert!(qdropd.settled() == files(source.path()), "{dialect}");
+
+        let directory = TempDir::new().unwrap();
+        let fetch = |address: SocketAddr| {
+            let mut qdropd = assert_cmd::Command::new(program("qdropd"));
+            let from = ["--from", &address.to_string()];
+            qdropd.args(from).arg(directory.path()).timeout(PATIENCE).assert().code(0);
+            None
+        };
+        let paths: Vec<&Path> = paths.iter().map(|path| &**path).collect();
+        let (_, sent) = listen(&options, &paths, vec![fetch; paths.len()]);
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{dialect}: {sent:?}");
+        assert!(files(directory.path()) == files(source.path()), "{dialect}");
     }
 }
