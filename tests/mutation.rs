@@ -664,15 +664,18 @@ fn uncounted(body: &[u8], rest: &[u8], end: End, encoded: usize) -> Uncounted {
     let rest = &rest[..rest.len().min(limits::HEADER_BUFFER)];
     let has_ended = end == End::Closed && rest.len() < limits::HEADER_BUFFER;
     let header = judge(rest, has_ended);
+    let is_cut = header.as_ref().is_err_and(|flaw| *flaw == Flaw::Cut);
     let size = (body.len() as u32).to_be_bytes();
     if rest.is_empty() || header.is_ok() {
         Uncounted::None
     } else if rest.len() == 4 && body.starts_with(&size) {
         Uncounted::Certain
-    } else if header.is_err_and(|flaw| flaw == Flaw::Cut) && !has_ended {
+    } else if is_cut && !has_ended {
         Uncounted::None
     } else if [encoded, 16 + encoded].contains(&rest.len()) {
         Uncounted::Certain
+    } else if is_cut && rest.iter().take(2).all(|it| *it == 0) {
+        Uncounted::None
     } else {
         Uncounted::Some
     }

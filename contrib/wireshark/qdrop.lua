@@ -489,13 +489,16 @@ local function read_header(tvb, at, left, as_is)
     }
 end
 
--- A header that is a text, alone in its segment: the first of a connection.
+-- A header that is a text, the first of a connection: alone in its segment, or with the file behind it.
 local function read_text(tvb, at, left)
-    local name, size = raw(tvb, at, left):match("^(.*)##(%d+)$")
-    if not name or left > 1000 or left ~= tvb:reported_len() - at then return nil end
+    local segment = raw(tvb, at, left)
+    local text = segment:match("^[^%z\1-\31\127]*")
+    local name, size = text:match("^(.*)##(%d+)$")
+    if not name and text ~= segment then name, size = text:match("^(.-)##(%d+)") end
+    if not name or #name + #size > 998 then return nil end
     return {
         kind = "header",
-        size = left,
+        size = #name + 2 + #size,
         file = { name = name, size = tonumber(size) },
         dialect = "text",
         strings = {},

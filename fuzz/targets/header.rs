@@ -11,8 +11,9 @@ fuzz_target!(|input: &[u8]| {
     let mut all = input;
     if let Ok(header) = Header::read_first(&mut all) {
         if header.dialect == Dialect::Text {
-            assert!(all.is_empty());
-            assert_eq!(header.encode().unwrap(), input);
+            // A name with a mark in it is read but not written.
+            let taken = &input[..input.len() - all.len()];
+            assert!(header.encode().map_or(true, |encoded| encoded == taken));
         }
     }
 

@@ -65,6 +65,8 @@ pub fn judge(header: &Header, start: &[u8], rest: &[u8], progress: Progress) -> 
         None if progress == Progress::Quiet => Uncounted::None,
         _ if rest.len() == 16 + name => certain("its total does not count the header"),
         _ if rest.len() == name => certain("its total does not count the name"),
+        // A header that broke off. No total is so large that these bytes of it are none.
+        None if rest.iter().take(2).all(|byte| *byte == 0) => Uncounted::None,
         _ => Uncounted::Some,
     }
 }

@@ -129,8 +129,7 @@ impl Header {
             };
             let piece = stream.peek(0).map_err(HeaderError::Io)?;
             match TextHead::of(piece) {
-                TextHead::Whole(name, body) => {
-                    let length = piece.len();
+                TextHead::Whole(name, body, length) => {
                     stream.consume(length);
                     let name = Some(name.encode_utf16().collect());
                     return Ok(Self { dialect: Dialect::Text, name, body });

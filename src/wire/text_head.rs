@@ -1,5 +1,5 @@
 //! The header that is a text, `name##size` (docs/PROTOCOL.md, 5). It has no end mark and nothing that
-//! could be checked, so it is taken only where its bytes allow no other reading.
+//! could be checked, so it is taken only where its bytes allow no other reading that would be stored.
 
 use super::foreign;
 use crate::limits;
@@ -11,8 +11,8 @@ pub const MARK: &str = "##";
 /// What the first bytes of a stream are.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TextHead {
-    /// A head: the name, and the bytes of the file.
-    Whole(String, u64),
+    /// A head: the name, the bytes of the file, and its own bytes.
+    Whole(String, u64, usize),
     /// More has to come before it is a head.
     Begun,
     /// No head, whatever follows.
@@ -26,35 +26,66 @@ pub fn may_begin_with(byte: u8) -> bool {
 }
 
 impl TextHead {
-    /// Judges what has come of a stream.
-    pub fn of(bytes: &[u8]) -> Self {
-        let text = match std::str::from_utf8(bytes) {
-            Ok(text) => text,
-            // A character that is cut.
-            Err(error) if error.error_len().is_none() => {
-                std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default()
+    /// Judges the first piece of a stream, or all that has come of it.
+    pub fn of(piece: &[u8]) -> Self {
+        let (text, is_cut) = match std::str::from_utf8(piece) {
+            Ok(text) => (text, true),
+            Err(error) => {
+                let valid = std::str::from_utf8(&piece[..error.valid_up_to()]);
+                (valid.unwrap_or_default(), error.error_len().is_none())
             }
-            Err(_) => return Self::None,
         };
-        if bytes.len() > limits::TEXT_HEAD || !is_printable(text) {
+        let end = text.find(char::is_control);
+        if end.is_some() || !is_cut {
+            return Self::with_file(&text[..end.unwrap_or(text.len())]);
+        }
+        if piece.len() > limits::TEXT_HEAD || !is_printable(text) {
             return Self::None;
         }
-        let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        let last = text.rsplit_once(MARK).filter(|_| text.len() == bytes.len());
-        match last {
-            Some((name, digits)) if !digits.is_empty() && is_digits(digits) => {
-                let is_plain =
-                    |size: &u64| i64::try_from(*size).is_ok() && size.to_string() == digits;
-                match digits.parse().ok().filter(is_plain) {
-                    Some(size) if !is_ambiguous(text, size) => Self::Whole(name.to_owned(), size),
-                    _ => Self::None,
+        match text.rsplit_once(MARK).filter(|_| text.len() == piece.len()) {
+            Some((name, digits)) if is_digits(digits) => match size(digits) {
+                Some(size) if !is_ambiguous(text, size) => {
+                    Self::Whole(name.to_owned(), size, piece.len())
                 }
-            }
-            // Bytes of the file are behind the size.
-            _ if has_size(text) || foreign::protocol(bytes).is_some() => Self::None,
+                _ => Self::None,
+            },
+            // Bytes of the file are behind the size, or the name is cut in an odd place.
+            _ if has_size(text) || foreign::protocol(piece).is_some() => Self::None,
             _ => Self::Begun,
         }
     }
+
+    /// Judges a piece that begins with this text and goes on with what no head has: the file is behind it.
+    /// If the file begins with a digit, the size becomes too large, and the file is never complete.
+    fn with_file(text: &str) -> Self {
+        let mut heads = text.match_indices(MARK).filter_map(|(at, mark)| {
+            let rest = &text[at + mark.len()..];
+            let digits = &rest[..rest.bytes().take_while(u8::is_ascii_digit).count()];
+            (!digits.is_empty()).then_some((&text[..at], digits))
+        });
+        match (heads.next(), heads.next()) {
+            (Some((name, digits)), None) => {
+                let length = name.len() + MARK.len() + digits.len();
+                let is_head = length <= limits::TEXT_HEAD
+                    && is_printable(name)
+                    && foreign::protocol(text.as_bytes()).is_none();
+                size(digits)
+                    .filter(|_| is_head)
+                    .map_or(Self::None, |size| Self::Whole(name.to_owned(), size, length))
+            }
+            _ => Self::None,
+        }
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Returns the size that these digits are, as a program writes it.
+fn size(digits: &str) -> Option<u64> {
+    let is_plain = |size: &u64| i64::try_from(*size).is_ok() && size.to_string() == digits;
+    digits.parse().ok().filter(is_plain)
 }
 
 /// Returns whether a mark with a digit behind it is in a text.
@@ -82,8 +113,11 @@ mod tests {
 
     #[test]
     fn a_head_is_nothing_but_a_name_and_a_size() {
-        let whole = |name: &str, size| TextHead::Whole(name.to_owned(), size);
-        let table: [(&[u8], TextHead); 21] = [
+        let whole = |name: &str, size: u64| {
+            let length = name.len() + 2 + size.to_string().len();
+            TextHead::Whole(name.to_owned(), size, length)
+        };
+        let table: [(&[u8], TextHead); 24] = [
             (b"a.txt##1000", whole("a.txt", 1000)),
             (b"a.txt##0", whole("a.txt", 0)),
             (b"##5", whole("", 5)),
@@ -96,8 +130,11 @@ mod tests {
             (b"a.txt##", TextHead::Begun),
             (b"\xE6\xB5", TextHead::Begun),
             (b"a.txt##5hello", TextHead::None),
-            (b"a.txt##5\x89PNG", TextHead::None),
-            (b"a.txt##5\n", TextHead::None),
+            (b"a.txt##5\x89PNG", whole("a.txt", 5)),
+            (b"a.txt##5one\ntwo", whole("a.txt", 5)),
+            (b"a.txt##512\n", whole("a.txt", 512)),
+            (b"a##1b.txt##5\n", TextHead::None),
+            (b"a\nb##5", TextHead::None),
             (b"a.txt##99999999999999999999", TextHead::None),
             (b"a.txt##9223372036854775808", TextHead::None),
             (b"a.txt##010", TextHead::None),
