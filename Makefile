@@ -191,7 +191,7 @@ fuzz:
 		mkdir -p fuzz/target/corpus/$$target; \
 		RUST_BACKTRACE=0 RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target \
 			fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
-			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -malloc_limit_mb=1; \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -malloc_limit_mb=1; \
 	done
 
 $(target)/bench/floor: bench/floor.rs

@@ -434,6 +434,30 @@ fn interrupt(qdropd: &Qdropd, name: &str, come: usize) {
     qdropd.logged(&format!("failed {name}: "));
 }
 
+/// What is kept in a directory that somebody removes or moves is no help, and no hindrance.
+#[test]
+fn what_is_kept_in_a_directory_that_is_gone_is_not_offered() {
+    type Away = fn(&Path);
+    let ways: [(&str, Away); 2] = [
+        ("removed", |directory| fs::remove_dir_all(directory).unwrap()),
+        ("moved", |directory| fs::rename(directory, directory.with_extension("old")).unwrap()),
+    ];
+    for (how, away) in ways {
+        let qdropd = Qdropd::start(&["--subdirs"]);
+        interrupt(&qdropd, "photos/a.jpg", 999);
+        away(&qdropd.directory.join("photos"));
+        let mut stream = qdropd.connect();
+        let body = noise(1000);
+        stream.write_all(&question(1000, "photos/a.jpg")).unwrap();
+        let mut answer = [0; 20];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[4..12], [0; 8], "{how}: nothing is here");
+        stream.write_all(&[&0_u64.to_be_bytes()[..], &body].concat()).unwrap();
+        assert_eq!(receipts(stream), [stored("photos/a.jpg", &body)], "{how}");
+        assert_eq!(fs::read(qdropd.directory.join("photos/a.jpg")).unwrap(), body, "{how}");
+    }
+}
+
 /// Whether a namespace of one's own can be had; if not, says what is left out.
 fn can_unshare(what: &str) -> bool {
     let can = needed("unshare").args(["-rm", "true"]).status().is_ok_and(|s| s.success());

@@ -111,7 +111,7 @@ def returning(number):
     over.wait()
 
 
-def honest(number, tries=9):
+def honest(number, tries=200):
     # Of fifty addresses; each brings one file and reads its receipt.
     name, body = f"honest {number}", bytes(20_000)
     connection = connect(f"127.0.2.{number % 50 + 1}")
@@ -121,7 +121,7 @@ def honest(number, tries=9):
     while piece := connection.recv(4096):
         receipt += piece
     if receipt[:5] == b"QDR1\7" and tries:
-        # Busy: qdrop tries again, too.
+        # Busy: qdrop tries again, too, for a minute.
         time.sleep(0.25)
         return honest(number, tries - 1)
     if receipt[:5] == b"QDR1\0":
@@ -158,10 +158,31 @@ def keeping(number):
         connection.sendall(bytes(8 + 100))
 
 
+def resuming(number):
+    # A file that is kept to be resumed; then its sender is asked, and reads its own file for long.
+    name = f"resume {number}".encode("utf-16-be")
+    question = b"\xffQDROP\0\1" + struct.pack(">IQqI", 1, 1000, 0, len(name)) + name
+    have = 0
+    while have != 100:
+        connection = connect()
+        connection.sendall(question)
+        have = struct.unpack(">4xQ8x", connection.recv(20, socket.MSG_WAITALL))[0]
+        if not have:
+            connection.sendall(bytes(8 + 100))
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(1)
+    done.append(1)
+    over.wait()
+    connection.sendall(struct.pack(">Q", 100) + bytes(900))
+    connection.shutdown(socket.SHUT_WR)
+    receipt = connection.recv(5, socket.MSG_WAITALL)
+    print(receipt == b"QDR1\0", flush=True)
+
+
 gate = threading.Event()
 threads = at_once({name: globals()[name] for name in
                    ("silent", "trickling", "unread", "hoarding", "returning", "idling", "waiting",
-                    "keeping", "honest")}[what])
+                    "keeping", "resuming", "honest")}[what])
 if what in ("keeping", "honest"):
     for thread in threads:
         thread.join()
@@ -177,4 +198,7 @@ if what == "returning":
     print("returned", flush=True)
 sys.stdin.read()
 over.set()
+if what == "resuming":
+    for thread in threads:
+        thread.join()
 print(len(done), flush=True)

@@ -242,6 +242,26 @@ fn who_brings_nothing_makes_room_when_all_places_are_taken() {
     first.end();
 }
 
+/// Nor is one stopped that reads its own file before it goes on, and owes no byte meanwhile.
+#[test]
+fn who_looks_at_its_own_file_keeps_its_place() {
+    let qdropd = Qdropd::start(&["--no-sync", "--max-transfers", "2"]);
+    let mut resuming = Strangers::start("resuming", &qdropd, 2);
+    let _others = ["127.0.0.3", "127.0.0.4"]
+        .map(|source| Strangers::start_from(source, "trickling", &qdropd, 1));
+    eventually("all places are taken", || (parts(&qdropd.directory).len() == 4).then_some(()));
+    let mut waiting = qdropd.connect();
+    waiting.write_all(&transfer("waiting", b"body")).unwrap();
+    // From then on, whoever owes bytes and has two places would be stopped.
+    thread::sleep(limits::NOTHING_TIME + 3 * limits::STOP_AFTER);
+    assert!(!qdropd.log().contains("too many transfers"), "{}", qdropd.log());
+    drop(resuming.child.stdin.take());
+    for _ in 0..2 {
+        assert_eq!(resuming.lines.next().unwrap().unwrap(), "True");
+    }
+    assert_eq!(receipts(waiting)[0].status, Status::Stored);
+}
+
 /// Nobody is stopped for being slow while there are places.
 #[test]
 fn a_sender_that_stalls_is_not_stopped_for_others() {

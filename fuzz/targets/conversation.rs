@@ -3,20 +3,27 @@
 //! is touched, and the receipts say what happened.
 //!
 //! The first byte of the input sets the receiver's options and how a read fails, the second how
-//! reads are cut, the third which read fails; the rest is what the sender writes.
+//! reads are cut, the third which read fails; the rest is what the sender writes. A conversation that has
+//! to make room for others is one whose read fails so. Then its receipts are dropped when it accounts for
+//! them, too.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use qdrop::digest::xxh64;
 use qdrop::disk::inbox::{Inbox, OnConflict, StorePolicy};
+use qdrop::limits;
 use qdrop::transfer::receive::{Event, HeldReceipts, Storage, Stored, receive};
 use qdrop::transfer::{Connection, Phase};
-use qdrop::wire::receipt::{Receipt, Status};
+use qdrop::wire::receipt::Status;
+use qdrop::wire::resume::Answer;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Bytes of a receipt with the longest path, in UTF-16, and no message.
+const LARGEST_RECEIPT: usize = 29 + 2 * limits::PATH;
 
 struct Sender<'a> {
     stream: &'a [u8],
@@ -30,6 +37,8 @@ struct Sender<'a> {
     answer: Vec<u8>,
     closed: bool,
     asks: bool,
+    /// Whether its receipts were dropped.
+    dropped: bool,
 }
 
 impl Read for Sender<'_> {
@@ -78,10 +87,19 @@ impl Connection for Sender<'_> {
     }
 
     fn wait_for_slot(&mut self) -> io::Result<()> {
-        Ok(())
+        match self.good {
+            Some(0) if self.failure == ErrorKind::ResourceBusy => Err(self.failure.into()),
+            _ => Ok(()),
+        }
     }
 
-    fn account(&mut self, _: &Arc<HeldReceipts>) {}
+    fn account(&mut self, receipts: &Arc<HeldReceipts>) {
+        assert!(receipts.length() <= limits::RECEIPTS + LARGEST_RECEIPT);
+        if self.failure == ErrorKind::ResourceBusy {
+            receipts.drop_all();
+            self.dropped = true;
+        }
+    }
 
     fn pause(&mut self, _: Duration) {}
 
@@ -101,8 +119,13 @@ fuzz_target!(|input: &[u8]| {
     let on_conflict =
         [OnConflict::Rename, OnConflict::Replace, OnConflict::Refuse, OnConflict::Rename];
     let on_conflict = on_conflict[how % 4];
-    let failures = [ErrorKind::TimedOut, ErrorKind::ConnectionReset, ErrorKind::Interrupted];
-    let failure = failures.get(how / 16 % 4).copied();
+    let failures = [
+        ErrorKind::TimedOut,
+        ErrorKind::ConnectionReset,
+        ErrorKind::Interrupted,
+        ErrorKind::ResourceBusy,
+    ];
+    let failure = failures.get(how / 16 % 8).copied();
     let mut sender = Sender {
         stream,
         cuts: u32::from(*cuts).wrapping_mul(0x9E37_79B9),
@@ -113,6 +136,7 @@ fuzz_target!(|input: &[u8]| {
         answer: Vec::new(),
         closed: false,
         asks: stream.windows(8).any(|bytes| bytes == b"\xFFQDROP\0\x01"),
+        dropped: false,
     };
 
     let outer = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
@@ -149,6 +173,8 @@ fuzz_target!(|input: &[u8]| {
     })
     .unwrap();
     assert!(began.is_none() && sender.closed);
+    // The sign of life goes with it.
+    drop(storage);
 
     let mut stored = BTreeMap::new();
     for Stored { name, size, digest, .. } in fates.iter().flatten() {
@@ -170,6 +196,9 @@ fuzz_target!(|input: &[u8]| {
         .collect();
     assert_eq!(found, stored);
     assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 1, "something beside the directory");
+    if sender.dropped {
+        return;
+    }
 
     let mut answer = sender.answer.as_slice();
     for fate in &fates {
@@ -177,7 +206,12 @@ fuzz_target!(|input: &[u8]| {
             // The connection is gone, and there is nobody to tell.
             continue;
         }
-        let receipt = Receipt::read(&mut answer).unwrap().expect("a whole receipt");
+        let receipt = loop {
+            match Answer::read(&mut answer).unwrap().expect("a whole answer") {
+                Answer::Proceed(point) => assert_eq!(point.have, 0, "nothing is kept"),
+                Answer::Receipt(receipt) => break receipt,
+            }
+        };
         match fate {
             Ok(stored) => {
                 assert_eq!((receipt.status, receipt.body), (Status::Stored, stored.size));
@@ -195,5 +229,9 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
-    assert!(answer.is_empty(), "more receipts than files");
+    // The last file's connection may have gone after its answer.
+    while !answer.is_empty() {
+        let more = Answer::read(&mut answer).unwrap().expect("a whole answer");
+        assert!(matches!(more, Answer::Proceed(_)), "more receipts than files");
+    }
 });

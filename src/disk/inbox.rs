@@ -208,7 +208,8 @@ impl Inbox {
     /// Fails if the policy is to refuse and the name is taken.
     pub fn take_partial(&self, file: &FileIdentity) -> Result<Option<PartialFile>, StoreError> {
         self.check_conflict(&file.name)?;
-        Ok(self.store.try_take(file))
+        // Somebody may have removed it, or its directory.
+        Ok(self.store.try_take(file).filter(|part| part.path().exists()))
     }
 
     /// Registers a body that is now received. If it is `resumable`, another connection may take it

@@ -14,13 +14,15 @@ use std::time::{Duration, Instant, SystemTime};
 pub(super) struct Lease {
     path: PathBuf,
     state: Mutex<State>,
+    /// Its lock is taken before that of the state. A disk may be slow with the one, and every partial file
+    /// takes the other.
+    sign: Mutex<Option<Sign>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// Partial files that need the sign.
     parts: usize,
-    sign: Option<Sign>,
     /// When the next sign is due. `None` if there was no partial file when one was due.
     due: Option<Instant>,
 }
@@ -41,7 +43,7 @@ pub(super) struct Held(Arc<Lease>);
 impl Lease {
     /// Makes nothing yet. The sign will have this path.
     pub(super) fn new(path: PathBuf) -> Arc<Self> {
-        Arc::new(Self { path, state: Mutex::default() })
+        Arc::new(Self { path, state: Mutex::default(), sign: Mutex::default() })
     }
 
     /// Returns what keeps the sign for a partial file that was just made, and whether [`Lease::renew`] is
@@ -62,47 +64,46 @@ impl Lease {
     /// without: another machine may take a partial file away that nothing was written to for
     /// [`limits::LEASE`].
     pub(super) fn renew(&self) -> Option<Duration> {
-        let mut state = lock(&self.state);
-        let left = state.due?.saturating_duration_since(Instant::now());
+        let left = lock(&self.state).due?.saturating_duration_since(Instant::now());
         if !left.is_zero() {
             return Some(left);
         }
-        if state.parts == 0 {
-            state.due = None;
-            remove(&mut state, &self.path);
-            return None;
+        let mut sign = lock(&self.sign);
+        let mut state = lock(&self.state);
+        let next = (state.parts > 0).then_some(limits::RENEWAL);
+        state.due = next.map(|time| Instant::now() + time);
+        drop(state);
+        match next {
+            Some(_) => self.give_sign(&mut sign),
+            None => self.remove_sign(&mut sign),
         }
-        state.give_sign(&self.path);
-        state.due = Some(Instant::now() + limits::RENEWAL);
-        Some(limits::RENEWAL)
+        next
     }
 
     /// Sets the clock of the file system right.
     pub(super) fn set_clock(&self, now: SystemTime) {
-        if let Some(sign) = &mut lock(&self.state).sign {
+        if let Some(sign) = &mut *lock(&self.sign) {
             sign.clock = (now, Instant::now());
         }
     }
 
     /// Removes the sign of life, at the end of the process.
     pub(super) fn end(&self) {
-        remove(&mut lock(&self.state), &self.path);
+        self.remove_sign(&mut lock(&self.sign));
     }
-}
 
-fn remove(state: &mut State, path: &Path) {
-    // It is closed before it is removed, as a network file system needs it.
-    if state.sign.take().is_some() {
-        let _ = fs::remove_file(path);
-    }
-}
-
-impl State {
-    fn give_sign(&mut self, path: &Path) {
-        let renewed = self.sign.as_ref().is_some_and(|sign| sign.renew(path).is_ok());
+    fn give_sign(&self, sign: &mut Option<Sign>) {
+        let renewed = sign.as_ref().is_some_and(|sign| sign.renew(&self.path).is_ok());
         if !renewed {
             // There is none yet, or somebody removed it.
-            self.sign = Sign::create(path).ok();
+            *sign = Sign::create(&self.path).ok();
+        }
+    }
+
+    fn remove_sign(&self, sign: &mut Option<Sign>) {
+        // It is closed before it is removed, as a network file system needs it.
+        if sign.take().is_some() {
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
@@ -110,7 +111,7 @@ impl State {
 impl Held {
     /// Gives a sign of life at once, for a partial file whose own time is about to be set.
     pub(super) fn give_sign(&self) {
-        lock(&self.0.state).give_sign(&self.0.path);
+        self.0.give_sign(&mut lock(&self.0.sign));
     }
 }
 

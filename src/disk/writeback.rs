@@ -106,10 +106,14 @@ impl BackgroundSync {
         if self.unsynced < limits::WRITEBACK {
             return;
         }
+        if lock(&self.writeback.state).next.is_some() {
+            return;
+        }
+        // Without the lock, since a disk may be slow and others wait for it.
+        let open = || SyncHandle { file: File::open(path).ok(), error: None };
+        let handle = self.handle.get_or_insert_with(|| Arc::new(Mutex::new(open())));
         let mut state = lock(&self.writeback.state);
         if state.next.is_none() {
-            let open = || SyncHandle { file: File::open(path).ok(), error: None };
-            let handle = self.handle.get_or_insert_with(|| Arc::new(Mutex::new(open())));
             state.next = Some(handle.clone());
             self.unsynced = 0;
             self.writeback.changed.notify_one();

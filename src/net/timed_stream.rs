@@ -31,6 +31,8 @@ pub struct TimedStream {
     is_extended: bool,
     /// In a body: when the last byte arrived.
     last_byte: Option<Instant>,
+    /// Whether the peer reads its own file first, and owes no byte meanwhile.
+    reads_own: bool,
     /// The end of a phase whose writes have a time limit as a whole.
     write_deadline: Option<Instant>,
     /// Its place among the transfers of a receiver.
@@ -58,6 +60,7 @@ impl TimedStream {
             deadline: None,
             is_extended: false,
             last_byte: None,
+            reads_own: false,
             write_deadline: None,
             slot,
             rate_limiter: None,
@@ -142,6 +145,7 @@ impl Connection for TimedStream {
             Phase::Reply(_) | Phase::Receipts(_) => return Ok(()),
         };
         self.is_extended = matches!(phase, Phase::Answer | Phase::Receipt(_));
+        self.reads_own = matches!(phase, Phase::Start(1..));
         let now = Instant::now();
         self.deadline = whole.then(|| now + time);
         self.last_byte = (!whole).then_some(now);
@@ -213,7 +217,9 @@ impl TimedStream {
     /// Reads, and lets the admission know of it.
     fn read_counted(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(slot) = &self.slot else { return (&*self.stream).read(buffer).map_err(timed_out) };
-        slot.activity.set_reading();
+        if !self.reads_own {
+            slot.activity.set_reading();
+        }
         let read = (&*self.stream).read(buffer).map_err(timed_out);
         slot.activity.set_unblocked();
         match read {

@@ -207,6 +207,25 @@ impl BodyProgress {
     }
 }
 
+/// A file that is written, and the first bytes of it, at most [`limits::BODY_START`].
+struct WithStart<'a> {
+    file: &'a mut PartialFile,
+    start: Vec<u8>,
+}
+
+impl Write for WithStart<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        let room = limits::BODY_START - self.start.len();
+        self.start.extend(&bytes[..written.min(room)]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// What became of a file.
 struct Received {
     /// `None` if there was no valid header.
@@ -323,19 +342,11 @@ impl<C: Connection> Conversation<'_, C> {
         let name = self.begin(header)?;
         let mut file = self.storage.inbox.begin(&name).map_err(ReceiveError::Store)?;
         let path = file.path().to_owned();
-        let start = if is_first { self.peek_start(header.body) } else { Vec::new() };
-        self.receive_body(&mut file, header.body, &path, &mut || {})?;
+        let mut body = WithStart { file: &mut file, start: Vec::new() };
+        self.receive_body(&mut body, header.body, &path, &mut || {})?;
+        let start = body.start;
         let may_be_cut = is_first && self.may_be_cut(header, &start)?;
         Ok(Stored { may_be_cut, ..self.place(file, 0)? })
-    }
-
-    /// Returns the first bytes of a body, at most [`limits::BODY_START`].
-    fn peek_start(&mut self, body: u64) -> Vec<u8> {
-        let most =
-            usize::try_from(body).map_or(limits::BODY_START, |body| body.min(limits::BODY_START));
-        // An error here occurs again when the body is read.
-        let start = self.stream.peek(most).unwrap_or_default();
-        start[..most.min(start.len())].to_vec()
     }
 
     /// Judges what follows the first file of a connection, before the file is placed, since its total may

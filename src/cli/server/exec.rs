@@ -12,7 +12,7 @@ use std::env;
 use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::mem;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{self, Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -57,6 +57,8 @@ pub(super) struct Conversation(u64);
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) peer: SocketAddr,
+    /// Tells the address or network that it counts for from others.
+    pub(super) key: u128,
     /// The name as it was sent.
     pub(super) name: String,
     /// The file, or the reason of the failure.
@@ -309,19 +311,18 @@ impl State {
     /// Takes the oldest job of the address whose waiting jobs take the most memory.
     fn take_oldest_of_largest(&mut self) -> Option<Job> {
         let waiting = || self.ready.iter().chain(self.held.iter().map(|(_, job)| job));
-        let mut sums: Vec<(IpAddr, usize)> = Vec::new();
+        let mut sums: Vec<(u128, usize)> = Vec::new();
         for job in waiting() {
-            let address = job.peer.ip();
-            match sums.iter_mut().find(|(other, _)| *other == address) {
+            match sums.iter_mut().find(|(other, _)| *other == job.key) {
                 Some((_, bytes)) => *bytes += job.bytes(),
-                None => sums.push((address, job.bytes())),
+                None => sums.push((job.key, job.bytes())),
             }
         }
         let (largest, _) = sums.into_iter().max_by_key(|(_, bytes)| *bytes)?;
-        if let Some(oldest) = self.ready.iter().position(|job| job.peer.ip() == largest) {
+        if let Some(oldest) = self.ready.iter().position(|job| job.key == largest) {
             return self.ready.remove(oldest);
         }
-        let oldest = self.held.iter().position(|(_, job)| job.peer.ip() == largest)?;
+        let oldest = self.held.iter().position(|(_, job)| job.key == largest)?;
         self.held.remove(oldest).map(|(_, job)| job)
     }
 }

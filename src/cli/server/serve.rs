@@ -12,6 +12,7 @@ use crate::net::inherit::{self, Inherited};
 use crate::net::listen::{self, Accepted};
 use crate::net::timed_stream::{TimedStream, Timeouts};
 use crate::text::Reason;
+use crate::transfer::Connection;
 use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::{self, Event, MAY_BE_CUT, Storage, Stored};
 use crate::wire::receipt::Status;
@@ -224,6 +225,7 @@ impl Server {
         let mut observer = TransferObserver {
             server: self,
             peer,
+            key: stream.key(),
             file: None,
             exit: None,
             is_silent: false,
@@ -249,6 +251,8 @@ impl Server {
 struct TransferObserver<'a> {
     server: &'a Server,
     peer: SocketAddr,
+    /// See [`Connection::key`].
+    key: u128,
     file: Option<ReceivedFile>,
     /// The status of the first failure, if any file came.
     exit: Option<Exit>,
@@ -357,6 +361,6 @@ impl TransferObserver<'_> {
             return;
         }
         let name = file.map(|file| file.name).unwrap_or_default();
-        commands.hold(self.conversation, Job { peer: self.peer, name, outcome });
+        commands.hold(self.conversation, Job { peer: self.peer, key: self.key, name, outcome });
     }
 }
