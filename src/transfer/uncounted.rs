@@ -52,11 +52,10 @@ pub fn judge(header: &Header, start: &[u8], rest: &[u8], progress: Progress) -> 
         Err(HeaderError::Malformed(_)) => Some(false),
         Err(_) => None,
     };
-    // Of a byte array Qt writes the length first, in 4 bytes.
-    let is_array = rest.len() == 4
-        && start
-            .first_chunk()
-            .is_some_and(|size| u64::from(u32::from_be_bytes(*size)) == header.body);
+    // Of a byte array Qt writes the length first, in 4 bytes, which are not all in a body of fewer.
+    let length =
+        start.iter().chain(rest).take(4).fold(0, |length, byte| length << 8 | u64::from(*byte));
+    let is_array = rest.len() == 4 && header.body > 0 && length == header.body;
     let name = 4 + 2 * header.name.as_ref().map_or(0, Vec::len);
     match is_header {
         Some(true) => Uncounted::None,
