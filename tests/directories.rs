@@ -621,7 +621,9 @@ fn every_directory_above_a_file_is_on_the_disk_before_its_receipt_whoever_made_i
     assert_eq!(
         synced(&trace, drop.path()),
         [
-            ["", "a", "a/b", "a/b/c"].as_slice(),
+            // A start finds out that it can be.
+            [""].as_slice(),
+            &["", "a", "a/b", "a/b/c"],
             &["a/b/c"],
             &["a/b", "a/b/x"],
             &["a/b/c"],
@@ -942,6 +944,38 @@ fn a_receiver_ends_when_something_is_mounted_over_its_directory_or_unmounted() {
             });
         }
     });
+}
+
+#[test]
+fn a_receiver_ends_when_the_program_behind_its_file_system_has_died() {
+    let python = ["/usr/bin/python3", "python3"].into_iter().find(|python| {
+        let mut fuse = Command::new(python);
+        fuse.args(["-c", "import fusepy"]).stderr(Stdio::null());
+        Path::new("/dev/fuse").exists() && fuse.status().is_ok_and(|status| status.success())
+    });
+    let what = "a file system whose program dies";
+    let Some(python) = python else {
+        left_out(what, "no FUSE (Debian: python3-fusepy)");
+        return;
+    };
+    if !can_unshare(what) {
+        return;
+    }
+    let [there, below, log] = [(); 3].map(|()| TempDir::new().unwrap());
+    let program = log.path().join("program");
+    let mount = format!(
+        "{{ {python} '{}' '{}' \"$DROP\" >&- & echo $! >'{}'; \
+         while ! grep -q fuse /proc/mounts; do :; done; }}",
+        root("tests/late.py").display(),
+        below.path().display(),
+        program.display()
+    );
+    let mut qdropd = on_mount(&mount, there.path());
+    let kill = format!("kill -9 {}", fs::read_to_string(program).unwrap());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    assert_eq!(qdropd.wait().code(), Some(1), "{}", qdropd.log());
+    let end = "not connected (start qdropd again)\n";
+    assert!(qdropd.log().ends_with(end), "{}", qdropd.log());
 }
 
 #[test]

@@ -9,9 +9,9 @@
  *   lost-reply link, rename and unlink work, and say that what they have done was done before: the
  *              answer of an NFS server was lost, and it was asked again
  *   lost-reply-vfat likewise, without hard links
- *   fsync      fsync fails
- *   late       fsync finds the disk full
- *   late-once  the first fsync finds the disk full, and no later one
+ *   fsync      fsync of a file fails
+ *   late       fsync of a file finds the disk full
+ *   late-once  the first fsync of a file finds the disk full, and no later one
  *   late-lost  likewise, and the kernel drops what was written
  *   fsync-directory:N  the first N calls of fsync for a directory fail, but for the one of the start
  *   no-fsync-directory:N  every fsync of a directory fails with the error N
@@ -256,6 +256,8 @@ int fsync(int file)
         refuse("lost\n", 0);
     if (faulty("slow-directory") && is_directory(file))
         usleep(300000);
+    if (is_directory(file))
+        return unlucky("fsync\n") ? -1 : syscall(SYS_fsync, file);
     if (faulty("fsync"))
         return refuse("fsync\n", EIO);
     if (faulty("late"))

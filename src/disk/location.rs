@@ -25,23 +25,25 @@ impl Location {
     /// renamed is used on if nothing is in its place.
     pub(super) fn check(&self, handle: &File) -> Result<(), DiskError> {
         let there = self.path.as_ref().and_then(|path| fs::metadata(path).ok());
-        let is_lost = match handle.metadata() {
+        let error = match handle.metadata() {
             Ok(ours) => {
-                (self.counts_links && links(&ours) == 0)
-                    || there.is_some_and(|there| !is_same(&there, &ours))
+                let is_removed = self.counts_links && links(&ours) == 0;
+                if !is_removed && there.is_none_or(|there| is_same(&there, &ours)) {
+                    return Ok(());
+                }
+                io::Error::other("it was removed, or another directory is in its place")
             }
-            // Of a network file system, or of FUSE.
-            Err(error) => {
-                matches!(error.kind(), ErrorKind::StaleNetworkFileHandle | ErrorKind::NotConnected)
-            }
+            Err(error) if is_final(&error) => error,
+            Err(_) => return Ok(()),
         };
-        if !is_lost {
-            return Ok(());
-        }
         let path = self.path.as_deref().unwrap_or(Path::new("."));
-        let error = io::Error::other("it was removed, or another directory is in its place");
         Err(DiskError::at("store in", path)(error))
     }
+}
+
+/// Returns whether a server has lost the directory, or the program behind FUSE has ended.
+fn is_final(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StaleNetworkFileHandle | ErrorKind::NotConnected)
 }
 
 /// The time of creation is left out: overlayfs copies a directory when something is first made in it.
