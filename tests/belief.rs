@@ -442,6 +442,21 @@ fn a_connection_that_only_looks_uses_up_no_file() {
     assert_eq!(sent.stderr.matches(" connected and took nothing\n").count(), 9, "{sent:?}");
     assert_eq!(files(drop.path()), files(source.path()));
 
+    // A browser or a scan that asks is no receiver.
+    for asks in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\x02\x00\x01"] {
+        let (child, address) = listening(&[], &sources[2..]);
+        let mut probe = TcpStream::connect(address).unwrap();
+        probe.write_all(asks).unwrap();
+        probe.read_to_end(&mut Vec::new()).unwrap_or_default();
+        assert_eq!(fetch(address, drop.path()).exit, 0);
+        let sent = ended(child);
+        assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 1), "{sent:?}");
+        assert!(
+            sent.stderr.contains(" took nothing: it is no receiver of files, but speaks "),
+            "{sent:?}"
+        );
+    }
+
     // One that takes something and leaves counts.
     let (child, address) = listening(&[], &sources[2..]);
     let mut stream = patient(TcpStream::connect(address).unwrap());

@@ -1147,6 +1147,51 @@ fn different_files_of_one_call_do_not_end_under_one_name_in_silence() {
 }
 
 #[test]
+fn names_that_differ_in_case_alone_are_warned_of() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let paths = ["photo.JPG", "Photo.jpg", "PHOTO.JPG"].map(|name| {
+        put(source.path(), name, name.as_bytes());
+        source.path().join(name)
+    });
+    let sent = send_all(qdropd.address, &[], &paths);
+    assert_eq!((sent.exit, sent.stderr.lines().count()), (0, 1), "{sent:?}");
+    let warning =
+        "qdrop: warning: Photo.jpg differs from another name of this call in case alone; ";
+    assert!(sent.stderr.starts_with(warning), "{sent:?}");
+}
+
+/// A drop directory is sent on while something is received there.
+#[test]
+fn what_is_being_received_is_no_file_of_a_tree() {
+    let (next, qdropd) = (Qdropd::start(&["--subdirs"]), Qdropd::start(&[]));
+    put(&qdropd.directory, "whole", b"whole");
+    let mut stream = qdropd.connect();
+    stream.write_all(&header("film", 1000)).unwrap();
+    stream.write_all(&[0; 500]).unwrap();
+    let part = eventually("it has begun", || parts(&qdropd.directory).pop());
+    let sent = send(next.address, &["-r"], &qdropd.directory);
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 1), "{sent:?}");
+    let line = format!("{part} left out: a file that qdropd is receiving, or keeps");
+    assert!(sent.stderr.contains(&line), "{sent:?}");
+}
+
+/// More jobs than there are descriptors become fewer, and no file is lost.
+#[test]
+fn jobs_above_the_limit_of_descriptors_end() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--no-sync"]));
+    for n in 0..300 {
+        put(source.path(), format!("{n}"), b"body");
+    }
+    let line = "ulimit -n 30; exec \"$0\" \"$@\"";
+    let sent = run(assert_cmd::Command::new("sh")
+        .args(["-c", line])
+        .arg(program("qdrop"))
+        .args(["--jobs", "100", "-r", &qdropd.address.to_string()])
+        .arg(source.path()));
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 300), "{}", sent.stderr);
+}
+
+#[test]
 fn names_that_are_not_utf_8_stay_apart() {
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--on-conflict=replace"]));
     let names = [&b"caf\xE8"[..], b"caf\xE9", b"caf\xC3\xA9", b"caf%E9x"];

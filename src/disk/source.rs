@@ -24,12 +24,17 @@ impl Source {
     /// not, as those of /proc do, since the size of such is unknown.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
         // This comes before the open, since opening a pipe waits for its other end.
-        let kind = fs::metadata(path).map_err(DiskError::at("open", path))?;
+        let kind = fs::metadata(path).map_err(|error| match fs::symlink_metadata(path) {
+            Ok(_) if error.kind() == ErrorKind::NotFound => {
+                DiskError::at("open", path)(io::Error::new(error.kind(), "it is a link to nothing"))
+            }
+            _ => DiskError::at("open", path)(error),
+        })?;
         if !kind.is_file() {
             let what = if kind.is_dir() {
                 "it is a directory (--recursive sends those)"
             } else {
-                "it is no regular file"
+                "it is no regular file; --name NAME HOST - sends standard input"
             };
             let error = io::Error::new(ErrorKind::InvalidInput, what);
             return Err(DiskError::at("send", path)(error));

@@ -1,6 +1,7 @@
 //! Lists a directory tree of a sender.
 
 use super::DiskError;
+use super::owner::OwnName;
 use std::collections::BinaryHeap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -39,6 +40,11 @@ pub fn walk(top: &Path) -> Vec<Found> {
     found
 }
 
+fn is_own(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).and_then(OwnName::parse);
+    matches!(name, Some(OwnName::Part(_) | OwnName::Alive(_)))
+}
+
 fn visit(directory: &Path, name: &str, found: &mut Vec<Found>) {
     let names = |listed: fs::ReadDir| listed.map(|entry| Ok(entry?.file_name())).collect();
     let listed: io::Result<BinaryHeap<OsString>> = fs::read_dir(directory).and_then(names);
@@ -58,6 +64,10 @@ fn visit(directory: &Path, name: &str, found: &mut Vec<Found>) {
         let own = sendable(&own);
         let name = if name.is_empty() { own } else { format!("{name}/{own}") };
         match fs::symlink_metadata(&path) {
+            // Another program stores here.
+            Ok(kind) if kind.is_file() && is_own(&path) => {
+                found.push(Found::Skipped(path, "a file that qdropd is receiving, or keeps"));
+            }
             Ok(kind) if kind.is_dir() => visit(&path, &name, found),
             Ok(kind) if kind.is_file() => found.push(Found::File(path, name)),
             Ok(kind) if kind.is_symlink() => found.push(Found::Skipped(path, "a link")),

@@ -52,12 +52,27 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     }
 }
 
-/// Returns whether a peer that has just connected leaves within `time`, with or without a reset. One that
-/// says something stays.
-pub fn leaves_within(stream: &TcpStream, time: Duration) -> bool {
-    match stream.set_read_timeout(Some(time)).and_then(|()| stream.peek(&mut [0])) {
-        Ok(bytes) => bytes == 0,
-        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+/// What a peer does that has just connected.
+#[derive(Debug)]
+pub enum FirstMove {
+    /// It leaves, with or without a reset.
+    Leaves,
+    /// It waits.
+    Waits,
+    /// It says something, which begins so.
+    Says(Vec<u8>),
+}
+
+/// Looks for up to `time` at what a peer does that has just connected. Nothing is read.
+pub fn look(stream: &TcpStream, time: Duration) -> FirstMove {
+    let mut bytes = [0; 4];
+    match stream.set_read_timeout(Some(time)).and_then(|()| stream.peek(&mut bytes)) {
+        Ok(0) => FirstMove::Leaves,
+        Ok(come) => FirstMove::Says(bytes[..come].to_vec()),
+        Err(error) => match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => FirstMove::Waits,
+            _ => FirstMove::Leaves,
+        },
     }
 }
 

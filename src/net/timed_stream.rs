@@ -175,8 +175,6 @@ impl Connection for TimedStream {
         self.set_write_deadline(None)?;
         // Most phases have a time limit as a whole, others from one byte to the next.
         let (whole, time) = match phase {
-            // A sender that listens looks at others first that have come before.
-            Phase::FirstByte if self.slot.is_none() => (true, idle),
             Phase::FirstByte | Phase::Header => (true, limits::HEADER_TIME),
             Phase::Body => (false, idle),
             Phase::Answer => (true, idle),

@@ -186,6 +186,14 @@ impl Run<'_> {
         matches!(self.target, Target::Host(..)) && self.shared().gives_receipts
     }
 
+    /// Returns whether a job may end, since there are others.
+    fn ends_a_job(&self) -> bool {
+        let mut shared = self.shared();
+        let has_others = shared.jobs > 1;
+        shared.jobs -= usize::from(has_others);
+        has_others
+    }
+
     /// Records that no connection could be made for a file. Returns whether the job ends: another one is
     /// connected, and a classic receiver takes one connection. If nobody is, the host is not tried anew for
     /// each of the other files.
@@ -224,6 +232,12 @@ impl Run<'_> {
         }
         decision
     }
+}
+
+/// Returns whether the process or the system has no descriptor left: ENFILE and EMFILE, which have these
+/// numbers everywhere on Unix.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 /// The files that are sent on one connection.
@@ -296,9 +310,6 @@ impl Run<'_> {
             }
         }
         let Batch { outgoing, written, progress, ends_job, busy, .. } = batch;
-        if ends_job {
-            return Some(WhenBusy::End);
-        }
         let connected = usize::from(outgoing.is_some());
         let is_slow = written.first().is_some_and(|it| it.began.elapsed() > limits::AT_ONCE);
         let mut outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts()));
@@ -316,7 +327,8 @@ impl Run<'_> {
         let all = written.into_iter().zip(outcomes).zip(times);
         let all = all.map(|((it, outcome), time)| (it.file, outcome, time));
         let busy = busy.map(|(file, error, time)| (file, Err(error), time));
-        self.record_all(all.chain(busy).collect())
+        let decision = self.record_all(all.chain(busy).collect());
+        if ends_job { Some(WhenBusy::End) } else { decision }
     }
 
     /// Records the outcomes of a connection, after its end. Returns what to do if the receiver was busy.
@@ -355,6 +367,11 @@ impl Run<'_> {
         };
         let mut source = match opened {
             Ok(source) => source,
+            Err(error) if is_out_of_descriptors(&error.error) && self.ends_a_job() => {
+                self.shared().queue.push_front(file);
+                batch.ends_job = true;
+                return ControlFlow::Break(());
+            }
             Err(error) => {
                 self.fail(file, error);
                 return ControlFlow::Continue(());

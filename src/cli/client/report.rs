@@ -12,7 +12,7 @@ use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, sho
 use crate::transfer::error::SendError;
 use crate::transfer::send::Sent;
 use crate::wire::header::Dialect;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::mem;
@@ -36,6 +36,10 @@ struct State {
     /// XXH64 of each name under which a file is stored, and whether the file was sent just now. A million
     /// of them have room in memory.
     names: HashMap<u64, bool>,
+    /// XXH64 of the names in lower case.
+    lower_names: HashSet<u64>,
+    /// Whether it was said that two names differ in case alone.
+    warned_of_case: bool,
     /// Whether it was said that the receiver keeps what a file was before.
     warned_of_versions: bool,
     /// Whether it was said that the receiver keeps no directories.
@@ -118,7 +122,22 @@ impl<'a> Reporter<'a> {
     /// that means.
     fn another_of_this_name(&self, sent: &Sent) -> Option<String> {
         let name = sent.stored_as.as_ref()?;
-        self.state().names.insert(xxh64(name.as_bytes()), !sent.already_stored)?;
+        let mut state = self.state();
+        let is_another = state.names.insert(xxh64(name.as_bytes()), !sent.already_stored);
+        if !state.lower_names.insert(xxh64(name.to_lowercase().as_bytes()))
+            && is_another.is_none()
+            && !self.options.quiet
+            && !self.options.json
+            && !mem::replace(&mut state.warned_of_case, true)
+        {
+            self.printer.log(format!(
+                "qdrop: warning: {} differs from another name of this call in case alone; a receiver \
+                 whose disk does not tell them apart has one of the two",
+                Escaped(&shortened(name, limits::PATH))
+            ));
+        }
+        drop(state);
+        is_another?;
         let name = shortened(name, limits::PATH);
         let what = match sent.already_stored {
             true => "what the receiver has in its place, {}, is another file of this call",
@@ -194,6 +213,7 @@ impl<'a> Reporter<'a> {
             && self.options.extended.skip
             && !sent.already_stored
             && !self.options.quiet
+            && !self.options.json
             && !mem::replace(&mut self.state().warned_of_versions, true)
         {
             let warning = "qdrop: warning: the receiver keeps what a file was before, and gives the new \

@@ -5,8 +5,9 @@ use crate::cli::console::Printer;
 use crate::limits;
 use crate::net::allow::Network;
 use crate::net::dial::{Address, DialError, Dialer};
-use crate::net::listen;
+use crate::net::listen::{self, FirstMove};
 use crate::text::Reason;
+use crate::wire::foreign;
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, ErrorKind, IsTerminal};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -77,12 +78,20 @@ impl Listener<'_> {
             let (stream, peer) = listen::accept(&self.listener)?;
             if !self.allow.is_empty() && !self.allow.iter().any(|it| it.contains(peer.ip())) {
                 self.log_refused(peer.ip());
-            } else if listen::leaves_within(&stream, limits::LOOK_TIME) {
-                if self.verbose {
+                continue;
+            }
+            match listen::look(&stream, limits::LOOK_TIME) {
+                FirstMove::Leaves if self.verbose => {
                     self.printer.log(format!("qdrop: {peer} connected and took nothing"));
                 }
-            } else {
-                return Ok(stream);
+                FirstMove::Leaves => {}
+                FirstMove::Says(bytes) if foreign::protocol(&bytes).is_some() => {
+                    let protocol = foreign::protocol(&bytes).unwrap_or_default();
+                    let why = "it is no receiver of files";
+                    self.printer
+                        .log(format!("qdrop: {peer} took nothing: {why}, but speaks {protocol}"));
+                }
+                FirstMove::Says(_) | FirstMove::Waits => return Ok(stream),
             }
         }
     }
