@@ -125,18 +125,26 @@ tiny:
 qt_peers = peers=$(abspath $(target))/interop/$$(basename $$qmake); mkdir -p $$peers; \
 	(cd $$peers && $$qmake $(CURDIR)/interop/qt/interop.pro && $(MAKE) --silent)
 
-# The window of contrib/qt, beside them.
+# The window of contrib/qt, beside them, and below them as CMake builds it.
 qt_window = mkdir -p $$peers/example; \
 	(cd $$peers/example && $$qmake $(CURDIR)/contrib/qt/example DESTDIR=$$peers/bin && \
-	$(MAKE) --silent)
+	$(MAKE) --silent); \
+	version=$$($$qmake -query QT_VERSION); \
+	cmake -S contrib/qt/example -B $$peers/cmake -DCMAKE_RUNTIME_OUTPUT_DIRECTORY=$$peers/bin/cmake \
+		-DQT_DIR=$$($$qmake -query QT_INSTALL_LIBS)/cmake/Qt$${version%%.*} >/dev/null; \
+	cmake --build $$peers/cmake >/dev/null
 
 # Real Qt programs at either end, built with every Qt there is.
-# Debian: apt-get install qtbase5-dev qt6-base-dev xxhash
+# Debian: apt-get install qtbase5-dev qt6-base-dev xxhash python3-pyqt5 cmake
 interop: all
 	@test -n "$(QMAKE)" || { \
 		echo 'interop needs Qt, 5.15 or 6 (Debian: apt-get install qtbase5-dev)' >&2; exit 1; }
 	@command -v xxhsum >/dev/null || { \
 		echo 'interop needs xxhsum (Debian: apt-get install xxhash)' >&2; exit 1; }
+	@command -v cmake >/dev/null || { \
+		echo 'interop needs cmake (Debian: apt-get install cmake)' >&2; exit 1; }
+	@/usr/bin/python3 -c 'import PyQt5.QtNetwork' || { \
+		echo 'interop needs PyQt5 (Debian: apt-get install python3-pyqt5)' >&2; exit 1; }
 	@set -e; for qmake in $(QMAKE); do \
 		echo "interop: $$($$qmake -query QT_VERSION)"; \
 		$(qt_peers); \

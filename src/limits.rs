@@ -22,7 +22,10 @@ pub const NAME: u32 = 64 * 1024;
 /// Bytes of a header that has further strings after its name.
 pub const HEADER: u64 = 20 + 2 * NAME as u64;
 
-/// Characters of a peer's name that are shown in a log or a live line.
+/// Bytes of a header that is a text. It has to come in one piece, and its receivers' buffers are small.
+pub const TEXT_HEAD: usize = 1_000;
+
+/// Characters of a peer's name that are shown in a log or a live line, with their escapes.
 pub const SHOWN_NAME: usize = 1024;
 
 /// Bytes of a `QString` that a peer may send as the message of a receipt.
@@ -84,6 +87,17 @@ pub const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long a program waits for a host to accept a connection by default.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 
+/// How long each of several addresses of a host is waited for at first, and then. After that each has the
+/// rest of its time.
+pub const CONNECT_ROUNDS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
+
+/// How long a host that has taken a file without a receipt may refuse the next connection. Many programs
+/// listen again by themselves, some milliseconds after they have closed.
+pub const LISTEN_AGAIN: Duration = Duration::from_millis(500);
+
+/// The pause before such a host is tried again.
+pub const REFUSED_POLL: Duration = Duration::from_millis(10);
+
 /// How long a sender that listens looks whether a peer leaves again, before it sends. A port scan does so at
 /// once, and would use up the file.
 pub const LOOK_TIME: Duration = Duration::from_millis(250);
@@ -95,6 +109,13 @@ pub const SHOWN_REFUSALS: usize = 64;
 /// Some senders pause for 50 ms between files. One waits for the receiver's close and fails if a person
 /// is faster, for which 1 s was too long (docs/PROTOCOL.md, 1).
 pub const LINGER: Duration = Duration::from_millis(300);
+
+/// How long a receiver waits after the first file of a connection for bytes that its header did not count,
+/// before the file gets its name. They are written together with the file.
+pub const LEFTOVER_TIME: Duration = Duration::from_millis(50);
+
+/// Bytes at the start of a body that are compared with what follows it: the digits of the largest size.
+pub const BODY_START: usize = 20;
 
 /// How long a receiver waits by default for the next file of a sender that stays connected.
 pub const KEEP_OPEN: Duration = Duration::from_secs(600);
@@ -122,10 +143,27 @@ pub const NOTHING: usize = 1_000;
 /// See [`NOTHING`].
 pub const NOTHING_TIME: Duration = Duration::from_secs(10);
 
-/// How long a header-size sender pauses after a header, since deployed receivers lose a small body that
-/// arrives together with it. On a busy machine, 20 ms were too short once in 200 times
+/// How long a sender of header-size or text pauses after a header, since deployed receivers lose a small
+/// body that arrives together with it. On a busy machine, 20 ms were too short once in 200 times
 /// (docs/PROTOCOL.md, 1).
 pub const HEADER_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long any other sender pauses after a header, unless the receiver gives receipts: some deployed
+/// receivers look for the name only at the next arrival (docs/PROTOCOL.md, 1).
+pub const SHORT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Bytes of a body that needs no such pause. It cannot have arrived as a whole when a receiver reads for
+/// the first time, since systems take 64 KiB before that.
+pub const WHOLE_BODY: u64 = 128 * 1024;
+
+/// How long a sender waits for the receiver's own close after a body, before it ends the stream itself. Of
+/// the programs that have a file as a whole most close within 13 ms. With [`SHORT_PAUSE`] and what a
+/// system's timers add, some 4 ms each, it keeps the first file of a call below 50 ms more.
+pub const CLOSE_TIME: Duration = Duration::from_millis(20);
+
+/// How long the writing of a body may take so that all of it has surely arrived after [`CLOSE_TIME`]. What
+/// waits in the sender's system by then is less than what has gone before.
+pub const AT_ONCE: Duration = Duration::from_millis(150);
 
 /// Bytes of a refused sender that are read and discarded, so that files after a refused one are judged
 /// on their own, and so that a reset of the connection does not overtake the receipt. A sender reads as
@@ -245,6 +283,9 @@ pub const SWEEP: (Duration, u32) = (Duration::from_secs(60), 20);
 
 /// How old the last write to a partial file of another version must be before the file is removed.
 pub const FOREIGN_PART: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// How often a standard stream that does not block is tried again.
+pub const STREAM_POLL: Duration = Duration::from_millis(2);
 
 /// How often the live line is redrawn.
 pub const REDRAW: Duration = Duration::from_millis(200);

@@ -68,6 +68,11 @@ fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
     })
 }
 
+/// Returns whether a text has only characters that may be displayed as they are.
+pub fn is_printable(text: &str) -> bool {
+    judged(text).all(|(_, is_plain)| is_plain)
+}
+
 /// Joins pictographs to one emoji.
 const ZERO_WIDTH_JOINER: char = '\u{200d}';
 
@@ -100,13 +105,21 @@ fn takes_variation(c: char) -> bool {
     if c.is_ascii() { matches!(c, '0'..='9' | '#' | '*') } else { is_seen }
 }
 
-/// Returns the beginning of a peer's text, at most `most` characters, with `…` if that is not all.
+/// Returns the beginning of a peer's text, with `…` if that is not all. It has at most `most` characters
+/// when it is displayed with [`Escaped`].
 pub fn shortened(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
+    let mut left = most;
+    let mut judged = judged(text).zip(text.char_indices());
+    let end = judged.find_map(|((_, is_plain), (at, _))| {
+        let room = left.checked_sub(if is_plain { 1 } else { LONGEST_ESCAPE });
+        left = room.unwrap_or(0);
+        room.is_none().then_some(at)
+    });
+    end.map_or_else(|| text.to_owned(), |end| format!("{}…", &text[..end]))
 }
+
+/// Characters of `\u{10ffff}`.
+const LONGEST_ESCAPE: usize = 10;
 
 /// Displays an error without the number that `io::Error` appends: `Connection refused`.
 pub struct Reason<'a>(pub &'a dyn Display);
@@ -303,6 +316,9 @@ mod tests {
         for (text, cut) in [("", ""), ("测试", "测试"), ("测试😀", "测试…")] {
             assert_eq!(shortened(text, 2), cut);
         }
+        let text = "\u{202e}".repeat(100);
+        let shown = Escaped(&shortened(&text, 50)).to_string();
+        assert_eq!(shown, "\\u{202e}".repeat(5) + "…");
     }
 
     #[test]

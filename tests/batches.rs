@@ -4,9 +4,10 @@
 use harness::*;
 use qdrop::digest::xxh64;
 use qdrop::wire::header::Header;
+use qdrop::wire::peek::PeekReader;
 use qdrop::wire::receipt::{Receipt, Status};
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -25,7 +26,7 @@ fn connections(qdropd: &Qdropd) -> usize {
 /// Takes what a connection brings: the names and the bodies of whole files.
 fn take(stream: &TcpStream, most: usize) -> Vec<(String, Vec<u8>)> {
     // It must not take more than it is asked for.
-    let mut stream = BufReader::with_capacity(1, stream);
+    let mut stream = PeekReader::with_capacity(1, stream);
     let mut files = Vec::new();
     while files.len() < most {
         let Ok(header) = Header::read(&mut stream) else { break };
@@ -114,10 +115,27 @@ fn a_file_that_fails_in_the_middle_takes_no_other_with_it() {
     assert!(File::open(&sources[20]).unwrap().metadata().unwrap().len() > 100);
     let sent = send_all(qdropd.address, &["--require-receipt"], &sources);
     assert_eq!((sent.exit, sent.stderr.lines().count()), (1, 1), "{sent:?}");
-    assert!(sent.stderr.contains("it shrank below its "), "{sent:?}");
+    assert!(sent.stderr.contains("its size is not known before it is read"), "{sent:?}");
     let mut expected = files(source.path());
     expected.remove("020");
     assert_eq!(files(&qdropd.directory), expected);
+}
+
+/// A refusal is a receipt, too, and none of the files after it is waited for as without one.
+#[test]
+fn after_a_refusal_files_share_connections() {
+    let qdropd = Qdropd::start(&["--verbose", "--on-conflict=refuse"]);
+    let source = TempDir::new().unwrap();
+    let sources = numbered(source.path(), 30);
+    assert_eq!(send_all(qdropd.address, &[], &sources).exit, 0);
+    let before = connections(&qdropd);
+    let sent = send_all(qdropd.address, &[], &sources);
+    assert_eq!((sent.exit, sent.stderr.lines().count()), (5, 30), "{sent:?}");
+    eventually("the log has all of them", || {
+        (qdropd.log().matches(" exists already").count() == 30).then_some(())
+    });
+    let after = connections(&qdropd) - before;
+    assert!(after < 30, "{after} connections");
 }
 
 #[test]
@@ -125,7 +143,7 @@ fn without_a_receipt_each_file_has_a_connection() {
     let source = TempDir::new().unwrap();
     let sources = numbered(source.path(), 5);
     let (address, served) = receiver(5, |_, stream| take(&stream, 9).len());
-    let sent = send_all(address, &[], &sources);
+    let sent = send_all(address, &["--quiet"], &sources);
     assert_eq!((sent.exit, sent.stderr.lines().count()), (0, 0), "{sent:?}");
     assert_eq!(served.join().unwrap(), [1; 5]);
 

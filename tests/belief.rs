@@ -4,9 +4,10 @@
 use harness::*;
 use qdrop::digest::xxh64;
 use qdrop::wire::header::Header;
+use qdrop::wire::peek::PeekReader;
 use qdrop::wire::receipt::Status;
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ fn stored(content: &[u8], name: &str) -> Vec<u8> {
 /// Reads the header of a file, and its body if it is a classic one.
 fn take(stream: &TcpStream) -> Option<(String, Vec<u8>)> {
     // It must not take more than it is asked for.
-    let mut stream = BufReader::with_capacity(1, stream);
+    let mut stream = PeekReader::with_capacity(1, stream);
     let header = Header::read(&mut stream).ok()?;
     let mut body = Vec::new();
     if !matches!(header.dialect, qdrop::wire::header::Dialect::Extended(_)) {
@@ -405,7 +406,7 @@ fn listening(options: &[&str], files: &[PathBuf]) -> (Child, SocketAddr) {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::with_capacity(1, child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    PeekReader::with_capacity(1, child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     (child, line.strip_prefix("listening on ").unwrap().trim().parse().unwrap())
 }
 

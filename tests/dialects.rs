@@ -43,7 +43,7 @@ fn every_dialect_is_known_by_its_header_alone() {
         stream.write_all(&[bytes(hex), body.clone()].concat()).unwrap();
         let receipts = receipts(stream);
         assert_eq!(receipts.len(), 1, "{dialect}");
-        if verdict == "测试.txt" {
+        if !verdict.contains(' ') {
             assert_eq!(receipts[0].status, Status::Stored, "{dialect}: {}", message(&receipts[0]));
             let files = qdropd.settled();
             assert_eq!(files.keys().collect::<Vec<_>>(), [verdict], "{dialect}");
@@ -57,7 +57,7 @@ fn every_dialect_is_known_by_its_header_alone() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 10);
+    assert_eq!(seen, 32);
 }
 
 #[test]
@@ -79,11 +79,14 @@ fn a_refusal_says_what_the_bytes_look_like_and_what_to_do() {
         ),
         (header(&[total, &[0xFF; 8], string]), "its second number is 18446744073709551615"),
         (header(&[total, &3_i64.to_be_bytes(), string]), "its second number is 3,"),
-        (header(&[total, &9_i64.to_be_bytes(), string]), "its second number is 9,"),
-        (header(&[total, &25_i64.to_be_bytes(), string, &[0]]), "its second number is 25,"),
+        (header(&[total, &7_i64.to_be_bytes(), string]), "its second number is 7,"),
         (
-            header(&[total, &30_i64.to_be_bytes(), string, &[0, 0, 0, 4, 0, 0]]),
-            "a string of 4 bytes",
+            header(&[total, &25_i64.to_be_bytes(), string, &[0]]),
+            "a header with another field after the name",
+        ),
+        (
+            header(&[total, &34_i64.to_be_bytes(), string, &[0xFF; 4], &[0, 0, 0, 4, 0, 0]]),
+            "a header with another field after the name",
         ),
         (header(&[&(-1_i64).to_be_bytes(), &[0; 8], string]), "its total is -1 bytes"),
         (header(&[&20_i64.to_be_bytes(), &8_i64.to_be_bytes(), string]), "the header has 24"),
@@ -325,8 +328,11 @@ fn a_name_that_a_qt_receiver_would_lose_is_warned_of_without_a_receipt() {
         let sent = send(receiver.address, &["--name", name], &path);
         receiver.join();
         assert_eq!(sent.exit, 0, "{sent:?}");
-        assert_eq!(sent.stderr.matches("warning").count(), warned, "{name}: {sent:?}");
-        assert_eq!(sent.stderr.lines().count(), warned, "{name}: {sent:?}");
+        let warnings: Vec<&str> = sent.stderr.lines().collect();
+        assert!(warnings.iter().all(|line| line.starts_with("qdrop: warning: ")), "{sent:?}");
+        // The other is that this receiver does not close by itself.
+        assert_eq!(warnings.len(), warned + 1, "{name}: {sent:?}");
+        assert_eq!(sent.stderr.matches("of that name").count(), warned, "{name}: {sent:?}");
         let qdropd = Qdropd::start(&["--no-sync"]);
         let sent = send(qdropd.address, &["--name", name], &path);
         assert_eq!(sent.stderr, "", "with a receipt there is nothing to warn of: {name}");

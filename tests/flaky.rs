@@ -6,13 +6,14 @@ use harness::*;
 use qdrop::digest::{Xxh64, xxh64};
 use qdrop::limits;
 use qdrop::wire::header::Header;
+use qdrop::wire::peek::PeekReader;
 use qdrop::wire::receipt::{Receipt, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -1055,6 +1056,110 @@ fn put(top: &Path, name: impl AsRef<Path>, content: &[u8]) {
     fs::write(path, content).unwrap();
 }
 
+/// A receiver may serve one connection of an address at a time. The others wait for as long as that moves.
+#[test]
+fn jobs_that_wait_for_one_another_are_not_silent() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--max-per-peer", "1"]));
+    let names = ["a", "b", "c", "d"];
+    for (n, name) in names.iter().enumerate() {
+        // The last two fit into buffers, so that their senders wait for a receipt.
+        put(source.path(), name, &noise(if n < 2 { 10_000_000 } else { 1000 }));
+    }
+    let paths = names.map(|name| source.path().join(name));
+    let options = ["--jobs=4", "--timeout=1", "--limit-rate=5M"];
+    let sent = send_all(qdropd.address, &options, &paths);
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert!(qdropd.settled() == files(source.path()));
+}
+
+/// A receiver that keeps each version of a file has the last one under a number.
+#[test]
+fn a_file_that_changed_once_is_sent_once_more() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let (path, options) = (source.path().join("notes.txt"), ["--preserve", "--skip-existing"]);
+    for (version, content) in ["first", "later", "third"].iter().enumerate() {
+        put(source.path(), "notes.txt", content.as_bytes());
+        let file = File::options().append(true).open(&path).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000_000 + version as u64))
+            .unwrap();
+        let sent = send(qdropd.address, &options, &path);
+        assert_eq!(sent.exit, 0, "{sent:?}");
+        assert_eq!(sent.stderr.contains("--on-conflict replace"), version > 0, "{sent:?}");
+        let again = send(qdropd.address, &options, &path);
+        let name = ["notes.txt", "notes (1).txt", "notes (2).txt"][version];
+        let line = format!("skipped notes.txt: it is there as {name} (5 bytes)\n");
+        assert_eq!((again.exit, &*again.stdout, &*again.stderr), (0, &*line, ""));
+        assert_eq!(qdropd.files().len(), version + 1);
+    }
+    // The fourth version is the first again.
+    fs::write(&path, "first").unwrap();
+    let file = File::options().append(true).open(&path).unwrap();
+    file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
+    assert!(send(qdropd.address, &options, &path).stdout.starts_with("skipped "));
+}
+
+/// Files of one name in two directories are two files, wherever the receiver puts them.
+#[test]
+fn different_files_of_one_call_do_not_end_under_one_name_in_silence() {
+    let source = TempDir::new().unwrap();
+    for (name, content) in [("one/photo", "first"), ("two/photo", "later")] {
+        put(source.path(), name, content.as_bytes());
+        let file = File::options().append(true).open(source.path().join(name)).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
+    }
+    let (one, two) = (source.path().join("one"), source.path().join("two"));
+    let send_both = |qdropd: &Qdropd, options: &[&str]| {
+        send_all(qdropd.address, &[options, &["-r"]].concat(), &[one.clone(), two.clone()])
+    };
+    let replaces = Qdropd::start(&["--on-conflict=replace"]);
+    for (options, exit) in [(vec![], 1), (vec!["--preserve", "--skip-existing"], 1)] {
+        let sent = send_both(&replaces, &options);
+        let line = format!(
+            "qdrop: {}/photo not sent to {}: it took the place of another file of this call, \
+             photo; --name gives it another name, and with --subdirs qdropd keeps directories\n",
+            two.display(),
+            replaces.address
+        );
+        assert_eq!(sent.exit, exit, "{options:?}: {sent:?}");
+        assert!(sent.stderr.ends_with(&line), "{options:?}: {sent:?}");
+        assert_eq!(replaces.files()["photo"], b"later");
+        fs::remove_file(replaces.directory.join("photo")).unwrap();
+    }
+    let sent = send_both(&replaces, &["--json", "-q"]);
+    assert!(sent.stdout.lines().nth(1).unwrap().contains(r#""status":1,"#), "{sent:?}");
+    // They are alike but for their content, and the second is not skipped for the first one.
+    let renames = Qdropd::start(&[]);
+    let sent = send_both(&renames, &["--preserve", "--skip-existing"]);
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    let stored: Vec<_> = renames.files().into_values().collect();
+    assert_eq!(stored, [b"first", b"later"]);
+    // Later one cannot tell which of them is there.
+    let sent = send_both(&renames, &["--preserve", "--skip-existing"]);
+    let line = "what the receiver has in its place, photo, is another file of this call";
+    assert!(sent.exit == 1 && sent.stderr.contains(line), "{sent:?}");
+    assert_eq!(renames.files().len(), 2);
+    // With directories there is nothing to be told.
+    let keeps = Qdropd::start(&["--subdirs"]);
+    for _ in 0..2 {
+        let sent = send_both(&keeps, &["--preserve", "--skip-existing"]);
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    }
+}
+
+#[test]
+fn names_that_are_not_utf_8_stay_apart() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--on-conflict=replace"]));
+    let names = [&b"caf\xE8"[..], b"caf\xE9", b"caf\xC3\xA9", b"caf%E9x"];
+    for name in names {
+        put(source.path(), OsString::from_vec(name.into()), name);
+    }
+    let paths: Vec<_> =
+        names.iter().map(|name| source.path().join(OsStr::from_bytes(name))).collect();
+    assert_eq!(send_all(qdropd.address, &[], &paths).exit, 0);
+    let stored: Vec<_> = qdropd.files().into_keys().collect();
+    assert_eq!(stored, ["caf%E8", "caf%E9", "caf%E9x", "caf\u{e9}"]);
+}
+
 #[test]
 fn a_tree_arrives_with_every_name_mapped_and_the_rest_is_told() {
     let source = TempDir::new().unwrap();
@@ -1073,7 +1178,7 @@ fn a_tree_arrives_with_every_name_mapped_and_the_rest_is_told() {
     put(&top, deep.join("x"), b"deep");
     put(&expected, deep.join("x"), b"deep");
     put(&top, OsString::from_vec(b"caf\xE9/\xFF".into()), b"bytes");
-    put(&expected, "caf\u{FFFD}/\u{FFFD}", b"bytes");
+    put(&expected, "caf%E9/%FF", b"bytes");
     let odd = ODD.len() + 5;
     let all = times(300, 5000);
     for n in odd..all {
@@ -1448,7 +1553,7 @@ fn refuser(statuses: &[Status]) -> (SocketAddr, Arc<AtomicUsize>) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = patient(stream.unwrap());
-            let mut buffered = BufReader::with_capacity(1, stream.try_clone().unwrap());
+            let mut buffered = PeekReader::with_capacity(1, stream.try_clone().unwrap());
             let header = Header::read(&mut buffered).unwrap();
             let n = counted.fetch_add(1, Ordering::SeqCst);
             let status = statuses[n.min(statuses.len() - 1)];
@@ -1613,7 +1718,7 @@ for line in sys.stdin.buffer:
     for key, value in json.loads(line).items():
         assert isinstance(value, {'size': (int, type(None)), 'seconds': (int, float),
             'resumed_at': (int, type(None)), 'refusal': (int, type(None)),
-            'status': int}.get(key, (str, type(None)))), (key, value)
+            'status': int, 'closed_by_receiver': (bool, type(None))}.get(key, (str, type(None)))), (key, value)
         print(key, str(value).encode().hex())
     print()";
     let mut python = assert_cmd::Command::from_std(needed("python3"));
@@ -1628,7 +1733,9 @@ for line in sys.stdin.buffer:
     lines.map(|line| line.lines().filter_map(pair).collect()).collect()
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
+    "answer",
+    "closed_by_receiver",
     "error",
     "file",
     "message",
@@ -1684,7 +1791,7 @@ fn json_is_json_whatever_the_names_and_the_outcome() {
             let there = fs::read(qdropd.directory.join(&line["stored_as"])).unwrap();
             assert_eq!(there, name.as_bytes());
         }
-        assert_eq!(of(&sources[nasty.len()])["name"], "\u{FFFD}\u{FFFD}");
+        assert_eq!(of(&sources[nasty.len()])["name"], "%FF%FE");
         for (path, status, error) in
             [(&sources[8], "5", "more than the receiver takes"), (&sources[9], "1", "No such file")]
         {
@@ -1734,7 +1841,26 @@ fn a_receiver_that_does_not_know_the_question_is_told_from_a_broken_line() {
             let _ = stream.read_to_end(&mut all);
             all.len()
         });
-        let sent = send(receiver.address, &[option, "--timeout=1", "--retry=5"], path);
+        let sent = send(receiver.address, &[option, "--timeout=1"], path);
+        assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
+        let said =
+            "; if it is no qdropd, it does not know --resume, --preserve and --skip-existing";
+        assert!(sent.stderr.trim_end().ends_with(said), "{sent:?}");
+        assert_eq!(receiver.join(), question(0, 0, 0, "a").len(), "nothing but the question");
+        // It closes.
+        let receiver = Receiver::start(|mut stream| {
+            stream.read_exact(&mut [0; 16]).unwrap();
+        });
+        let sent = send(receiver.address, &[option], path);
+        assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
+        assert!(sent.stderr.trim_end().ends_with(said), "{sent:?}");
+        receiver.join();
+        // It answers something of its own.
+        let receiver = Receiver::start(|mut stream| {
+            stream.write_all(b"OK, thank you very much\n").unwrap();
+            let _ = io::copy(&mut stream, &mut io::sink());
+        });
+        let sent = send(receiver.address, &[option, "--retry=5"], path);
         assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
         let line = format!(
             "qdrop: {} not sent to {}: the receiver does not know --resume, --preserve and \
@@ -1743,25 +1869,30 @@ fn a_receiver_that_does_not_know_the_question_is_told_from_a_broken_line() {
             receiver.address
         );
         assert_eq!(sent.stderr, line, "once, since it would not help");
-        assert_eq!(receiver.join(), question(0, 0, 0, "a").len(), "nothing but the question");
-        // It closes.
-        let receiver = Receiver::start(|mut stream| {
-            stream.read_exact(&mut [0; 16]).unwrap();
-        });
-        let sent = send(receiver.address, &[option], path);
-        assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
-        let said =
-            "; if it is no qdropd, it does not know --resume, --preserve and --skip-existing";
-        assert!(sent.stderr.trim_end().ends_with(said), "{sent:?}");
-        receiver.join();
-        // It answers something of its own.
-        let receiver = Receiver::start(|mut stream| {
-            stream.write_all(b"OK, thank you very much\n").unwrap();
-            let _ = io::copy(&mut stream, &mut io::sink());
-        });
-        let sent = send(receiver.address, &[option], path);
-        assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
-        assert!(sent.stderr.trim_end().ends_with(said), "{sent:?}");
         receiver.join();
     }
+}
+
+/// A full house, or a box that is busy starting, is silent as well.
+#[test]
+fn a_receiver_that_was_silent_is_tried_again() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let path = file(source.path(), "a", &noise(1000));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, to) = (listener.local_addr().unwrap(), qdropd.address);
+    let relay = thread::spawn(move || {
+        let silent = listener.accept().unwrap();
+        let (mut sender, _) = listener.accept().unwrap();
+        let mut receiver = TcpStream::connect(to).unwrap();
+        let mut back = (receiver.try_clone().unwrap(), sender.try_clone().unwrap());
+        let back = thread::spawn(move || io::copy(&mut back.0, &mut back.1).map(drop));
+        let _ = io::copy(&mut sender, &mut receiver);
+        let _ = receiver.shutdown(Shutdown::Write);
+        let _ = back.join();
+        drop(silent);
+    });
+    let sent = send(address, &["--resume", "--timeout=1", "--retry=1"], &path);
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    assert!(sent.stdout.starts_with("stored a as a ("), "{sent:?}");
+    relay.join().unwrap();
 }

@@ -93,7 +93,7 @@ fn an_ipv6_address_without_a_port_needs_no_brackets() {
         stream.read_to_end(&mut Vec::new()).unwrap();
     });
     let sent = typed(here.path(), "qdrop", "::1 a");
-    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert!(sent.exit == 0 && sent.stdout.starts_with("sent a "), "{sent:?}");
     sending.join().unwrap();
 }
 
@@ -411,10 +411,7 @@ fn a_refusal_is_words_and_its_number_is_for_those_who_ask() {
     let sent = send(to, &["-v"], &path);
     assert!(sent.stderr.ends_with(&format!("{line} (status 2)\n")), "{sent:?}", sent = sent.stderr);
     let sent = send(to, &["--json"], &path);
-    assert!(
-        sent.stdout.ends_with("\"status\":5,\"resumed_at\":null,\"refusal\":2,\"message\":null}\n"),
-        "{sent:?}"
-    );
+    assert!(sent.stdout.contains("\"status\":5,\"resumed_at\":null,\"refusal\":2,"), "{sent:?}");
     let to = refuser(Status::Exists, "");
     let line = format!("{}, which gives no reason (receipt 3)\n", start(to));
     assert_eq!(send(to, &[], &path).stderr, line);

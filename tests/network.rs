@@ -712,3 +712,53 @@ fn a_link_that_comes_back_in_time_costs_nothing_but_time() {
         assert_eq!(qdropd.log().lines().count(), 1, "{}", qdropd.log());
     }
 }
+
+/// A link-local address has a zone, which may be the name of an interface, and keeps it in the log.
+#[test]
+fn link_local_addresses_have_zones() {
+    let setup = ["ip link set lo up", "ip address add fe80::1/64 dev lo nodad"];
+    let Some(network) = Network::start("link-local addresses", &setup) else { return };
+    let sources = Sources::new();
+    for listen in ["[fe80::1%lo]:0", "[fe80::1%1]:0"] {
+        let there = TempDir::new().unwrap();
+        let qdropd = network.qdropd(&there, &["--listen", listen]);
+        assert!(qdropd.address.to_string().starts_with("[fe80::1%1]:"), "{}", qdropd.address);
+        assert_stored(&network.send(&qdropd, &[], &sources.path(SMALL)));
+        let line = qdropd.logged("stored ");
+        assert!(line.starts_with("[fe80::1%1]:"), "{line}");
+    }
+    let there = TempDir::new().unwrap();
+    let mut missing = network.enter(program("qdropd"));
+    missing.args(["--listen", "fe80::1%eth9"]).arg(there.path());
+    let missing = run(&mut assert_cmd::Command::from_std(missing));
+    let why = "option --listen: this machine has no interface for fe80::1%eth9";
+    assert_eq!(missing.exit, 2, "{missing:?}");
+    assert!(missing.stderr.contains(why), "{missing:?}");
+}
+
+/// A byte now and then is no progress: a body has a time as a whole.
+#[test]
+fn a_receiver_that_takes_a_body_by_trickles_is_given_up() {
+    let small = |what: &str| format!("echo 4096 4096 4096 > /proc/sys/net/ipv4/tcp_{what}mem");
+    let setup = ["ip link set lo up", &small("w"), &small("r")];
+    let Some(network) = Network::start("a receiver that trickles", &setup) else { return };
+    let script = "import socket, time\n\
+        listener = socket.create_server(('127.0.0.1', 0))\n\
+        print(listener.getsockname()[1], flush=True)\n\
+        connection = listener.accept()[0]\n\
+        while connection.recv(100): time.sleep(0.1)";
+    let mut python = network.enter("python3");
+    let mut trickling = python.args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut port = String::new();
+    BufReader::new(trickling.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let sources = Sources::new();
+    let mut qdrop = network.enter(program("qdrop"));
+    qdrop.args([TIMEOUT, &format!("127.0.0.1:{}", port.trim())]).arg(sources.path(LARGE));
+    let began = Instant::now();
+    let sent = run(&mut assert_cmd::Command::from_std(qdrop));
+    assert_eq!(sent.exit, 4, "{sent:?}");
+    assert!(sent.stderr.contains("took nothing for too long"), "{sent:?}");
+    assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
+    trickling.kill().unwrap();
+    trickling.wait().unwrap();
+}

@@ -231,7 +231,7 @@ impl Connection for Pieces<'_> {
 
     fn account(&mut self, _: &Arc<HeldReceipts>) {}
 
-    fn pause_after_header(&mut self) {}
+    fn pause(&mut self, _: Duration) {}
 
     fn wait_acknowledged(&mut self) -> io::Result<()> {
         Ok(())

@@ -8,10 +8,14 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// Every option that `--help` names, which leaves no room for others.
@@ -143,10 +147,16 @@ impl Running {
 
     /// Starts it on a terminal; `stdout` is what that gets.
     fn on_terminal(columns: usize, name: &str, args: &[&str]) -> Self {
+        Self::on_terminal_called("xterm", columns, name, args)
+    }
+
+    fn on_terminal_called(term: &str, columns: usize, name: &str, args: &[&str]) -> Self {
         let (program, args) = (program(name), args.join("' '"));
         let line = format!("stty cols {columns}; exec '{}' '{args}'", program.display());
         let mut script = needed("script");
-        Self::spawn(script.args(["-qec", &line, "/dev/null"]).env("SHELL", "/bin/sh"))
+        Self::spawn(
+            script.args(["-qec", &line, "/dev/null"]).env("SHELL", "/bin/sh").env("TERM", term),
+        )
     }
 
     fn spawn(command: &mut Command) -> Self {
@@ -378,7 +388,8 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("--listen and --retry exclude", "--retry=1 --listen 127.0.0.1:0 a"),
         ("--name and --recursive exclude", "box a -rn b|box a --name b --recursive|box - -rn a"),
         (not_qt, "box a --dialect header-size --resume|--preserve box --dialect=header-size a"),
-        (not_qt, "box a --skip-existing --dialect header-size"),
+        (not_qt, "box a --skip-existing --dialect header-size|box a --dialect pyqt --resume"),
+        (not_qt, "box a --dialect text --resume|--listen ::1 a --dialect text --preserve"),
         ("--retry, value -1: not a whole number", "box a --retry -1"),
         ("not a whole number", "box a --retry x|box a --retry=|box a --retry 1.5"),
         (not_count, "box a --jobs 0|box a --jobs=x|box a --jobs -1"),
@@ -388,7 +399,7 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("option --resume takes no value", "box a --resume=a"),
         ("unknown option --subdirs", "box a --subdirs"),
         ("unknown option --keep-partial", "box a --keep-partial 1"),
-        ("not name-size or header-size", "box a --dialect qt"),
+        ("not name-size, header-size, pyqt or text", "box a --dialect qt|--dialect=PyQt box a"),
         ("unknown option --once", "box a --once"),
         ("unknown option --verb; did you mean --verbose?", "box a --verb|--verb=x box a"),
         ("unknown option -x", "-x|box a -qx"),
@@ -530,10 +541,11 @@ fn help_names_every_option_and_exit_status() {
         assert_eq!(number.split('.').filter(|part| part.parse::<u32>().is_ok()).count(), 3);
         assert_eq!((version.exit, version.stdout), (0, asked("-V").stdout));
 
-        for line in [into_broken_pipe(""), "exec \"$@\" >/dev/full".to_owned()] {
-            let unread = shell(&line, name, &["--help"]);
-            assert!(unread.exit < 2 && !unread.stderr.contains("panicked"), "{line}: {unread:?}");
-        }
+        let unread = shell(&into_broken_pipe(""), name, &["--help"]);
+        assert_eq!((unread.exit, &*unread.stderr), (0, ""), "{unread:?}");
+        let untaken = shell("exec \"$@\" >/dev/full", name, &["--help"]);
+        let why = format!("{name}: cannot write to standard output: {}\n", full());
+        assert_eq!((untaken.exit, untaken.stderr), (1, why));
     }
 }
 
@@ -596,10 +608,12 @@ fn json_has_the_members_that_the_manual_page_tells() {
     let stored_as = text("c_测试");
     let page = read("man/qdrop.1");
     let told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".It Ic ")).collect();
-    let check = |sent: &Sent, expected: [&str; 11]| {
+    // The last two are of files without a receipt alone.
+    let check = |sent: &Sent, expected: [&str; 11], [closed, answer]: [&str; 2]| {
         let members = members(sent.stdout.trim_end());
         let (names, values): (Vec<_>, Vec<_>) = members.into_iter().unzip();
         assert_eq!(names, told, "{sent:?}");
+        assert_eq!(values[11..], [closed, answer], "{sent:?}");
         for (value, expected) in values.iter().zip(expected) {
             let is_right = value == expected
                 || (expected == "SECONDS" && is_number(value))
@@ -612,6 +626,7 @@ fn json_has_the_members_that_the_manual_page_tells() {
     check(
         &sent,
         [&text("stored"), &file, &name, &stored_as, "4", &digest, s, none, "0", none, none],
+        [none; 2],
     );
     fs::copy(&path, source.path().join("c_测试")).unwrap();
     let same = source.path().join("c_测试");
@@ -634,17 +649,29 @@ fn json_has_the_members_that_the_manual_page_tells() {
             none,
             none,
         ],
+        [none; 2],
     );
-    let (sent, _) = answered(&["--json"], "a", b"body", Vec::new());
-    check(&sent, [&text("sent"), "TEXT", "\"a\"", none, "4", &digest, s, none, "0", none, none]);
+    for (answer, told) in [("", none), ("ok", "\"ok\"")] {
+        let (sent, _) = answered(&["--json"], "a", b"body", answer.into());
+        check(
+            &sent,
+            [&text("sent"), "TEXT", "\"a\"", none, "4", &digest, s, none, "0", none, none],
+            ["false", told],
+        );
+    }
     let failed = send(qdropd.address, &["--json"], &missing);
     let file = text(missing.to_str().unwrap());
     check(
         &failed,
         [&text("failed"), &file, "\"missing\"", none, none, none, s, "TEXT", "1", none, none],
+        [none; 2],
     );
     let refused = send(NOBODY, &["--json"], &path);
-    check(&refused, [&text("failed"), "TEXT", &name, none, none, none, s, "TEXT", "3", none, none]);
+    check(
+        &refused,
+        [&text("failed"), "TEXT", &name, none, none, none, s, "TEXT", "3", none, none],
+        [none; 2],
+    );
 }
 
 #[test]
@@ -667,8 +694,64 @@ fn standard_input_is_sent_and_leaves_nothing() {
     assert_failed(&run_in(&spool.path().join("missing"), b""), 1, &["cannot make a file in"]);
 }
 
+/// What the system says of a disk without space.
+fn full() -> String {
+    let error = fs::write("/dev/full", b"x").unwrap_err().to_string();
+    error.split(" (os error").next().unwrap().to_owned()
+}
+
+/// Programs that run others, such as those of continuous integration, give them pipes that do not block.
 #[test]
-fn outputs_that_nobody_takes_change_nothing() {
+fn streams_that_do_not_block_are_waited_for() {
+    const FILES: usize = 3000;
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--no-sync"]));
+    for n in 0..FILES {
+        file(source.path(), &format!("{n:04}"), b"");
+    }
+    let (mut reader, output) = UnixStream::pair().unwrap();
+    output.set_nonblocking(true).unwrap();
+    let mut qdrop = Command::new(program("qdrop"))
+        .args(["--json", "--recursive", &qdropd.address.to_string()])
+        .arg(source.path())
+        .stdout(Stdio::from(OwnedFd::from(output)))
+        .spawn()
+        .unwrap();
+    // More than a pipe has room for, and less than what else is queued.
+    eventually("many are stored", || (qdropd.files().len() >= FILES / 2).then_some(()));
+    let mut lines = String::new();
+    reader.read_to_string(&mut lines).unwrap();
+    assert_eq!(lines.lines().count(), FILES);
+    assert!(lines.lines().all(|line| line.starts_with(r#"{"outcome":"stored","#)), "{lines}");
+    assert_eq!(qdrop.wait().unwrap().code(), Some(0));
+    // Standard input, too.
+    let (mut writer, input) = UnixStream::pair().unwrap();
+    input.set_nonblocking(true).unwrap();
+    let (spool, body) = (TempDir::new().unwrap(), noise(100_000));
+    let qdrop = Command::new(program("qdrop"))
+        .args(["--name", "input", &qdropd.address.to_string(), "-"])
+        .env("TMPDIR", spool.path())
+        .stdin(Stdio::from(OwnedFd::from(input)))
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let is_open = || {
+        let mut links = fs::read_dir(format!("/proc/{}/fd", qdrop.id())).ok()?;
+        let is_spool = |link: fs::DirEntry| {
+            fs::read_link(link.path()).is_ok_and(|path| path.starts_with(&spool))
+        };
+        links.any(|link| is_spool(link.unwrap())).then_some(())
+    };
+    eventually("it reads", is_open);
+    writer.write_all(&body).unwrap();
+    drop(writer);
+    let output = qdrop.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(qdropd.files()["input"], body);
+}
+
+#[test]
+fn outputs_that_nobody_takes_change_no_transfer() {
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
     let path = file(source.path(), "a", b"body");
     let missing = source.path().join("missing");
@@ -676,7 +759,9 @@ fn outputs_that_nobody_takes_change_nothing() {
     let broken = ["", "2>&1", "2>&1 >/dev/null"].map(into_broken_pipe);
     let bad = bad.map(|redirections| format!("exec \"$@\" {redirections}"));
     for (n, line) in bad.iter().chain(&broken).enumerate() {
-        for (file, exit) in [(&path, 0), (&missing, 1)] {
+        // What was done is not told, which a script must learn.
+        let is_lost = line.contains("\" >/dev/full");
+        for (file, exit) in [(&path, u8::from(is_lost).into()), (&missing, 1)] {
             let (name, to) = (format!("-vn{n}"), qdropd.address.to_string());
             let args = ["--progress=always", &name, &to, file.to_str().unwrap()];
             let sent = shell(line, "qdrop", &args);
@@ -707,16 +792,23 @@ fn the_wire_has_qts_header_and_the_file_and_then_ends() {
 #[test]
 fn without_a_whole_receipt_a_file_is_sent_and_not_more() {
     let content = noise(1000);
-    let mut answers: Vec<&[u8]> = vec![b"", b"ok\r\n", &[0; 200_000]];
-    answers.extend([&b"QdR1"[..], b"X", &[0]]);
-    let end = ": the receiver gave no receipt\n";
-    for answer in answers {
+    let zeros = "\\u{0}".repeat(60);
+    let answers: [(&[u8], &str); 7] = [
+        (b"", "gave no receipt"),
+        (b"\r\n", "gave no receipt"),
+        (b"ok\r\n", "answered: ok"),
+        (&[0; 200_000], &format!("answered: {zeros}")),
+        (b"QdR1", "answered: QdR1"),
+        (b"X", "answered: X"),
+        (&[0], "answered: \\u{0}"),
+    ];
+    for (answer, told) in answers {
         let (sent, _) = answered(&[], "a", &content, answer.to_vec());
-        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{} bytes: {sent:?}", answer.len());
-        assert_line(&sent.stdout, "sent a", &content, end);
-        let (sent, _) = answered(&["--require-receipt"], "a", &content, answer.to_vec());
-        assert_line(&sent.stdout, "sent a", &content, end);
-        assert_failed(&Sent { stdout: String::new(), ..sent }, 6, &["gave no receipt"]);
+        let warnings = usize::from(told == "gave no receipt");
+        assert_eq!((sent.exit, sent.stderr.lines().count()), (0, warnings), "{told}: {sent:?}");
+        assert_line(&sent.stdout, "sent a", &content, &format!(": the receiver {told}\n"));
+        let (sent, _) = answered(&["-q", "--require-receipt"], "a", &content, answer.to_vec());
+        assert_failed(&sent, 6, &["gave no receipt"]);
     }
 
     // One that is cut is a connection that broke.
@@ -731,7 +823,8 @@ fn without_a_whole_receipt_a_file_is_sent_and_not_more() {
     let path = file(source.path(), "a", &content);
     let all = transfer("a", &content).len();
     let qt = Receiver::start(move |mut stream| stream.read_exact(&mut vec![0; all]).unwrap());
-    assert_line(&send(qt.address, &[], &path).stdout, "sent a", &content, end);
+    let sent = send(qt.address, &[], &path);
+    assert!(sent.exit == 0 && sent.stdout.starts_with("sent a (1000 bytes"), "{sent:?}");
 }
 
 #[test]
@@ -857,11 +950,12 @@ fn a_silent_receiver_is_given_up() {
 }
 
 /// Sends a file that changes while most of it is still to be read. Also gives how many bytes came.
-fn changed_meanwhile(change: impl FnOnce(&mut File)) -> (Sent, u64, Qdropd) {
+fn changed_meanwhile(options: &[&str], change: impl FnOnce(&mut File)) -> (Sent, u64, Qdropd) {
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
     let path = sparse(source.path(), "a", BIG);
     let relay = Relay::start(qdropd.address, 1000);
-    let qdrop = Running::start("qdrop", &[&relay.address, path.to_str().unwrap()]);
+    let args = [options, &[&relay.address, path.to_str().unwrap()]].concat();
+    let qdrop = Running::start("qdrop", &args);
     relay.wait();
     change(&mut OpenOptions::new().append(true).open(&path).unwrap());
     relay.go.send(()).unwrap();
@@ -869,17 +963,41 @@ fn changed_meanwhile(change: impl FnOnce(&mut File)) -> (Sent, u64, Qdropd) {
 }
 
 #[test]
-fn a_file_that_shrinks_meanwhile_leaves_nothing_at_the_receiver() {
-    let (sent, came, qdropd) = changed_meanwhile(|file| file.set_len(1000).unwrap());
-    assert!(came < BIG);
-    assert_failed(&sent, 1, &["/a: ", "shrank"]);
-    qdropd.logged("failed a: ");
+fn a_file_that_changes_meanwhile_leaves_nothing_at_the_receiver() {
+    type Change = fn(&mut File);
+    let changes: [Change; 2] = [
+        |file| file.set_len(1000).unwrap(),
+        // What it has been written over with.
+        |file| file.set_modified(SystemTime::UNIX_EPOCH).unwrap(),
+    ];
+    for change in changes {
+        let (sent, came, qdropd) = changed_meanwhile(&["-q"], change);
+        assert!(came < BIG + 60, "{came}");
+        assert_eq!(sent.exit, 1, "{sent:?}");
+        assert!(sent.stderr.ends_with("/a: it changed while it was sent\n"), "{sent:?}");
+        qdropd.logged("failed a: ");
+        assert!(qdropd.settled().is_empty());
+    }
+    // It may hold still the next time.
+    let (sent, _, _qdropd) = changed_meanwhile(&["--retry=1"], changes[1]);
+    let line = "/a: it changed while it was sent; trying again in 1 s (1 of 1)\n";
+    assert!(sent.stderr.contains(line), "{sent:?}");
+}
+
+/// Files of /proc have bytes and no size.
+#[test]
+fn a_file_that_says_it_is_empty_and_is_not_is_refused() {
+    let (qdropd, path) = (Qdropd::start(&[]), Path::new("/proc/meminfo"));
+    let sent = send(qdropd.address, &[], path);
+    let line = "qdrop: cannot send /proc/meminfo: its size is not known before it is read; \
+                --name NAME HOST - sends standard input\n";
+    assert_eq!((sent.exit, &*sent.stdout, &*sent.stderr), (1, "", line));
     assert!(qdropd.settled().is_empty());
 }
 
 #[test]
 fn a_file_that_grows_meanwhile_is_sent_up_to_the_size_it_had() {
-    let (sent, came, qdropd) = changed_meanwhile(|file| file.write_all(b"more").unwrap());
+    let (sent, came, qdropd) = changed_meanwhile(&[], |file| file.write_all(b"more").unwrap());
     assert_eq!((sent.exit, came), (0, header("a", BIG).len() as u64 + BIG), "{sent:?}");
     let stored = qdropd.settled().remove("a").unwrap();
     assert_eq!((stored.len() as u64, stored.iter().all(|&byte| byte == 0)), (BIG, true));
@@ -910,7 +1028,31 @@ fn every_file_is_tried_and_the_first_failure_counts() {
     let sent = qdrop([&PathBuf::from(gone.address.to_string()), &a, &b]);
     gone.join();
     assert_line(&sent.stdout, "sent a", b"a", ": the receiver gave no receipt\n");
-    assert_failed(&Sent { stdout: String::new(), ..sent }, 3, &["/b "]);
+    let [warning, failure] = sent.stderr.lines().collect::<Vec<_>>()[..] else {
+        panic!("{sent:?}")
+    };
+    assert!(warning.starts_with("qdrop: warning: a: "), "{sent:?}");
+    assert!(sent.exit == 3 && failure.contains("/b "), "{sent:?}");
+}
+
+/// A host that cannot be reached is not tried anew for each file.
+#[test]
+fn of_many_files_to_nobody_one_line_tells_and_another_counts() {
+    let source = TempDir::new().unwrap();
+    let files: Vec<_> =
+        (0..300).map(|n| file(source.path(), &format!("{n:03}"), b"body")).collect();
+    let sent = send_all(NOBODY.parse().unwrap(), &["--retry=1", "--json"], &files);
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (3, 300));
+    for (line, path) in sent.stdout.lines().zip(&files) {
+        assert!(line.contains(&format!(r#""file":"{}""#, path.display())), "{line}");
+        assert!(line.contains(r#""outcome":"failed""#) && line.contains("refused"), "{line}");
+    }
+    let lines: Vec<_> = sent.stderr.lines().collect();
+    let [first, rest, second, last] = lines[..] else { panic!("{lines:?}") };
+    let again = "; trying again in 1 s (1 of 1)";
+    let all = format!("qdrop: 299 further files not sent to {NOBODY}: the same");
+    assert_eq!((rest, last), (&*format!("{all}{again}"), &*all));
+    assert_eq!(first.strip_suffix(again), Some(second));
 }
 
 #[test]
@@ -927,6 +1069,58 @@ fn every_address_of_a_name_is_tried() {
         assert_line(&sent.stdout, "stored a as a", b"body", "\n");
         assert_eq!((sent.exit, sent.stderr), (0, format!("qdrop: connected to {to} at {at}\n")));
     }
+}
+
+/// The first address of a name may drop what comes, as a firewall does.
+#[test]
+fn an_address_that_does_not_answer_is_waited_for_once_and_not_for_long() {
+    const FILES: usize = 40;
+    let what = "a name of which one address does not answer";
+    let Ok(alive) = TcpListener::bind("127.0.0.1:0") else { return };
+    let port = alive.local_addr().unwrap().port().to_string();
+    // Its queue is full, so that the kernel drops what comes.
+    let script = "import socket, sys\n\
+        dead = socket.socket(socket.AF_INET6)\n\
+        dead.bind(('::1', int(sys.argv[1])))\n\
+        dead.listen(0)\n\
+        filling = [socket.socket(socket.AF_INET6) for _ in range(8)]\n\
+        for each in filling: each.setblocking(False); each.connect_ex(dead.getsockname())\n\
+        print('full', flush=True)\n\
+        sys.stdin.read()";
+    let mut dead = needed("python3");
+    dead.args(["-c", script, &port]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut dead = dead.spawn().unwrap();
+    let mut said = [0; 4];
+    let is_full = dead.stdout.as_mut().unwrap().read_exact(&mut said).is_ok();
+    let can_unshare = needed("unshare").args(["-rm", "true"]).status().unwrap().success();
+    if !is_full || !can_unshare {
+        drop(dead.stdin.take());
+        dead.wait().unwrap();
+        left_out(what, "there is no IPv6, or no namespace of our own (unshare -rm)");
+        return;
+    }
+    let receiver = thread::spawn(move || {
+        for stream in alive.incoming().take(FILES) {
+            io::copy(&mut stream.unwrap(), &mut io::sink()).unwrap();
+        }
+    });
+    let source = TempDir::new().unwrap();
+    let paths = (0..FILES).map(|n| file(source.path(), &n.to_string(), b"body"));
+    let hosts = file(source.path(), "hosts", b"::1 box\n127.0.0.1 box\n");
+    let began = Instant::now();
+    let sent = run(assert_cmd::Command::from_std(needed("unshare"))
+        .args(["-rm", "sh", "-c", "mount --bind \"$HOSTS\" /etc/hosts && exec \"$0\" \"$@\""])
+        .env("HOSTS", hosts)
+        .arg(program("qdrop"))
+        .arg(format!("box:{port}"))
+        .args(paths));
+    let time = began.elapsed();
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (0, FILES), "{sent:?}");
+    // Without the memory it takes 40 times 250 ms, without the rounds 40 times 10 s.
+    assert!(time < Duration::from_secs(9), "{time:?}");
+    receiver.join().unwrap();
+    dead.kill().unwrap();
+    dead.wait().unwrap();
 }
 
 #[test]
@@ -999,24 +1193,25 @@ fn a_bar_is_drawn_on_terminals_alone_unless_it_is_asked_for() {
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
     let content = vec![0; 8_000_000];
     let path = file(source.path(), "film.mkv", &content);
-    let start = |on_terminal, options: &[&str]| {
+    let start = |on_terminal: Option<&str>, options: &[&str]| {
         let relay = Relay::start(qdropd.address, 4_000_000);
         let args = [options, &[&relay.address, path.to_str().unwrap()]].concat();
         let qdrop = match on_terminal {
-            true => Running::on_terminal(80, "qdrop", &args),
-            false => Running::start("qdrop", &args),
+            Some(term) => Running::on_terminal_called(term, 80, "qdrop", &args),
+            None => Running::start("qdrop", &args),
         };
         relay.wait();
         (qdrop, relay)
     };
     let without = [
-        start(false, &["--progress=auto"]),
-        start(false, &["--progress=never"]),
-        start(true, &["--progress=never"]),
-        start(true, &["--quiet"]),
+        start(None, &["--progress=auto"]),
+        start(None, &["--progress=never"]),
+        start(Some("xterm"), &["--progress=never"]),
+        start(Some("xterm"), &["--quiet"]),
+        start(Some("dumb"), &[]),
     ];
     // When this one, the last to begin, has its bar, the others had the time for theirs.
-    let (with, last) = start(false, &["--progress=always", "--name", "\x1b[2J\nfilm"]);
+    let (with, last) = start(None, &["--progress=always", "--name", "\x1b[2J\nfilm"]);
     eventually("a bar is drawn", || with.stderr().contains("[###").then_some(()));
     for (qdrop, relay) in without {
         relay.go.send(()).unwrap();
@@ -1043,6 +1238,10 @@ fn qdropd_shows_a_bar_on_a_terminal_and_elsewhere_a_line_per_file() {
     };
     let elsewhere = Qdropd::start(&[]);
     let first = begin(elsewhere.connect());
+    let dumb = TempDir::new().unwrap();
+    let args = ["--once", "--listen", "127.0.0.1:0", dumb.path().to_str().unwrap()];
+    let dumb = Running::on_terminal_called("dumb", 80, "qdropd", &args);
+    let on_dumb = begin(TcpStream::connect(listening(&dumb)).unwrap());
     let directory = TempDir::new().unwrap();
     let args = ["--once", "--listen", "127.0.0.1:0", directory.path().to_str().unwrap()];
     let qdropd = Running::on_terminal(80, "qdropd", &args);
@@ -1050,7 +1249,7 @@ fn qdropd_shows_a_bar_on_a_terminal_and_elsewhere_a_line_per_file() {
     let second = begin(TcpStream::connect(address).unwrap());
     let peer = second.local_addr().unwrap();
     eventually("a bar is drawn", || qdropd.stdout().contains("[###").then_some(()));
-    for mut stream in [first, second] {
+    for mut stream in [first, second, on_dumb] {
         stream.write_all(&bytes[500_000..]).unwrap();
         assert_eq!(receipts(stream)[0].status, Status::Stored);
     }
@@ -1064,6 +1263,8 @@ fn qdropd_shows_a_bar_on_a_terminal_and_elsewhere_a_line_per_file() {
     assert!(hint.starts_with("qdropd: only this machine can send to "), "{hint}");
     assert_line(&(start.clone() + line.trim_end()), &start, &body, "");
     assert_bars(&drawn, &format!("film.mkv from {peer}"));
+    let sent = dumb.wait();
+    assert!(sent.exit == 0 && !sent.stdout.contains(['\x1b', '[']), "{sent:?}");
     elsewhere.logged("stored film.mkv");
     let log = elsewhere.log();
     assert!(log.lines().count() == 1 && !log.contains(['\r', '\x1b', '[']), "{log}");

@@ -675,7 +675,7 @@ peer.bind(('127.0.0.2', 0))
 peer.connect((host, int(port)))
 for length in [30000] * 200 + [1000] * 60 + [1] * 400:
     name = ('n' * length).encode('utf-16-be')
-    peer.sendall(struct.pack('>qqI', 20 + len(name), 20 + len(name), len(name)) + name)
+    peer.sendall(struct.pack('>qqI', 21 + len(name), 20 + len(name), len(name)) + name + b'x')
 print('sent', flush=True)
 sys.stdin.read()
 ";

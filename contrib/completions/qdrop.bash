@@ -46,7 +46,7 @@ _qdrop() {
     local cur option
     if _qdrop_split; then
         case $option in
-            --dialect) _qdrop_words 'name-size header-size'; return ;;
+            --dialect) _qdrop_words 'name-size header-size pyqt text'; return ;;
             --progress) _qdrop_words 'auto always never'; return ;;
             -n | --name | --listen | --allow | --retry | --jobs | --limit-rate | \
                 --connect-timeout | --timeout)

@@ -29,15 +29,18 @@ namespace {
 
 // Bytes that are read at once, and that the socket may hold: what it holds is in memory.
 const qint64 Block = 64 * 1024;
-const qint64 Held = 256 * 1024;
+const qint64 MaxBuffered = 256 * 1024;
 // Bytes that are compared between two looks at the events.
-const qint64 Compared = 1024 * 1024;
+const qint64 CompareBlock = 1024 * 1024;
 // Bytes of the longest answer: a receipt with a name and a message of 64 KiB each.
-const int Answer = 25 + 2 * (64 * 1024);
+const int MaxAnswer = 25 + 2 * (64 * 1024);
 // Bytes in a millisecond of the slowest disk that is waited for.
 const qint64 SlowDisk = 8 * 1024 * 1024 / 1000;
+// Milliseconds between header and body. Some receivers lose a small file without it: they look for
+// the name only when more arrives after the sizes.
+const int HeaderPause = 20;
 // Milliseconds between two looks whether the system has sent everything.
-const int Look = 10;
+const int DrainInterval = 10;
 
 const quint32 GoMagic = 0x51444F31;         // "QDO1"
 const quint32 ReceiptMagic = 0x51445231;    // "QDR1"
@@ -153,24 +156,24 @@ public:
              const QString &sentName)
         : QObject(sender), owner(sender), file(path),
           name(sentName.isEmpty() ? QFileInfo(path).fileName() : sentName),
-          options(sender->options()), silence(sender->timeout())
+          options(sender->options()), idleTimeout(sender->idleTimeout())
     {
-        patience.setSingleShot(true);
-        connect(&patience, &QTimer::timeout, this, [this] { tooLong(); });
-        connect(&look, &QTimer::timeout, this, [this] { lookWhetherSent(); });
+        idleTimer.setSingleShot(true);
+        connect(&idleTimer, &QTimer::timeout, this, [this] { timedOut(); });
+        connect(&drainTimer, &QTimer::timeout, this, [this] { checkDrained(); });
         connect(&socket, &QTcpSocket::connected, this, [this] { connected(); });
         connect(&socket, &QTcpSocket::bytesWritten, this, [this] { written(); });
         // At once, not at the end: a write error empties the socket's read buffer, and a refusal
         // may have come before it.
-        connect(&socket, &QTcpSocket::readyRead, this, [this] { take(socket.readAll()); });
-        connect(&socket, &QTcpSocket::disconnected, this, [this] { ended(); });
+        connect(&socket, &QTcpSocket::readyRead, this, [this] { receive(socket.readAll()); });
+        connect(&socket, &QTcpSocket::disconnected, this, [this] { connectionClosed(); });
         connect(&socket, &QTcpSocket::errorOccurred, this,
                 [this](QAbstractSocket::SocketError error) {
             if (error != QAbstractSocket::RemoteHostClosedError)
-                broken = socket.errorString();
+                socketError = socket.errorString();
             // Once connected, every error ends in disconnected().
             if (step == Connecting)
-                ended();
+                connectionClosed();
         });
         // Later, so that no signal comes before send() has returned.
         later([this, host, port] { start(host, port); });
@@ -184,15 +187,15 @@ public:
         // abort() says that it disconnected, which is no news here.
         socket.disconnect(this);
         socket.abort();
-        patience.stop();
-        look.stop();
+        idleTimer.stop();
+        drainTimer.stop();
         file.close();
 #ifndef Q_OS_WIN
         if (readable)
             readable->setEnabled(false);
-        if (copy != -1)
-            ::close(copy);
-        copy = -1;
+        if (duplicate != -1)
+            ::close(duplicate);
+        duplicate = -1;
 #endif
     }
 
@@ -201,6 +204,7 @@ private:
         Connecting,
         Asking,         // what there is of the file
         Comparing,      // that with our own
+        Pausing,        // so that the header arrives alone
         Sending,
         Waiting,        // for the receipt; everything is written
         Draining,       // the receiver has closed; the system may still have to send
@@ -221,9 +225,9 @@ private:
         stop();
         QTimer::singleShot(0, this, [this, outcome] {
             QDropSender *const sender = owner;
-            if (sender->transfer != this)
+            if (sender->m_transfer != this)
                 return;         // cancelled
-            sender->transfer = nullptr;
+            sender->m_transfer = nullptr;
             deleteLater();
             outcome(sender);
         });
@@ -242,7 +246,7 @@ private:
         if (file.isSequential())
             return fail(tr("%1 is not a regular file").arg(file.fileName()));
         size = left = file.size();
-        patience.start(silence);
+        idleTimer.start(idleTimeout);
         socket.connectToHost(host, port);
     }
 
@@ -260,12 +264,16 @@ private:
             out << qint64(0) << qint64(0) << name;
             out.device()->seek(0);
             out << qint64(header.size() + size) << qint64(header.size() - 2 * sizeof(qint64));
-            step = Sending;
+            step = Pausing;
+            QTimer::singleShot(size > 0 ? HeaderPause : 0, this, [this] {
+                if (step != Pausing)
+                    return;
+                step = Sending;
+                written();
+            });
         }
-        patience.start(silence);
+        idleTimer.start(idleTimeout);
         socket.write(header);
-        if (step == Sending)
-            writeMore();
     }
 
     // --- The question about what there is.
@@ -275,7 +283,7 @@ private:
         have = receiverHas;
         haveDigest = receiversDigest;
         step = Comparing;
-        patience.stop();
+        idleTimer.stop();
         left = have <= quint64(size) ? qint64(have) : 0;
         later([this] { compare(); });
     }
@@ -283,7 +291,7 @@ private:
     void compare()
     {
         if (left > 0) {
-            const qint64 count = readBlock(qMin(left, Compared));
+            const qint64 count = readBlock(qMin(left, CompareBlock));
             if (count > 0)
                 later([this] { compare(); });
             return;
@@ -298,9 +306,9 @@ private:
                 return fail(tr("%1: %2").arg(file.fileName(), file.errorString()));
         }
         left = size - from;
-        begun = sent = from;
+        startOffset = sent = from;
         step = Sending;
-        patience.start(silence);
+        idleTimer.start(idleTimeout);
         uchar start[8];
         qToBigEndian(quint64(from), start);
         socket.write(reinterpret_cast<const char *>(start), sizeof start);
@@ -325,7 +333,7 @@ private:
 
     void writeMore()
     {
-        while (left > 0 && socket.bytesToWrite() < Held) {
+        while (left > 0 && socket.bytesToWrite() < MaxBuffered) {
             const qint64 count = readBlock(qMin(left, Block));
             // A socket that takes nothing has broken, and says so itself.
             if (count == 0 || socket.write(block.constData(), count) != count)
@@ -337,23 +345,23 @@ private:
     {
         if (step != Sending)
             return;
-        patience.start(silence);
+        idleTimer.start(idleTimeout);
         writeMore();
         if (step != Sending)
             return;
         const bool all = left == 0 && socket.bytesToWrite() == 0;
         if (all) {
             step = Waiting;
-            patience.start(int(qMin<qint64>(silence + size / SlowDisk, 0x7FFFFFFF)));
+            idleTimer.start(int(qMin<qint64>(idleTimeout + size / SlowDisk, 0x7FFFFFFF)));
             if (!options)
                 finishSending();
         }
         // The header may be in the buffer as well.
-        sent = qMax(begun, size - left - socket.bytesToWrite());
+        sent = qMax(startOffset, size - left - socket.bytesToWrite());
         Q_EMIT owner->progress(sent, size);
         // The receipt may have come already, if only that of a receiver that does not count well.
         if (all && step == Waiting)
-            judge();
+            checkReceipt();
     }
 
     // The receiver answers when it has seen the end of our stream, but close() would give up
@@ -370,50 +378,50 @@ private:
         // QTcpSocket takes a reset for a close, and what was reset must not count as sent. So the
         // rest is read without it, from a second descriptor; without one, it must do.
         const int descriptor = int(socket.socketDescriptor());
-        copy = ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+        duplicate = ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
         ::shutdown(descriptor, SHUT_WR);
-        if (copy == -1)
+        if (duplicate == -1)
             return;
         answer += socket.readAll();
         socket.disconnect(this);
         socket.abort();
-        readable = new QSocketNotifier(copy, QSocketNotifier::Read, this);
+        readable = new QSocketNotifier(duplicate, QSocketNotifier::Read, this);
         connect(readable, &QSocketNotifier::activated, this, [this] {
             if (step == Waiting)
-                readCopy();
+                readDuplicate();
         });
 #endif
     }
 
 #ifndef Q_OS_WIN
-    void readCopy()
+    void readDuplicate()
     {
         char bytes[4096];
-        const ssize_t count = ::recv(copy, bytes, sizeof bytes, 0);
+        const ssize_t count = ::recv(duplicate, bytes, sizeof bytes, 0);
         if (count > 0)
-            return take(QByteArray(bytes, int(count)));
+            return receive(QByteArray(bytes, int(count)));
         if (count < 0 && (errno == EINTR || errno == EAGAIN))
             return;
         if (count < 0)
-            broken = qt_error_string(errno);
+            socketError = qt_error_string(errno);
         readable->setEnabled(false);
-        ended();
+        connectionClosed();
     }
 #endif
 
     // --- The answer and the receipt.
 
-    void take(const QByteArray &bytes)
+    void receive(const QByteArray &bytes)
     {
         if (step == Over)
             return;
         answer += bytes;
-        if (answer.size() > 2 * Answer)
+        if (answer.size() > 2 * MaxAnswer)
             return fail(tr("the receiver answers without end"));
         if (step == Asking)
             readAnswer();
         if (step != Over)
-            judge();
+            checkReceipt();
     }
 
     void readAnswer()
@@ -434,7 +442,7 @@ private:
     }
 
     // Looks at what has come, if it is a receipt.
-    void judge()
+    void checkReceipt()
     {
         Receipt receipt;
         if (!readReceipt(answer, &receipt))
@@ -463,12 +471,12 @@ private:
 
     // --- The end of the connection.
 
-    void ended()
+    void connectionClosed()
     {
         if (step == Over || step == Draining)
             return;
         if (socket.isOpen())
-            take(socket.readAll());
+            receive(socket.readAll());
         switch (step) {
         case Connecting:
             return fail(tr("cannot connect: %1").arg(socket.errorString()));
@@ -476,17 +484,18 @@ private:
             return fail(tr("the receiver closed without an answer: it may not know how to resume "
                            "or to set the time"));
         case Comparing:
+        case Pausing:
         case Sending:
             return fail(tr("the connection broke after %1 of %2 bytes").arg(sent).arg(size));
         case Waiting:
-            if (!broken.isEmpty())
-                return fail(tr("the connection broke before a receipt came: %1").arg(broken));
+            if (!socketError.isEmpty())
+                return fail(tr("the connection broke before a receipt came: %1").arg(socketError));
             if (options)
                 return fail(tr("the receiver closed without a receipt"));
             step = Draining;
-            patience.start(silence);
-            look.start(Look);
-            return lookWhetherSent();
+            idleTimer.start(idleTimeout);
+            drainTimer.start(DrainInterval);
+            return checkDrained();
         case Draining:
         case Over:
             return;
@@ -496,17 +505,17 @@ private:
     // The end of the receiver's stream may overtake what our own system still has to send, and
     // hide the reset that this meets. But a socket has a peer until all it sent was acknowledged,
     // or was answered with a reset, which is then its error.
-    void lookWhetherSent()
+    void checkDrained()
     {
 #ifndef Q_OS_WIN
-        if (copy != -1) {
+        if (duplicate != -1) {
             sockaddr_storage peer;
             socklen_t length = sizeof peer;
-            if (::getpeername(copy, reinterpret_cast<sockaddr *>(&peer), &length) == 0)
+            if (::getpeername(duplicate, reinterpret_cast<sockaddr *>(&peer), &length) == 0)
                 return;
             int error = 0;
             length = sizeof error;
-            ::getsockopt(copy, SOL_SOCKET, SO_ERROR, &error, &length);
+            ::getsockopt(duplicate, SOL_SOCKET, SO_ERROR, &error, &length);
             if (error != 0)
                 return fail(tr("the connection broke before a receipt came: %1")
                                 .arg(qt_error_string(error)));
@@ -515,7 +524,7 @@ private:
         end([](QDropSender *sender) { Q_EMIT sender->sentUnconfirmed(); });
     }
 
-    void tooLong()
+    void timedOut()
     {
         switch (step) {
         case Connecting:
@@ -532,24 +541,24 @@ private:
 
     QDropSender *const owner;
     QTcpSocket socket;
-    QTimer patience;
-    QTimer look;
+    QTimer idleTimer;
+    QTimer drainTimer;
     QFile file;
     const QString name;
     const Options options;
-    const int silence;
+    const int idleTimeout;
     Step step = Connecting;
     qint64 size = 0;            // of the file when it was opened: what is added later is not sent
     qint64 left = 0;            // not yet read
-    qint64 begun = 0;           // from where it was sent
+    qint64 startOffset = 0;     // from where it was sent
     qint64 sent = 0;            // gone from the socket's buffer, or there before
     quint64 have = 0;           // what the receiver says that it has
     quint64 haveDigest = 0;
     Xxh64 digest;
     QByteArray block;
     QByteArray answer;
-    QString broken;             // an error of the connection
-    int copy = -1;              // of the socket's descriptor
+    QString socketError;        // an error of the connection
+    int duplicate = -1;         // of the socket's descriptor
     QSocketNotifier *readable = nullptr;
 };
 
@@ -559,18 +568,18 @@ QDropSender::~QDropSender() = default;
 
 bool QDropSender::send(const QString &path, const QString &host, quint16 port, const QString &name)
 {
-    if (transfer)
+    if (m_transfer)
         return false;
-    transfer = new Transfer(this, path, host, port, name);
+    m_transfer = new Transfer(this, path, host, port, name);
     return true;
 }
 
 void QDropSender::cancel()
 {
-    if (!transfer)
+    if (!m_transfer)
         return;
-    transfer->stop();
+    m_transfer->stop();
     // Later: this may be a slot of progress().
-    transfer->deleteLater();
-    transfer = nullptr;
+    m_transfer->deleteLater();
+    m_transfer = nullptr;
 }

@@ -25,15 +25,15 @@ public:
     explicit QDropSender(QObject *parent = nullptr);
     ~QDropSender() override;
 
-    Options options() const { return wishes; }
-    void setOptions(Options options) { wishes = options; }
+    Options options() const { return m_options; }
+    void setOptions(Options options) { m_options = options; }
 
     // How long the receiver may be silent, in milliseconds. While the receipt is awaited, what a
     // slow disk takes is added.
-    int timeout() const { return silence; }
-    void setTimeout(int milliseconds) { silence = milliseconds; }
+    int idleTimeout() const { return m_idleTimeout; }
+    void setIdleTimeout(int milliseconds) { m_idleTimeout = milliseconds; }
 
-    bool isSending() const { return transfer != nullptr; }
+    bool isSending() const { return m_transfer != nullptr; }
 
 public Q_SLOTS:
     // Returns at once; one of the last four signals tells the outcome. False, and no signal, while
@@ -67,9 +67,9 @@ private:
     class Transfer;
     friend class Transfer;
 
-    Transfer *transfer = nullptr;
-    Options wishes;
-    int silence = 60000;
+    Transfer *m_transfer = nullptr;
+    Options m_options;
+    int m_idleTimeout = 60000;
 };
 
 Q_DECLARE_OPERATORS_FOR_FLAGS(QDropSender::Options)

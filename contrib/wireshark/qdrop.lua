@@ -241,27 +241,111 @@ end
 
 local function ask(wanted, all) return nil, wanted, all end
 local function wrong(why) return nil, nil, why end
+-- The same, where the numbers add up, so that it looks like nothing else.
+local function refused(why) return nil, nil, why, true end
+
+-- The bytes of a text as it was captured, without what is cut off.
+local function raw(tvb, at, length)
+    length = math.min(length, math.max(0, tvb:len() - at))
+    return length > 0 and tvb(at, length):bytes():raw() or ""
+end
+
+-- Whether UTF-16 is a text that a person reads.
+local function readable(text)
+    local pair = false
+    for at = 1, #text - 1, 2 do
+        local high, low = text:byte(at, at + 1)
+        local unit = high * 256 + low
+        local second = unit >= 0xDC00 and unit <= 0xDFFF
+        if pair ~= second or unit < 0x20 or (unit >= 0x7F and unit < 0xA0) then return false end
+        if unit >= 0x2028 and unit <= 0x202E then return false end
+        pair = unit >= 0xD800 and unit <= 0xDBFF
+    end
+    return #text > 0 and #text % 2 == 0 and not pair
+end
+
+-- Whether a text ends as the name of a file does.
+local function is_file_name(text) return text ~= nil and text:find("^.+%.%w%w?%w?%w?%w?$") ~= nil end
+
+-- A name of 8-bit characters: printable UTF-8 that UTF-16 would not be.
+local function narrow_name(bytes)
+    local text = bytes:gsub("%z$", "")
+    local rest = text:gsub("[\194-\223][\128-\191]", "")
+    rest = rest:gsub("[\224-\239][\128-\191][\128-\191]", "")
+    rest = rest:gsub("[\240-\244][\128-\191][\128-\191][\128-\191]", "")
+    if text == "" or rest:find("[%z\1-\31\127-\255]") then return nil end
+    return (#bytes % 2 == 1 or is_file_name(text)) and text or nil
+end
+
+-- The bytes of a readable string that may be a name.
+local function short_string(tvb, at, left)
+    if left < at + 4 then return nil end
+    local length = u32(tvb, at)
+    if length < 2 or length > 510 or length % 2 == 1 then return nil end
+    local there = math.min(length, left - at - 4)
+    return readable(raw(tvb, at + 4, there - there % 2)) and length or nil
+end
 
 -- What the beginning of a stream looks like that is no header, as qdropd says it.
-local function looks_like(tvb, at, left)
-    local start = tvb(at, math.min(left, 32)):bytes():raw()
+local function looks_like(tvb, from, left)
+    local start = raw(tvb, from, math.min(left, 128))
     for _, word in ipairs({ "GET ", "POST ", "PUT ", "HEAD ", "OPTIONS ", "PRI * HTTP" }) do
         if start:sub(1, #word) == word then return "HTTP" end
     end
     if start:sub(1, 2) == "\22\3" then return "TLS" end
     if start:sub(1, 4) == "SSH-" then return "SSH" end
-    if #start >= 4 and not start:find("[^ -~\t\r\n]") then return "text" end
-    local function name_at(size, name)
-        return left >= name + 4 and u64(tvb, at + size) == u32(tvb, at + name) + 4
+    if #start >= 4 and not start:sub(1, 8):find("[^ -~\t\r\n]") then
+        return start:find("##%d") and "a text head name##size with something behind it" or "text"
     end
-    if name_at(8, 24) then return "a header with a command word after the sizes" end
-    if name_at(16, 24) then
-        if i64(tvb, at) > i64(tvb, at + 8) then
-            return "a header with a command word between the sizes"
+    tvb = tvb(from, left):tvb()
+    -- Whether a name size matches the length at `name`, and may count something else.
+    local function counts(size, name, more)
+        if left < name + 4 then return false end
+        local fields = size - u32(tvb, name) - more
+        return fields == 4 or fields == 18 or fields == 20
+    end
+    local function name_at(size, name, more)
+        return left >= name + 4 and size == u32(tvb, name) + 4 + (more or 0)
+    end
+    for at = 1, math.min(64, left - 20) do
+        local size = u64(tvb, at + 8)
+        if u64(tvb, at) >= size and u64(tvb, at) < 2 ^ 63
+            and (counts(size, at + 16, 0) or counts(size, at + 16, at)) then
+            if at == 1 then return "a header with a byte in front" end
+            if at == 2 or at == 4 or at == 8 then
+                return string.format("a header with a number of %d bits in front", at * 8)
+            end
+            local length = short_string(tvb, 0, left)
+            local what = length and 4 + length == at and "a string" or "something"
+            return "a header with " .. what .. " in front"
         end
-        return "a header with a number of 64 bits in front"
     end
-    if name_at(12, 20) then return "a header with a number of 32 bits in front" end
+    if short_string(tvb, 0, left) then return "a header with the name before the size" end
+    if left < 20 then return nil end
+    local second = u64(tvb, 8)
+    if name_at(second, 24) then return "a header with a command word after the sizes" end
+    if left >= 24 and name_at(u64(tvb, 16), 24) then
+        return "a header with a command word between the sizes"
+    end
+    for at = 17, 63 do
+        local is_size = name_at(second, at) or name_at(second, at, at - 16)
+        if is_size and short_string(tvb, at, left) then
+            return "a header with numbers between the sizes and the name"
+        end
+    end
+    local little = tvb(8, 8):le_uint64()
+    for _, length in ipairs({ tvb(16, 4):le_uint(), u32(tvb, 16) }) do
+        if little == UInt64.new(length + 4) or little == UInt64.new(length + 20) then
+            return "a header of little-endian numbers"
+        end
+    end
+    local further = second - u32(tvb, 16) - 4
+    if further == 1 or further == 2 or further == 4 or further == 8 then
+        return "a header with a number after the name"
+    end
+    if further > 4 and further < LONGEST_HEADER and short_string(tvb, 16, left) then
+        return "a header with another field after the name"
+    end
 end
 
 local function read_extended(tvb, at, left, as_is)
@@ -301,31 +385,100 @@ local function read_header(tvb, at, left, as_is)
         return wrong(senseless)
     end
     if left < 20 then return ask(20) end
-    local length, why = string_length(tvb, at + 16)
-    if not length then return wrong(why) end
-    local dialect, header
-    if size == 4 + length then
-        dialect, header = narrow and "name-size in 32 bits" or "name-size", 20 + length
-    elseif not narrow and size >= 20 + length then
-        dialect, header = "header-size", size
-        if size > 20 + length then dialect = "header-size with further strings" end
-    else
-        return wrong(senseless)
+    local length = u32(tvb, at + 16)
+    if length == NULL then length = 0 end
+    if length > LONGEST_STRING then
+        return wrong(string.format("it has a string of %.0f bytes", length))
     end
-    if total < header then
+    local further = size - 4 - length
+    if further ~= 0 and (narrow or further < 6 or further % 2 == 1) then return wrong(senseless) end
+    -- The other dialect than name-size whose second number it may be, and how many strings' bytes.
+    local dialect, skipped = "name-size", further
+    if narrow then dialect = "name-size in 32 bits" end
+    if further == 14 then dialect, skipped = "pyqt", 0 end
+    if further >= 16 then dialect, skipped = "header-size", further - 16 end
+    local start = 20 + length
+    if total < start + skipped then
         return wrong(string.format(
-            "its total is %.0f bytes, but the header has %.0f", total, header))
+            "its total is %.0f bytes, but the header has %.0f", total, start + skipped))
     end
-    if left < header and not as_is then return ask(header, true) end
-    local strings = {}
-    local next = 20 + length
-    while next < header and at + header <= tvb:len() do
-        local further = header - next >= 4 and string_length(tvb, at + next)
-        if not further or next + 4 + further > header then return wrong(senseless) end
-        strings[#strings + 1] = next
-        next = next + 4 + further
+    if left < start + skipped and not as_is then return ask(start + skipped) end
+    local bytes = raw(tvb, at + 20, length)
+    local narrow_text = narrow_name(bytes)
+    if length % 2 == 1 and not narrow_text then
+        return wrong(string.format("it has a string of an odd length, %.0f bytes", length))
     end
-    local file = { name = text_at(tvb, at + 16), size = total - header }
+    local name = narrow_text or text_at(tvb, at + 16)
+    local has_ascii = narrow_text ~= nil
+    for unit = 1, #bytes - 1, 2 do
+        local high, low = bytes:byte(unit, unit + 1)
+        has_ascii = has_ascii or high == 0 and low < 0x80
+    end
+    local strings = { name = length }
+    local next = 0
+    local texts = total >= start + further
+    local named = false
+    -- Reads strings up to there; as name-size if that is how all of them can be read.
+    while further > 0 do
+        if next == skipped and dialect ~= "name-size" then
+            -- What follows is read no further than it takes to tell whether it is a string.
+            if not texts then break end
+            if left < start + next + 4 and not as_is then return ask(start + next + 4) end
+            local end_of_strings = start + further
+            local inner = start + next
+            while texts and inner < end_of_strings do
+                local l = left >= inner + 4 and u32(tvb, at + inner) or NULL
+                if l == 0 or l % 2 == 1 or inner + 4 + l > end_of_strings then
+                    texts = false
+                elseif left < inner + 4 + l and not as_is then
+                    return ask(inner + 4 + l)
+                else
+                    texts = readable(raw(tvb, at + inner + 4, l))
+                    inner = inner + 4 + l
+                end
+            end
+            if texts then
+                return refused(string.format("the %.0f bytes after its name and strings may be the "
+                    .. "file's first, or a further string", further - skipped))
+            end
+            break
+        end
+        if not texts and dialect == "name-size" then return wrong(senseless) end
+        local limit = texts and further or skipped
+        if next == limit then
+            dialect, skipped = "name-size", further
+            break
+        end
+        if next + 4 > limit then return wrong(senseless) end
+        if left < start + next + 4 then
+            if as_is then break end
+            return ask(start + next + 4)
+        end
+        local l = string_length(tvb, at + start + next)
+        if not l or next + 4 + l > limit then return wrong(senseless) end
+        if left < start + next + 4 + l and not as_is then return ask(start + next + 4 + l) end
+        local text = text_at(tvb, at + start + next)
+        texts = texts and readable(raw(tvb, at + start + next + 4, l))
+        named = named or is_file_name(text)
+        strings[#strings + 1] = start + next
+        next = next + 4 + l
+    end
+    if named and not is_file_name(name) and (dialect == "name-size" or not has_ascii) then
+        return refused("another field seems to stand before the name")
+    end
+    local header = start + skipped
+    if not has_ascii and total - header > 4 then
+        if left < header + 4 and not as_is then return ask(header + 4) end
+        local l = short_string(tvb, at + header, at + left)
+        if l and total - header >= 4 + l then
+            if left < header + 4 + l and not as_is then return ask(header + 4 + l) end
+            if is_file_name(text_at(tvb, at + header)) then
+                return refused("another field seems to stand before the name")
+            end
+        end
+    end
+    if #strings > 0 then dialect = dialect .. " with further strings" end
+    local file = { name = name, size = total - header }
     return {
         kind = "header",
         size = header,
@@ -333,6 +486,22 @@ local function read_header(tvb, at, left, as_is)
         dialect = dialect,
         narrow = narrow,
         strings = strings,
+    }
+end
+
+-- A header that is a text, the first of a connection: alone in its segment, or with the file behind it.
+local function read_text(tvb, at, left)
+    local segment = raw(tvb, at, left)
+    local text = segment:match("^[^%z\1-\31\127]*")
+    local name, size = text:match("^(.*)##(%d+)$")
+    if not name and text ~= segment then name, size = text:match("^(.-)##(%d+)") end
+    if not name or #name + #size > 998 then return nil end
+    return {
+        kind = "header",
+        size = #name + 2 + #size,
+        file = { name = name, size = tonumber(size) },
+        dialect = "text",
+        strings = {},
     }
 end
 
@@ -413,10 +582,11 @@ end
 
 -- --- Showing.
 
-local function add_string(tree, field, tvb, at, left)
+local function add_string(tree, field, tvb, at, left, narrow)
     if left < 4 then return end
     local length, _, null = string_length(tvb, at)
-    local text = text_at(tvb, at)
+    if narrow then length = u32(tvb, at) end
+    local text = narrow or text_at(tvb, at)
     local item = tree:add(field, tvb(at, math.min(4 + (length or 0), left)), text or "")
     if null then item:append_text(" (null)") end
     item:add(f.name_length, tvb(at, 4))
@@ -460,15 +630,19 @@ local function show_header(tree, tvb, at, left, message)
         add_time(branch, tvb, at + 20)
         add_string(branch, f.name, tvb, at + 28, left - 28)
         if #wishes > 0 then about = about .. " (" .. table.concat(wishes, ", ") .. ")" end
+    elseif message.dialect == "text" then
+        branch:add(f.name, tvb(at, #file.name), file.name)
+        branch:add(f.body_size, tvb(at + #file.name + 2), exact(file.size))
     else
         branch:add(f.total, tvb(at, 8))
         if message.narrow then
             branch:add(f.name_size, tvb(at + 8, 4), exact(u32(tvb, at + 8)))
         else
-            local field = message.dialect == "name-size" and f.name_size or f.header_size
+            local field = message.dialect:find("^name%-size") and f.name_size or f.header_size
             branch:add(field, tvb(at + 8, 8))
         end
-        add_string(branch, f.name, tvb, at + 16, left - 16)
+        local narrow = narrow_name(raw(tvb, at + 20, message.strings.name or 0))
+        add_string(branch, f.name, tvb, at + 16, left - 16, narrow)
         for _, further in ipairs(message.strings) do
             add_string(branch, f.further, tvb, at + further, left - further)
         end
@@ -597,11 +771,14 @@ local function walk(tvb, pinfo, tree, call, again)
                 kind = sends and "header" or "reply"
                 if sends then kind, file = expected(c, tvb, at) end
             end
-            local message, wanted, more
+            local message, wanted, more, is_sure
             if kind == "start" then
                 message, wanted, more = read_start(tvb, at, left, item, file)
             elseif sends then
-                message, wanted, more = read_header(tvb, at, left, not can_wait)
+                message = from == 0 and tvb(at, 1):uint() >= 0x20 and read_text(tvb, at, left)
+                if not message then
+                    message, wanted, more, is_sure = read_header(tvb, at, left, not can_wait)
+                end
             else
                 message, wanted, more = read_reply(tvb, at, left)
             end
@@ -633,7 +810,7 @@ local function walk(tvb, pinfo, tree, call, again)
                     -- What begins with nonsense stays nonsense. Where bytes are missing, the next
                     -- packet may begin with a message again.
                     what.to = math.huge
-                    local like = sends and looks_like(tvb, at, left)
+                    local like = sends and not is_sure and looks_like(tvb, at, left)
                     what.expert = e.malformed
                     what.text = "malformed: " .. (like and "it looks like " .. like or more)
                 end

@@ -101,7 +101,7 @@ impl Connection for Sender<'_> {
         }
     }
 
-    fn pause_after_header(&mut self) {}
+    fn pause(&mut self, _: Duration) {}
 
     fn half_close(&mut self) -> io::Result<()> {
         self.closed = true;
@@ -158,6 +158,7 @@ fuzz_target!(|input: &[u8]| {
     receive(&mut sender, &storage, &mut |event| match event {
         Event::Began(_, size) => (began, come) = (Some(*size), 0),
         Event::Resumed(bytes) | Event::Advanced(bytes) => come += bytes,
+        Event::MayBeCut(stored) => assert_eq!(fates, [Ok((*stored).clone())]),
         Event::Leftover(error) | Event::Untimed(error) => panic!("{error}"),
         Event::Ended(fate) => {
             let begun = began.take();

@@ -22,7 +22,7 @@ int main(int argc, char *argv[])
         else if (option == "--retry")
             retries = args.takeFirst().toInt();
         else if (option == "--timeout")
-            sender.setTimeout(1000 * args.takeFirst().toInt());
+            sender.setIdleTimeout(1000 * args.takeFirst().toInt());
         else
             args.clear();
     }

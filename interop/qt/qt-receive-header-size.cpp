@@ -1,5 +1,7 @@
-// qt-receive-header-size PORT DIR: the receiver of the "go on send" senders. It never
-// closes and never writes, and one connection may bring file after file.
+// qt-receive-header-size [--strings] PORT DIR: the receiver of the "go on send" senders. It
+// never closes and never writes, and one connection may bring file after file. --strings: it
+// wants a user and an id behind the name, as chat programs do; from a sender without them they
+// are empty, or the beginning of the body if that is there.
 //
 // Its faults are the deployed ones and stay. What arrives together with a header is
 // left in the buffer until more arrives, which for a small file is never. The next
@@ -16,7 +18,8 @@
 class StallingReceiver : public QObject
 {
 public:
-    StallingReceiver(QTcpServer *listening, const QString &dir) : server(listening), directory(dir)
+    StallingReceiver(QTcpServer *listening, const QString &dir, bool isChat)
+        : server(listening), directory(dir), wantsStrings(isChat)
     {
         connect(server, &QTcpServer::newConnection, this, &StallingReceiver::acceptConnection);
     }
@@ -41,9 +44,11 @@ private:
             }
             if (totalBytes == 0 || connection->bytesAvailable() < headerSize - fixedSize)
                 return;
-            // Chat programs use the strings behind the name; here they are skipped.
-            QDataStream in(connection->read(headerSize - fixedSize));
+            QDataStream in(connection);
             in >> fileName;
+            QString user, id;
+            if (wantsStrings)
+                in >> user >> id;
             fileName = QFileInfo(fileName).fileName();
             bytesReceived = headerSize;
             // In Qt 5 the locale decides how the name is encoded on the disk: LC_ALL=C.UTF-8.
@@ -83,6 +88,7 @@ private:
 
     QTcpServer *server;
     QString directory;
+    bool wantsStrings;
     QTcpSocket *current = nullptr;  // whose file it is; null between two files
     QFile localFile;
     QString fileName;
@@ -94,14 +100,17 @@ private:
 int main(int argc, char *argv[])
 {
     QCoreApplication app(argc, argv);
-    const QStringList args = app.arguments();
-    if (args.size() != 3) {
-        QTextStream(stderr) << "usage: qt-receive-header-size PORT DIR\n";
+    QStringList args = app.arguments().mid(1);
+    const bool isChat = args.value(0) == "--strings";
+    if (isChat)
+        args.removeFirst();
+    if (args.size() != 2) {
+        QTextStream(stderr) << "usage: qt-receive-header-size [--strings] PORT DIR\n";
         return 1;
     }
     QTcpServer server;
-    StallingReceiver receiver(&server, args[2]);
-    if (!listenLocally(&server, args[1].toUShort()))
+    StallingReceiver receiver(&server, args[1], isChat);
+    if (!listenLocally(&server, args[0].toUShort()))
         return 1;
     printListening(server);
     return app.exec();

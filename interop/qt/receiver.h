@@ -43,32 +43,48 @@ protected:
         return report;
     }
 
+    // Reads what there is of the header. False: some of it is missing.
+    virtual bool readHeader()
+    {
+        if (fileNameSize == 0)
+            readSizes();
+        return readName();
+    }
+
+    void readSizes()
+    {
+        if (connection->bytesAvailable() < fixedSize)
+            return;
+        QDataStream in(connection);
+        in.setVersion(QDataStream::Qt_4_6);
+        in >> totalBytes >> fileNameSize;
+        bytesReceived += fixedSize;
+    }
+
+    bool readName()
+    {
+        if (fileNameSize == 0 || connection->bytesAvailable() < fileNameSize)
+            return false;
+        QDataStream in(connection);
+        in.setVersion(QDataStream::Qt_4_6);
+        in >> fileName;
+        bytesReceived += fileNameSize;
+        // In Qt 5 the locale decides how the name is encoded on the disk: LC_ALL=C.UTF-8.
+        localFile.setFileName(directory + '/' + fileName);
+        if (!localFile.open(QFile::WriteOnly))
+            QTextStream(stderr) << QCoreApplication::applicationName() << ": "
+                                << localFile.fileName() << ": " << localFile.errorString() << '\n';
+        return true;
+    }
+
     QTcpSocket *connection = nullptr;
+    qint64 fileNameSize = 0;    // 0: the sizes have not come
 
 private:
     void receive()
     {
-        QDataStream in(connection);
-        in.setVersion(QDataStream::Qt_4_6);
-
-        if (bytesReceived <= fixedSize) {
-            if (connection->bytesAvailable() >= fixedSize && fileNameSize == 0) {
-                in >> totalBytes >> fileNameSize;
-                bytesReceived += fixedSize;
-            }
-            if (connection->bytesAvailable() >= fileNameSize && fileNameSize != 0) {
-                in >> fileName;
-                bytesReceived += fileNameSize;
-                // In Qt 5 the locale decides how the name is encoded on the disk: LC_ALL=C.UTF-8.
-                localFile.setFileName(directory + '/' + fileName);
-                if (!localFile.open(QFile::WriteOnly))
-                    QTextStream(stderr) << QCoreApplication::applicationName() << ": "
-                                        << localFile.fileName() << ": "
-                                        << localFile.errorString() << '\n';
-            } else {
-                return;
-            }
-        }
+        if (bytesReceived <= fixedSize && !readHeader())
+            return;
         if (bytesReceived < totalBytes) {
             const QByteArray inBlock = connection->readAll();
             bytesReceived += inBlock.size();
@@ -86,5 +102,4 @@ private:
     QString fileName;
     qint64 totalBytes = 0;
     qint64 bytesReceived = 0;
-    qint64 fileNameSize = 0;
 };

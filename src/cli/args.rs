@@ -5,7 +5,7 @@
 use super::help::Program;
 use crate::net::dial::{self, PORT};
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 use std::vec;
@@ -163,6 +163,9 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         if text == "*" { Ok(Ipv4Addr::UNSPECIFIED.into()) } else { bare.parse::<IpAddr>() }
     };
+    if let Some((host, port)) = zoned(text) {
+        return dial::resolve_zone(host, port.unwrap_or(PORT));
+    }
     let whole = address(text).map(|address| SocketAddr::new(address, PORT));
     whole.or_else(|_| text.parse()).map_err(|_| match text.rsplit_once(':') {
         Some((before, port)) if address(before).is_ok() => {
@@ -173,6 +176,20 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
               as in 127.0.0.1, 0.0.0.0:9999 or [::]:9999"
             .to_owned(),
     })
+}
+
+/// Splits an IPv6 address with a zone, as in `fe80::1%eth0` or `[fe80::1%eth0]:9999`, and its port.
+fn zoned(text: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => (text, ""),
+    };
+    host.split_once('%').filter(|(address, _)| address.parse::<Ipv6Addr>().is_ok())?;
+    match port.strip_prefix(':') {
+        Some(port) if is_number(port) => Some((host, Some(port.parse().ok()?))),
+        None if port.is_empty() => Some((host, None)),
+        _ => None,
+    }
 }
 
 /// Parses a time above 0: seconds, or a number with s, m, h or d, perhaps with a fraction.

@@ -2,6 +2,7 @@
 //! terminal or pipe that accepts nothing does not block a transfer.
 
 use super::meter::{Id, Meter, Report};
+use super::{Blocking, write_output};
 use crate::limits;
 use std::collections::VecDeque;
 use std::fmt::{self, Display, Formatter};
@@ -53,7 +54,7 @@ impl Display for ConsoleEvent<'_> {
 #[derive(Debug)]
 pub(super) struct Console {
     shared: Arc<Shared>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<io::Result<()>>,
 }
 
 #[derive(Debug)]
@@ -118,10 +119,13 @@ impl Console {
     }
 
     /// Waits until everything is printed.
-    pub(super) fn close(self) {
+    ///
+    /// # Errors
+    /// Fails if standard output did not take every line, unless its reader went away.
+    pub(super) fn close(self) -> io::Result<()> {
         self.shared.state().closing = true;
         self.shared.changed.notify_all();
-        let _ = self.thread.join();
+        self.thread.join().unwrap_or(Ok(()))
     }
 }
 
@@ -197,7 +201,9 @@ impl Shared {
         }
     }
 
-    fn print_all(&self) {
+    /// Prints until the console is closed. Returns the first error of standard output.
+    fn print_all(&self) -> io::Result<()> {
+        let mut output = Ok(());
         // Whether the terminal shows a live line.
         let mut drawn = false;
         let mut state = self.state();
@@ -218,12 +224,12 @@ impl Shared {
             }
 
             if drawn && (live.is_none() || !lines.is_empty()) {
-                write(&mut io::stderr(), "\r\x1b[K");
+                write_error("\r\x1b[K");
             }
             for line in lines {
                 match line {
-                    Line::Output(line) => write(&mut io::stdout(), &(line + "\n")),
-                    Line::Error(line) => write(&mut io::stderr(), &(line + "\n")),
+                    Line::Output(line) => output = output.and(write_output(&(line + "\n"))),
+                    Line::Error(line) => write_error(&(line + "\n")),
                 }
             }
             for report in &reports {
@@ -234,7 +240,7 @@ impl Shared {
             }
             drawn = live.is_some();
             if let Some(line) = live {
-                write(&mut io::stderr(), &line);
+                write_error(&line);
             }
 
             state = self.state();
@@ -242,7 +248,7 @@ impl Shared {
                 continue;
             }
             if closing {
-                return;
+                return output;
             }
             if !state.closing {
                 state = self.wait_for_work(state);
@@ -252,7 +258,7 @@ impl Shared {
 
     fn print_event(&self, event: &ConsoleEvent<'_>) {
         if let Some(line) = (self.format)(event) {
-            write(&mut io::stderr(), &(line + "\n"));
+            write_error(&(line + "\n"));
         }
     }
 
@@ -277,8 +283,8 @@ impl Shared {
     }
 }
 
-/// Writes the text and ignores errors: nobody can be told, and a closed pipe or a full disk must not
-/// stop a transfer.
-fn write(to: &mut impl Write, text: &str) {
-    let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
+/// Writes a text to standard error and ignores errors: nobody can be told, and a closed pipe or a full disk
+/// must not stop a transfer.
+fn write_error(text: &str) {
+    let _ = Blocking(io::stderr()).write_all(text.as_bytes());
 }

@@ -143,7 +143,7 @@ What happens on failure:
 How it is sent:
       --jobs N                send up to N files in parallel [1]
       --limit-rate RATE       send at most RATE bytes per second in all
-      --dialect name-size|header-size
+      --dialect name-size|header-size|pyqt|text
                               which Qt receivers to speak to [name-size]
       --listen ADDR[:PORT]    send each file to the next receiver that connects;
                               PORT alone listens on every address of IPv4
@@ -165,7 +165,8 @@ of 1024; 500KB, 10MB are powers of 1000.
 
 For each file one line on standard output says whether it was stored. That takes
 the receiver's receipt: this size, this digest, on its disk. A receiver without
-receipts, such as a Qt program, has taken every byte; more is not known.
+receipts, such as a Qt program, has taken every byte; the line says whether it
+closed by itself, as most do that have the whole file. More is not known.
 
 Exit status (with several files all are tried; the first failure counts):
   0  every file was sent, with a receipt wherever the receiver gives them

@@ -8,22 +8,77 @@ mod help;
 mod meter;
 pub mod server;
 
+use crate::limits;
 use crate::net::listen;
 use crate::text::Reason;
 use exit::Exit;
-use std::io::{self, ErrorKind, Write};
+use std::env;
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::net::SocketAddr;
+use std::thread;
 
 fn version(program: &str) -> String {
     format!("{program} {}\n", env!("CARGO_PKG_VERSION"))
 }
 
-/// Prints the text of --help or --version.
-fn print_text(text: &str) -> Exit {
-    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Local,
-        _ => Exit::Done,
+/// A standard stream that blocks. Another process that has the same pipe or terminal may have set it not to
+/// (`O_NONBLOCK`).
+struct Blocking<T>(T);
+
+impl<T> Blocking<T> {
+    fn wait(&mut self, mut call: impl FnMut(&mut T) -> io::Result<usize>) -> io::Result<usize> {
+        loop {
+            match call(&mut self.0) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    thread::sleep(limits::STREAM_POLL);
+                }
+                done => return done,
+            }
+        }
     }
+}
+
+impl<T: Read> Read for Blocking<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.wait(|stream| stream.read(buffer))
+    }
+}
+
+impl<T: Write> Write for Blocking<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wait(|stream| stream.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.wait(|stream| stream.flush().map(|()| 0)).map(|_| ())
+    }
+}
+
+/// Whether standard error is a terminal that can redraw a line.
+fn can_redraw() -> bool {
+    io::stderr().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Writes a text to standard output. That its reader has gone is no error.
+fn write_output(text: &str) -> io::Result<()> {
+    let mut output = Blocking(io::stdout());
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// Prints the text of --help or --version.
+fn print_text(program: &str, text: &str) -> Exit {
+    match write_output(text) {
+        Ok(()) => Exit::Done,
+        Err(error) => cannot_write(program, &error),
+    }
+}
+
+/// Prints that standard output took not everything.
+fn cannot_write(program: &str, error: &io::Error) -> Exit {
+    fatal(&format!("{program}: cannot write to standard output: {}", Reason(error)))
 }
 
 fn usage_error(program: &str, text: &str) -> Exit {

@@ -12,6 +12,7 @@ use super::sweep::Sweep;
 use super::writeback::Writeback;
 use super::{DiskError, Identity, is_full, milliseconds, user};
 use crate::limits;
+use std::cell::LazyCell;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -259,21 +260,34 @@ impl Inbox {
     }
 
     /// Returns the name of a file with this name, size and, to the second, modification time, if one
-    /// exists. If the file system holds another time instead, that counts. Its directory has another name if something is in the way of the one that was asked for.
+    /// exists. If the file system holds another time instead, that counts. Its directory has another name if
+    /// something is in the way of the one that was asked for. Where a name that is taken gets a number, the
+    /// first of those count as well.
     pub fn find_stored(&self, file: &FileIdentity) -> Option<SafeName> {
         self.location.check(&self.handle).ok()?;
-        let (name, existing) =
+        let (name, mut existing) =
             spellings(&file.name).iter().find_map(|(spelling, _)| self.find(spelling))?;
         let second = |milliseconds: i64| milliseconds.div_euclid(1000);
-        let held = second(milliseconds(existing.modified().ok()?));
-        let is_held = || {
+        let held = LazyCell::new(|| {
             let probe = self.create_probe();
-            probe.and_then(|it| it.try_modified(file.modified)).is_ok_and(|it| second(it) == held)
+            probe.and_then(|it| it.try_modified(file.modified)).ok().map(second)
+        });
+        let is_same = |existing: &Metadata| {
+            let time = existing.modified().ok().map(|time| second(milliseconds(time)));
+            existing.is_file()
+                && existing.len() == file.size
+                && time.is_some_and(|time| time == second(file.modified) || Some(time) == *held)
         };
-        let is_same = existing.is_file()
-            && existing.len() == file.size
-            && (held == second(file.modified) || is_held());
-        is_same.then_some(name)
+        let last = if self.policy.on_conflict == OnConflict::Rename { IN_ORDER } else { 0 };
+        let mut candidate = name.clone();
+        for number in 1..=last {
+            if is_same(&existing) {
+                return Some(candidate);
+            }
+            candidate = name.numbered(number);
+            existing = fs::symlink_metadata(self.path.join(&candidate)).ok()?;
+        }
+        is_same(&existing).then_some(candidate)
     }
 
     /// Takes the partial file that the sender of `file` may resume, if there is one.

@@ -13,15 +13,15 @@ pub struct Source {
     file: File,
     path: PathBuf,
     size: u64,
-    modified: i64,
+    modified: Option<SystemTime>,
 }
 
 impl Source {
     /// Opens a regular file. Symbolic links are followed.
     ///
     /// # Errors
-    /// Fails if the file cannot be opened, or if it is not a regular file, since the size of others is
-    /// unknown.
+    /// Fails if the file cannot be opened, or if it is not a regular file or says that it is empty and is
+    /// not, as those of /proc do, since the size of such is unknown.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
         // This comes before the open, since opening a pipe waits for its other end.
         let kind = fs::metadata(path).map_err(DiskError::at("open", path))?;
@@ -35,7 +35,18 @@ impl Source {
             return Err(DiskError::at("send", path)(error));
         }
         let file = File::open(path).map_err(DiskError::at("open", path))?;
-        Self::of(file, path)
+        let mut source = Self::of(file, path)?;
+        if source.size == 0 && source.has_hidden_bytes().map_err(DiskError::at("read", path))? {
+            return Err(source.unknown_size());
+        }
+        Ok(source)
+    }
+
+    /// Returns whether an empty file has bytes, and did not just get them.
+    fn has_hidden_bytes(&mut self) -> io::Result<bool> {
+        let has_bytes = self.file.read(&mut [0])? > 0;
+        self.rewind()?;
+        Ok(has_bytes && self.file.metadata()?.len() == 0)
     }
 
     /// Copies a stream to an unnamed file in `directory` to learn its size. The file disappears when it
@@ -62,7 +73,7 @@ impl Source {
 
     fn of(file: File, path: &Path) -> Result<Self, DiskError> {
         let metadata = file.metadata().map_err(DiskError::at("examine", path))?;
-        let modified = metadata.modified().map_or(0, milliseconds);
+        let modified = metadata.modified().ok();
         Ok(Self { file, path: path.to_owned(), size: metadata.len(), modified })
     }
 
@@ -98,7 +109,25 @@ impl Source {
     /// Returns the modification time in milliseconds since 1970 UTC; 0 if the system does not report
     /// it.
     pub fn modified(&self) -> i64 {
-        self.modified
+        self.modified.map_or(0, milliseconds)
+    }
+
+    /// Returns whether the file was written to since it was opened. If it only grew, what it had is what
+    /// was sent.
+    ///
+    /// # Errors
+    /// Fails if the disk fails.
+    pub fn has_changed(&self) -> io::Result<bool> {
+        let metadata = self.file.metadata()?;
+        let is_other = metadata.modified().ok() != self.modified;
+        Ok(metadata.len() < self.size || metadata.len() == self.size && is_other)
+    }
+
+    /// The error of a file whose size is not that of its contents, as in /proc and /sys.
+    pub fn unknown_size(&self) -> DiskError {
+        let what =
+            "its size is not known before it is read; --name NAME HOST - sends standard input";
+        DiskError::at("send", &self.path)(io::Error::new(ErrorKind::InvalidInput, what))
     }
 
     /// Returns the path as it was given.

@@ -2,7 +2,7 @@
 
 use super::DiskError;
 use std::collections::BinaryHeap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,21 @@ pub enum Found {
     Failed(DiskError),
 }
 
+/// Returns the name under which a file is sent. A byte that is no UTF-8 becomes `%` and two digits, as in a
+/// URL, so that two names that differ in such bytes stay apart.
+pub fn sendable(name: &OsStr) -> String {
+    let mut text = String::new();
+    for chunk in name.as_encoded_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("%{byte:02X}")));
+    }
+    text
+}
+
 /// Returns everything in the directory `top`, sorted by name. Symbolic links are not followed. Names
 /// start with the name of `top`, if it has one.
 pub fn walk(top: &Path) -> Vec<Found> {
-    let name = top.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = top.file_name().map(sendable);
     let mut found = Vec::new();
     visit(top, &name.unwrap_or_default(), &mut found);
     found
@@ -44,8 +55,8 @@ fn visit(directory: &Path, name: &str, found: &mut Vec<Found>) {
     }
     for own in names {
         let path = directory.join(&own);
-        let own = own.to_string_lossy();
-        let name = if name.is_empty() { own.into_owned() } else { format!("{name}/{own}") };
+        let own = sendable(&own);
+        let name = if name.is_empty() { own } else { format!("{name}/{own}") };
         match fs::symlink_metadata(&path) {
             Ok(kind) if kind.is_dir() => visit(&path, &name, found),
             Ok(kind) if kind.is_file() => found.push(Found::File(path, name)),

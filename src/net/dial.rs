@@ -1,11 +1,14 @@
 //! Connects to a receiver.
 
+use crate::limits;
 use crate::text::Reason;
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The default port, which is that of the classic programs.
 pub const PORT: u16 = 9999;
@@ -110,6 +113,15 @@ pub fn is_bare_ipv6(text: &str) -> Result<bool, String> {
     Ok(is_address(text))
 }
 
+/// Returns an IPv6 address whose zone may be the name of an interface, with its port.
+///
+/// # Errors
+/// Fails if there is no such interface.
+pub fn resolve_zone(host: &str, port: u16) -> Result<SocketAddr, String> {
+    let found = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
+    found.ok_or_else(|| format!("this machine has no interface for {host}"))
+}
+
 impl Display for Address {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
@@ -172,20 +184,73 @@ impl Display for DialError {
     }
 }
 
-/// Connects to the first of the host's addresses that accepts. Each attempt may take `timeout`.
-///
-/// # Errors
-/// See [`DialError`].
-pub fn dial(to: &Address, timeout: Duration) -> Result<TcpStream, DialError> {
-    let addresses = (to.host.as_str(), to.port).to_socket_addrs().map_err(DialError::Unresolved)?;
-    let mut tried = Vec::new();
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => tried.push((address, error)),
-        }
+/// Connects to a host, as often as it is wanted.
+#[derive(Debug)]
+pub struct Dialer<'a> {
+    host: &'a Address,
+    timeout: Duration,
+    /// The address that accepted last.
+    reached: Mutex<Option<SocketAddr>>,
+}
+
+impl<'a> Dialer<'a> {
+    /// Each address of the host may take `timeout` to accept.
+    pub fn new(host: &'a Address, timeout: Duration) -> Self {
+        Self { host, timeout, reached: Mutex::default() }
     }
-    Err(DialError::Unreached(tried))
+
+    /// Returns the host.
+    pub fn host(&self) -> &Address {
+        self.host
+    }
+
+    /// Connects to one of the host's addresses, first to the one that accepted last. If there are several,
+    /// each is given a short time, then a longer one, so that a dead one delays little. There is never
+    /// more than one connection: classic receivers take one. A refusal counts only after `patience`.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub fn dial(&self, patience: Duration) -> Result<TcpStream, DialError> {
+        let began = Instant::now();
+        let host = (self.host.host.as_str(), self.host.port);
+        let addresses = host.to_socket_addrs().map_err(DialError::Unresolved)?;
+        let mut tried: Vec<(SocketAddr, io::Error)> =
+            addresses.map(|address| (address, ErrorKind::TimedOut.into())).collect();
+        let reached = *self.reached();
+        tried.sort_by_key(|(address, _)| Some(*address) != reached);
+        let rounds = if tried.len() > 1 { &limits::CONNECT_ROUNDS[..] } else { &[] };
+        let mut left = self.timeout;
+        for round in rounds.iter().copied().chain([self.timeout]) {
+            let time = round.min(left);
+            left -= time;
+            for (address, error) in &mut tried {
+                if time.is_zero() || error.kind() != ErrorKind::TimedOut {
+                    continue;
+                }
+                let is_early = |why: &io::Error| {
+                    why.kind() == ErrorKind::ConnectionRefused && began.elapsed() < patience
+                };
+                let mut connected = TcpStream::connect_timeout(address, time);
+                while connected.as_ref().is_err_and(is_early) {
+                    thread::sleep(limits::REFUSED_POLL);
+                    connected = TcpStream::connect_timeout(address, time);
+                }
+                match connected {
+                    Ok(stream) => {
+                        *self.reached() = Some(*address);
+                        return Ok(stream);
+                    }
+                    Err(why) => *error = why,
+                }
+            }
+        }
+        Err(DialError::Unreached(tried))
+    }
+
+    /// Locks the address. Every update is atomic, so the lock is usable even if poisoned.
+    fn reached(&self) -> MutexGuard<'_, Option<SocketAddr>> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]

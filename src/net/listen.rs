@@ -61,9 +61,13 @@ pub fn leaves_within(stream: &TcpStream, time: Duration) -> bool {
     }
 }
 
-/// Converts an IPv4-mapped address to IPv4.
+/// Converts an IPv4-mapped address to IPv4. Another one keeps its zone, without which a link-local address
+/// says little.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
 }
 
 /// A connection that was accepted.

@@ -3,11 +3,14 @@
 use super::admission::Slot;
 use super::rate_limiter::RateLimiter;
 use crate::limits;
+use crate::transfer::error::is_timeout;
 use crate::transfer::receive::HeldReceipts;
 use crate::transfer::{Connection, Phase};
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,6 +42,11 @@ pub struct TimedStream {
     slot: Option<Slot>,
     /// The bandwidth limit of a sender.
     rate_limiter: Option<Arc<RateLimiter>>,
+    /// Counts what all connections of a sender to this receiver write and read, and what it was when this
+    /// one last did.
+    moves: (Arc<AtomicUsize>, usize),
+    /// How long a sender was blocked while it wrote, and the bytes that it wrote.
+    written: (Duration, u64),
 }
 
 impl TimedStream {
@@ -64,13 +72,20 @@ impl TimedStream {
             write_deadline: None,
             slot,
             rate_limiter: None,
+            moves: Default::default(),
+            written: Default::default(),
         })
     }
 
-    /// Limits the rate of writes.
+    /// Makes it one of several connections of a sender to a receiver, which together have a rate and count
+    /// what they write and read.
     #[must_use]
-    pub fn with_rate_limiter(self, rate_limiter: Option<Arc<RateLimiter>>) -> Self {
-        Self { rate_limiter, ..self }
+    pub fn of_sender(
+        self,
+        rate_limiter: Option<Arc<RateLimiter>>,
+        moves: Arc<AtomicUsize>,
+    ) -> Self {
+        Self { rate_limiter, moves: (moves, 0), ..self }
     }
 }
 
@@ -86,6 +101,37 @@ impl TimedStream {
     /// The time for so many bytes, as a whole.
     fn whole_time(&self, bytes: u64) -> Duration {
         self.timeouts.idle + at_slow_peer(bytes)
+    }
+
+    /// Records that this connection wrote or read.
+    fn count_move(&mut self) {
+        self.moves.1 = self.moves.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+    }
+
+    /// Returns whether another connection of this sender wrote or read, since this one last did or this was
+    /// last asked. A receiver may serve one after another.
+    fn do_others_move(&mut self) -> bool {
+        let now = self.moves.0.load(Ordering::Relaxed);
+        mem::replace(&mut self.moves.1, now) != now
+    }
+
+    /// Writes to a receiver. It may take its time in so far as it takes bytes, or another connection of
+    /// this sender moves.
+    fn write_to_receiver(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let began = Instant::now();
+            match (&*self.stream).write(bytes).map_err(timed_out) {
+                Err(error) if is_timeout(&error) && self.do_others_move() => {}
+                Err(error) => return Err(error),
+                Ok(taken) => {
+                    self.count_move();
+                    self.written.0 += began.elapsed();
+                    self.written.1 += taken as u64;
+                    let is_in_time = self.written.0 <= self.whole_time(self.written.1);
+                    return if is_in_time { Ok(taken) } else { Err(ErrorKind::TimedOut.into()) };
+                }
+            }
+        }
     }
 
     fn set_write_deadline(&mut self, time: Option<Duration>) -> io::Result<()> {
@@ -129,12 +175,18 @@ impl Connection for TimedStream {
         self.set_write_deadline(None)?;
         // Most phases have a time limit as a whole, others from one byte to the next.
         let (whole, time) = match phase {
+            // A sender that listens looks at others first that have come before.
+            Phase::FirstByte if self.slot.is_none() => (true, idle),
             Phase::FirstByte | Phase::Header => (true, limits::HEADER_TIME),
             Phase::Body => (false, idle),
             Phase::Answer => (true, idle),
             Phase::RefusedBody | Phase::Drain => (true, limits::DRAIN_TIME),
+            Phase::OwnClose => (true, limits::CLOSE_TIME),
             Phase::NextFile { stays_open: true } => (true, keep_open),
-            Phase::NextFile { stays_open: false } => (true, limits::LINGER),
+            Phase::NextFile { stays_open: false } | Phase::Leftover { is_text: true } => {
+                (true, limits::LINGER)
+            }
+            Phase::Leftover { is_text: false } => (true, limits::LEFTOVER_TIME),
             Phase::Receipt(body) | Phase::Start(body) => {
                 (true, idle + Duration::from_secs(body / limits::SLOW_DISK))
             }
@@ -143,6 +195,7 @@ impl Connection for TimedStream {
         self.is_extended = matches!(phase, Phase::Answer | Phase::Receipt(_));
         self.reads_own = matches!(phase, Phase::Start(1..));
         let now = Instant::now();
+        self.moves.1 = self.moves.0.load(Ordering::Relaxed);
         self.deadline = whole.then(|| now + time);
         self.last_byte = (!whole).then_some(now);
         if whole { Ok(()) } else { self.stream.set_read_timeout(Some(time.min(limits::QUIET))) }
@@ -161,8 +214,8 @@ impl Connection for TimedStream {
         }
     }
 
-    fn pause_after_header(&mut self) {
-        thread::sleep(limits::HEADER_PAUSE);
+    fn pause(&mut self, time: Duration) {
+        thread::sleep(time);
     }
 
     fn half_close(&mut self) -> io::Result<()> {
@@ -186,16 +239,17 @@ impl Connection for TimedStream {
 
 impl Read for TimedStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(deadline) = self.deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(ErrorKind::TimedOut.into());
+        let mut read = self.read_until(self.deadline, buffer);
+        // The times of an answer and of receipts, for which a sender waits.
+        if self.is_extended {
+            while read.as_ref().is_err_and(is_timeout) && self.do_others_move() {
+                self.deadline = Some(Instant::now() + self.timeouts.idle);
+                read = self.read_until(self.deadline, buffer);
             }
-            self.stream.set_read_timeout(Some(left))?;
-        }
-        let read = self.read_counted(buffer);
-        if let (Ok(bytes), Some(deadline), true) = (&read, &mut self.deadline, self.is_extended) {
-            *deadline += at_slow_peer(*bytes as u64);
+            if let (Ok(bytes), Some(deadline)) = (&read, &mut self.deadline) {
+                *deadline += at_slow_peer(*bytes as u64);
+                self.count_move();
+            }
         }
         if let Some(last_byte) = &mut self.last_byte {
             match &read {
@@ -210,6 +264,17 @@ impl Read for TimedStream {
 }
 
 impl TimedStream {
+    fn read_until(&self, deadline: Option<Instant>, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+        }
+        self.read_counted(buffer)
+    }
+
     /// Reads, and lets the admission know of it.
     fn read_counted(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(slot) = &self.slot else { return (&*self.stream).read(buffer).map_err(timed_out) };
@@ -239,13 +304,10 @@ impl Write for TimedStream {
             self.stream.set_write_timeout(Some(left))?;
         }
         let bytes = self.rate_limiter.as_ref().map_or(bytes, |limiter| limiter.take(bytes));
-        if let Some(slot) = &self.slot {
-            slot.activity.set_writing();
-        }
+        let Some(slot) = &self.slot else { return self.write_to_receiver(bytes) };
+        slot.activity.set_writing();
         let written = (&*self.stream).write(bytes).map_err(timed_out);
-        if let Some(slot) = &self.slot {
-            slot.activity.set_unblocked();
-        }
+        slot.activity.set_unblocked();
         written
     }
 

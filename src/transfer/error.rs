@@ -104,8 +104,10 @@ impl Display for ReceiveError {
 /// Why a file was not sent.
 #[derive(Debug)]
 pub enum SendError {
-    /// The file cannot be read, or shrank while it was sent.
+    /// The file cannot be read.
     Source(DiskError),
+    /// The file changed while it was sent.
+    Changed(DiskError),
     /// The name or the size cannot be encoded.
     Unsendable(io::Error),
     /// The receiver cannot be reached.
@@ -134,7 +136,7 @@ pub enum SendError {
 impl Display for SendError {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Source(disk) => disk.fmt(f),
+            Self::Source(disk) | Self::Changed(disk) => disk.fmt(f),
             Self::Unsendable(error) => error.fmt(f),
             Self::Refused(receipt) => {
                 match receipt.message.as_deref().map(String::from_utf16_lossy).as_deref() {

@@ -4,10 +4,12 @@ pub mod error;
 pub mod pump;
 pub mod receive;
 pub mod send;
+pub mod uncounted;
 
 use receive::HeldReceipts;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a conversation needs of its connection: bytes, time limits and a half-close.
 /// In [`Phase::Body`] a read fails with `WouldBlock` after each [`crate::limits::QUIET`] without a byte.
@@ -33,8 +35,8 @@ pub trait Connection: Read + Write {
     /// Accounts for the receipts that are held for the peer. They may be dropped at any time from now on.
     fn account(&mut self, receipts: &Arc<HeldReceipts>);
 
-    /// Sleeps for [`crate::limits::HEADER_PAUSE`], which header-size receivers need.
-    fn pause_after_header(&mut self);
+    /// Writes nothing for this long, so that what was written arrives alone.
+    fn pause(&mut self, time: Duration);
 
     /// Ends our side of the stream. The peer's side goes on.
     ///
@@ -58,6 +60,11 @@ pub enum Phase {
     Header,
     /// Send the rest of a refused body, within a short time.
     RefusedBody,
+    /// End the stream, send another header, or send what its header did not count, at once.
+    Leftover {
+        /// Whether the header was a text, which is followed by nothing.
+        is_text: bool,
+    },
     /// End the stream, or send the first byte of another header.
     NextFile {
         /// Whether the sender's program keeps its connection open for files that come much later.
@@ -73,6 +80,8 @@ pub enum Phase {
     Answer,
     /// Send or take the bytes of a body, without a long silence.
     Body,
+    /// End the stream by itself, or answer, within a short time, after a body.
+    OwnClose,
     /// Send the receipt for a body of this many bytes, which a slow disk may still have to sync.
     Receipt(u64),
     /// End a connection on which a file was refused, within a short time.

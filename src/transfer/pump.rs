@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 pub enum PumpError {
     /// The source failed.
     Read(io::Error),
-    /// The source ended before the body did.
+    /// The source ended before the body did, or changed.
     Ended,
     /// The destination failed.
     Write(io::Error),

@@ -2,6 +2,7 @@
 
 use super::error::{ReceiveError, is_timeout};
 use super::pump::{PumpError, pump};
+use super::uncounted::{self, Progress, Uncounted};
 use super::{Connection, Phase};
 use crate::digest::Xxh64;
 use crate::disk::DiskError;
@@ -12,13 +13,17 @@ use crate::disk::partial_store::FileIdentity;
 use crate::limits;
 use crate::text::Reason;
 use crate::wire::header::{Dialect, ExtendedOptions, Header, HeaderError};
+use crate::wire::peek::{Peek, PeekReader};
 use crate::wire::qdatastream::{ReadError, Reader};
 use crate::wire::receipt::{Receipt, Status};
 use crate::wire::resume::ResumePoint;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::mem;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What is told of a file that is followed by what is no header.
+pub const MAY_BE_CUT: &str = "this file may be cut: its sender counts differently";
 
 /// A file that is on the disk under its final name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +36,8 @@ pub struct Stored {
     pub digest: u64,
     /// Bytes of it that an earlier connection had received; 0 if the transfer was not resumed.
     pub resumed_at: u64,
+    /// Whether bytes followed it that are no header, so that it may be cut: its sender counts differently.
+    pub may_be_cut: bool,
     /// Whether it has the time of its arrival, since it could not have the one of the sender's file.
     pub untimed: bool,
 }
@@ -44,6 +51,8 @@ pub enum Event<'a> {
     Resumed(u64),
     /// This many further bytes of the body were received.
     Advanced(u64),
+    /// The file that was stored last may be cut, for what follows it is no header.
+    MayBeCut(&'a Stored),
     /// The file is stored, but its temporary name could not be removed.
     Leftover(&'a DiskError),
     /// The file could not have the time of the sender's file.
@@ -74,7 +83,7 @@ pub fn receive<C: Connection>(
     storage: &Storage,
     observer: &mut dyn FnMut(&Event<'_>),
 ) -> io::Result<()> {
-    let stream = BufReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
+    let stream = PeekReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
     let (body, receipts) = (BodyProgress::default(), Arc::<HeldReceipts>::default());
     let mut conversation = Conversation { stream, storage, observer, body, receipts, accounted: 0 };
     let mut end = End::Closed;
@@ -202,8 +211,34 @@ impl BodyProgress {
     }
 }
 
+/// A file that is written, and the first bytes of it, at most [`limits::BODY_START`].
+struct WithStart<'a> {
+    file: &'a mut PartialFile,
+    start: Vec<u8>,
+}
+
+impl Write for WithStart<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        let room = limits::BODY_START - self.start.len();
+        self.start.extend(&bytes[..written.min(room)]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// What became of a file.
+struct Received {
+    /// `None` if there was no valid header.
+    dialect: Option<Dialect>,
+    outcome: Result<Stored, ReceiveError>,
+}
+
 struct Conversation<'a, C> {
-    stream: BufReader<&'a mut C>,
+    stream: PeekReader<&'a mut C>,
     storage: &'a Storage,
     observer: &'a mut dyn FnMut(&Event<'_>),
     body: BodyProgress,
@@ -216,37 +251,35 @@ impl<C: Connection> Conversation<'_, C> {
     /// Receives files, of which the first byte of the first header has come. Returns how the conversation
     /// ends.
     fn receive_files(&mut self) -> io::Result<End> {
+        let mut is_first = true;
+        // The only file so far.
+        let mut before: Option<Stored> = None;
         loop {
-            let mut stays_open = false;
-            let mut reads_at_once = false;
-            let outcome = match Header::read(&mut self.stream) {
-                Ok(header) => match header.dialect {
-                    Dialect::Extended(options) => {
-                        reads_at_once = true;
-                        self.reply()?;
-                        self.receive_extended(&header, options)
-                    }
-                    dialect => {
-                        stays_open = dialect == Dialect::HeaderSize;
-                        self.receive_classic(&header)
-                    }
-                },
-                Err(HeaderError::None) => return Ok(End::Closed),
-                Err(error) => {
-                    self.body = BodyProgress::unknown();
-                    Err(header_error(error))
-                }
+            let Some(Received { dialect, outcome }) = self.receive_file(is_first)? else {
+                return Ok(End::Closed);
             };
+            if let (Err(ReceiveError::Malformed(_)), None, Some(stored)) =
+                (&outcome, dialect, &before)
+            {
+                (self.observer)(&Event::MayBeCut(stored));
+            }
             self.end_file(&outcome);
-            if !self.body.is_complete() {
+            if !self.body.is_complete() || outcome.as_ref().is_ok_and(|stored| stored.may_be_cut) {
                 return Ok(End::Refused);
             }
-            if reads_at_once {
-                self.reply()?;
+            match dialect {
+                Some(Dialect::Extended(_)) => self.reply()?,
+                // Nothing has followed it.
+                Some(Dialect::Text) => return Ok(End::Closed),
+                _ => {}
             }
+            let stays_open = dialect == Some(Dialect::HeaderSize);
             if !self.has_room_for_receipts(stays_open) {
                 return Ok(End::Refused);
             }
+            let is_classic = matches!(dialect, Some(Dialect::NameSize | Dialect::PyQt));
+            before = outcome.ok().filter(|_| is_first && is_classic);
+            is_first = false;
             match self.wait_for_header(Phase::NextFile { stays_open }) {
                 Ok(true) => {}
                 Err(error) if error.kind() == ErrorKind::ResourceBusy => {
@@ -257,6 +290,32 @@ impl<C: Connection> Conversation<'_, C> {
                 Ok(false) | Err(_) => return Ok(End::Closed),
             }
         }
+    }
+
+    /// Receives a file, of which the first byte of the header has come. Returns `None` if the stream has
+    /// ended instead.
+    fn receive_file(&mut self, is_first: bool) -> io::Result<Option<Received>> {
+        let read = match is_first {
+            true => Header::read_first(&mut self.stream),
+            false => Header::read(&mut self.stream),
+        };
+        let header = match read {
+            Ok(header) => header,
+            Err(HeaderError::None) => return Ok(None),
+            Err(error) => {
+                self.body = BodyProgress::unknown();
+                let outcome = Err(header_error(error));
+                return Ok(Some(Received { dialect: None, outcome }));
+            }
+        };
+        let outcome = match header.dialect {
+            Dialect::Extended(options) => {
+                self.reply()?;
+                self.receive_extended(&header, options)
+            }
+            _ => self.receive_classic(&header, is_first),
+        };
+        Ok(Some(Received { dialect: Some(header.dialect), outcome }))
     }
 
     /// Reports the outcome of a file, and holds its receipt.
@@ -281,13 +340,52 @@ impl<C: Connection> Conversation<'_, C> {
         }
         has_room || stays_open
     }
-    fn receive_classic(&mut self, header: &Header) -> Result<Stored, ReceiveError> {
+
+    fn receive_classic(&mut self, header: &Header, is_first: bool) -> Result<Stored, ReceiveError> {
         self.body = BodyProgress::of(header.body);
         let name = self.begin(header)?;
         let mut file = self.storage.inbox.begin(&name).map_err(ReceiveError::Store)?;
         let path = file.path().to_owned();
-        self.receive_body(&mut file, header.body, &path, &mut || {})?;
-        self.place(file, 0, false)
+        let mut body = WithStart { file: &mut file, start: Vec::new() };
+        self.receive_body(&mut body, header.body, &path, &mut || {})?;
+        let start = body.start;
+        let may_be_cut = is_first && self.may_be_cut(header, &start)?;
+        Ok(Stored { may_be_cut, ..self.place(file, 0, false)? })
+    }
+
+    /// Judges what follows the first file of a connection, before the file is placed, since its total may
+    /// count something else than header and body. Returns whether the file may be cut.
+    ///
+    /// # Errors
+    /// Fails if it is certain that the file is not what its sender has.
+    fn may_be_cut(&mut self, header: &Header, start: &[u8]) -> Result<bool, ReceiveError> {
+        let is_text = header.dialect == Dialect::Text;
+        let phase = match is_text && uncounted::may_be_rest_of_size(header.body, start) {
+            true => Phase::Header,
+            false => Phase::Leftover { is_text },
+        };
+        if self.stream.get_mut().enter_phase(phase).is_err() {
+            return Ok(false);
+        }
+        let mut progress = Progress::Coming;
+        loop {
+            match uncounted::judge(header, start, self.stream.buffer(), progress) {
+                Uncounted::Undecided => {}
+                Uncounted::None => return Ok(false),
+                Uncounted::Some => return Ok(true),
+                Uncounted::Certain(why) => {
+                    // What follows is no header.
+                    self.body.expected = None;
+                    return Err(ReceiveError::Malformed(why));
+                }
+            }
+            let come = self.stream.buffer().len();
+            progress = match self.stream.peek(come + 1) {
+                Ok(bytes) if bytes.len() == come => Progress::Ended,
+                Ok(bytes) if bytes.len() < limits::HEADER_BUFFER => Progress::Coming,
+                _ => Progress::Quiet,
+            };
+        }
     }
 
     /// Receives a file whose sender offers it before it sends the body.
@@ -441,7 +539,7 @@ impl<C: Connection> Conversation<'_, C> {
         if let Some(error) = leftover {
             (self.observer)(&Event::Leftover(&error));
         }
-        Ok(Stored { name, size, digest, resumed_at, untimed })
+        Ok(Stored { name, size, digest, resumed_at, may_be_cut: false, untimed })
     }
 
     /// Writes the receipts that are held to a sender that reads them at once.
@@ -517,6 +615,15 @@ fn header_error(error: HeaderError) -> ReceiveError {
 /// The message of the receipt for a file that could not have the time of the sender's file.
 const UNTIMED: &str = "the receiver's file system did not take its time";
 
+/// Returns what a receipt says of a stored file besides. A file with a time has no bytes behind it.
+fn remark(stored: &Stored) -> Option<&'static str> {
+    match (stored.may_be_cut, stored.untimed) {
+        (true, _) => Some(MAY_BE_CUT),
+        (false, true) => Some(UNTIMED),
+        (false, false) => None,
+    }
+}
+
 /// Returns the receipt for an outcome, or `None` if the connection is gone. `received`: the bytes of
 /// the body that were taken.
 fn receipt(outcome: &Result<Stored, ReceiveError>, received: u64) -> Option<Receipt> {
@@ -526,7 +633,7 @@ fn receipt(outcome: &Result<Stored, ReceiveError>, received: u64) -> Option<Rece
             body: stored.size,
             digest: stored.digest,
             name: Some(stored.name.as_str().encode_utf16().collect()),
-            message: stored.untimed.then(|| UNTIMED.encode_utf16().collect()),
+            message: remark(stored).map(|remark| remark.encode_utf16().collect()),
         },
         Err(error) => {
             let (body, name) = match error {

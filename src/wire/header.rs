@@ -1,11 +1,13 @@
 //! The headers of transfers, in every deployed dialect (docs/PROTOCOL.md, 1 and 3).
 
-use super::foreign;
-use super::qdatastream::{QString, ReadError, Reader, Writer};
-use super::receipt::Receipt;
+use super::explain::{self, explain};
+use super::peek::Peek;
+use super::qdatastream::{QString, ReadError, Reader, Writer, units};
+use super::readable;
+use super::text_head::{self, TextHead};
 use crate::limits;
 use std::fmt::{self, Display, Formatter};
-use std::io::{self, BufRead, ErrorKind};
+use std::io::{self, ErrorKind};
 
 /// Bytes of the two numbers at the start of a header.
 const NUMBERS: u64 = 16;
@@ -16,8 +18,11 @@ const EXTENSION: i64 = i64::from_be_bytes(*b"\xFFQDROP\0\x01");
 /// Bytes of the length of a string.
 const LENGTH: u64 = 4;
 
-/// Bytes at the start of a stream that are examined to describe it if it is no header.
-const SNIFF: usize = 32;
+/// Bytes of a header that the second number of [`Dialect::PyQt`] does not count.
+const PYQT_LESS: u64 = 2;
+
+/// What to do about a total that is too small.
+const COUNT_ALL: &str = "(it has to count the header and the file)";
 
 /// The description of a file, which a sender sends before the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +67,12 @@ pub enum Dialect {
     /// The bytes of the whole header, which may have further strings after the name. The connection
     /// stays open for further files.
     HeaderSize,
+    /// The bytes of the whole header but two: its program counts the two numbers as 2 bytes instead of
+    /// 4, and the name's length with them. The connection is closed when a file is complete.
+    PyQt,
+    /// There is none: the header is a text, `name##size` in UTF-8, and ends where its first piece ends.
+    /// The connection is closed when a file is complete.
+    Text,
     /// Nothing: qdrop's own extension, in which the receiver answers the header before the body is
     /// sent.
     Extended(ExtendedOptions),
@@ -90,21 +101,59 @@ pub enum HeaderError {
 impl Header {
     /// Returns whether a stream that begins like this is most likely one of headers.
     pub fn is_begun(beginning: &[u8]) -> bool {
-        let numbers = (number_at(beginning, 0), number_at(beginning, 8), length_at(beginning, 16));
-        let (Some(total), Some(size), Some(name)) = numbers else { return false };
-        (size == name + 4 || size == name + 20) && total >= size
+        explain::is_header(beginning)
     }
 
-    /// Reads a header. Each field is validated before the next is awaited. The name's own length
-    /// decides what the second number means, so that nothing is guessed.
+    /// Reads the first header of a connection, which may be a text. What has come at once is its first
+    /// piece.
     ///
     /// # Errors
     /// See [`HeaderError`].
-    pub fn read(stream: &mut impl BufRead) -> Result<Self, HeaderError> {
+    pub fn read_first(stream: &mut impl Peek) -> Result<Self, HeaderError> {
+        // An error here occurs again when the header is read.
+        let first = stream.peek(1).ok().and_then(|bytes| bytes.first().copied());
+        if first.is_some_and(text_head::may_begin_with) {
+            Self::read_text(stream)
+        } else {
+            Self::read(stream)
+        }
+    }
+
+    fn read_text(stream: &mut impl Peek) -> Result<Self, HeaderError> {
+        let mut least = 1;
+        loop {
+            let has_ended = match stream.peek(least) {
+                Ok(piece) => piece.len() < least,
+                Err(error) if error.kind() == ErrorKind::TimedOut => true,
+                Err(error) => return Err(HeaderError::Io(error)),
+            };
+            let piece = stream.peek(0).map_err(HeaderError::Io)?;
+            match TextHead::of(piece) {
+                TextHead::Whole(name, body, length) => {
+                    stream.consume(length);
+                    let name = Some(name.encode_utf16().collect());
+                    return Ok(Self { dialect: Dialect::Text, name, body });
+                }
+                TextHead::Begun if !has_ended => least = piece.len() + 1,
+                TextHead::Begun | TextHead::None => {
+                    let why = "its total is no number that any file has";
+                    return Err(HeaderError::Malformed(explain(piece, why)));
+                }
+            }
+        }
+    }
+
+    /// Reads a header that is no text. Each field is validated before the next is awaited. The name's own
+    /// length decides what the second number means. Where two readings fit, the bytes after the name
+    /// decide, and nothing is guessed.
+    ///
+    /// # Errors
+    /// See [`HeaderError`].
+    pub fn read(stream: &mut impl Peek) -> Result<Self, HeaderError> {
         // An error here occurs again when the header is read, or shows as the end of the stream.
         let prefix: Vec<u8> = stream
-            .fill_buf()
-            .map(|bytes| bytes.iter().take(SNIFF).copied().collect())
+            .peek(1)
+            .map(|bytes| bytes.iter().take(explain::SNIFF).copied().collect())
             .unwrap_or_default();
         let mut reader = Reader::new(stream);
         Self::fields(&mut reader).map_err(|cause| match cause {
@@ -127,10 +176,11 @@ impl Header {
                 HeaderError::Malformed(explain(&prefix, &format!("it has {string}")))
             }
             HeaderFault::Sum(text) => HeaderError::Malformed(explain(&prefix, &text)),
+            HeaderFault::Readings(text) => HeaderError::Malformed(text),
         })
     }
 
-    fn fields(reader: &mut Reader<impl BufRead>) -> Result<Self, HeaderFault> {
+    fn fields(reader: &mut Reader<impl Peek>) -> Result<Self, HeaderFault> {
         let total = reader.i64()?;
         if total == EXTENSION {
             return Self::extension(reader);
@@ -138,46 +188,122 @@ impl Header {
         let Some(total) = u64::try_from(total).ok().filter(|&total| total >= NUMBERS + LENGTH)
         else {
             return Err(HeaderFault::Sum(format!(
-                "its total is {total} bytes, less than any header has"
+                "its total is {total} bytes, less than any header has {COUNT_ALL}"
             )));
         };
         let second = reader.u64()?;
-        let invalid_second = || {
-            HeaderFault::Sum(format!(
-                "its second number is {second}, which is no size of a header or name"
-            ))
-        };
         // A 32-bit sender wrote to the upper half of a 64-bit 0.
-        let name_size = if second % (1 << 32) == 0 { second >> 32 } else { second };
-        if !(LENGTH..=limits::HEADER).contains(&name_size) {
-            return Err(invalid_second());
+        let is_narrow = second % (1 << 32) == 0;
+        let size = if is_narrow { second >> 32 } else { second };
+        if !(LENGTH..=limits::HEADER).contains(&size) {
+            return Err(invalid_second(second));
         }
-        let length = reader.length(limits::NAME)?;
+        let length = reader.byte_length(limits::NAME)?;
         let encoded = LENGTH + u64::from(length.unwrap_or(0));
-        let (dialect, header) = if name_size == encoded {
-            (Dialect::NameSize, NUMBERS + encoded)
-        } else if second == name_size && second >= NUMBERS + encoded {
-            (Dialect::HeaderSize, second)
-        } else {
-            return Err(invalid_second());
+        let further = match size.checked_sub(encoded) {
+            Some(further) if further == 0 || !is_narrow && is_further(further) => further,
+            _ => return Err(invalid_second(second)),
         };
-        let Some(body) = total.checked_sub(header) else {
+        // The shortest header that it may be.
+        let least = NUMBERS + encoded + further_in_header(further).map_or(further, |(_, it)| it);
+        let Some(left) = total.checked_sub(least).map(|_| total - NUMBERS - encoded) else {
             return Err(HeaderFault::Sum(format!(
-                "its total is {total} bytes, but the header has {header}"
+                "its total is {total} bytes, but the header has {least} {COUNT_ALL}"
             )));
         };
-        let name = length.map(|length| reader.units(length)).transpose()?;
-        while let left @ 1.. = header - reader.consumed() as u64 {
-            let Some(room) = left.checked_sub(LENGTH).and_then(|room| u32::try_from(room).ok())
-            else {
-                return Err(invalid_second());
-            };
-            reader.string(room)?;
+        let name = length.map(|length| Self::name(reader, length)).transpose()?;
+        let shown = name.as_deref().unwrap_or_default();
+        let (dialect, skipped) = match further {
+            0 => (Dialect::NameSize, 0),
+            _ => Self::further_strings(reader, further, left, shown, second)?,
+        };
+        let body = left - skipped;
+        if !has_ascii(shown) && Self::is_file_name_next(reader, body)? {
+            return Err(field_before_name());
+        }
+        if body == 0 && readable::is_content(shown) {
+            return Err(HeaderFault::Readings(
+                "the content seems to be in the name (it has to follow the header, as total - header \
+                 bytes)"
+                    .to_owned(),
+            ));
         }
         Ok(Self { dialect, name, body })
     }
 
-    fn extension(reader: &mut Reader<impl BufRead>) -> Result<Self, HeaderFault> {
+    /// Reads a name, of 16 or of 8 bits.
+    fn name(reader: &mut Reader<impl Peek>, length: u32) -> Result<Vec<u16>, ReadError> {
+        readable::name(&reader.bytes(length)?).ok_or(ReadError::Odd(length))
+    }
+
+    /// Reads what stands between a name and a body of which `left` bytes are counted together. The second
+    /// number counts `further` bytes of it after the name, if it is one of name-size. Returns the dialect
+    /// and how many bytes were read.
+    fn further_strings(
+        reader: &mut Reader<impl Peek>,
+        further: u64,
+        left: u64,
+        name: &[u16],
+        second: u64,
+    ) -> Result<(Dialect, u64), HeaderFault> {
+        let in_header = further_in_header(further);
+        let start = reader.consumed() as u64;
+        // Whether all may be strings of name-size.
+        let mut are_texts = left >= further;
+        let mut has_file_name = false;
+        loop {
+            let read = reader.consumed() as u64 - start;
+            let (dialect, end) = match in_header {
+                Some((dialect, end)) if read == end || !are_texts => (dialect, end),
+                _ => (Dialect::NameSize, further),
+            };
+            if read == end {
+                if dialect != Dialect::NameSize
+                    && are_texts
+                    && are_texts_next(reader, further - end)?
+                {
+                    return Err(two_readings(further - end));
+                }
+                let is_name = readable::ends_like_a_file_name(&String::from_utf16_lossy(name))
+                    || dialect != Dialect::NameSize && has_ascii(name);
+                return if has_file_name && !is_name {
+                    Err(field_before_name())
+                } else {
+                    Ok((dialect, end))
+                };
+            }
+            let room = end.checked_sub(read + LENGTH).and_then(|room| u32::try_from(room).ok());
+            let room = room.ok_or_else(|| invalid_second(second))?;
+            let string = reader.string(room)?;
+            let text = string.as_deref().and_then(readable::text);
+            has_file_name |= text.as_deref().is_some_and(readable::ends_like_a_file_name);
+            are_texts &= text.is_some();
+            if !are_texts && in_header.is_none() {
+                return Err(invalid_second(second));
+            }
+        }
+    }
+
+    /// Returns whether a body of this many bytes begins with a string that is the name of a file.
+    fn is_file_name_next(reader: &mut Reader<impl Peek>, body: u64) -> Result<bool, ReadError> {
+        let length = size_of::<u32>();
+        if body <= LENGTH {
+            return Ok(false);
+        }
+        let Some(name) = reader.peek(length)?.first_chunk().copied().map(u32::from_be_bytes) else {
+            return Ok(false);
+        };
+        let is_name = name % 2 == 0 && name <= readable::FILE_NAME_BYTES;
+        if !is_name || LENGTH + u64::from(name) > body {
+            return Ok(false);
+        }
+        let size = length + name as usize;
+        let next = reader.peek(size)?.get(length..size).map(units);
+        let text = next.as_deref().and_then(readable::text);
+        Ok(text.as_deref().is_some_and(readable::ends_like_a_file_name))
+    }
+
+    fn extension(reader: &mut Reader<impl Peek>) -> Result<Self, HeaderFault> {
         let flags = reader.u32()?;
         if flags > 7 {
             return Err(HeaderFault::Sum(format!(
@@ -201,7 +327,8 @@ impl Header {
     ///
     /// # Errors
     /// Fails with `InvalidInput` if the name is longer than [`limits::NAME`], or if header and body
-    /// together exceed a `qint64`.
+    /// together exceed a `qint64`. With [`Dialect::Text`] also if the header is longer than
+    /// [`limits::TEXT_HEAD`], or if the name has unpaired surrogates or `##`.
     pub fn encode(&self) -> io::Result<Vec<u8>> {
         let mut name = Writer(Vec::new());
         name.string(self.name.as_deref())?;
@@ -227,6 +354,11 @@ impl Header {
                 header.i64(total)?;
                 header.u64(NUMBERS + encoded)?;
             }
+            Dialect::PyQt => {
+                header.i64(total)?;
+                header.u64(NUMBERS + encoded - PYQT_LESS)?;
+            }
+            Dialect::Text => return self.encode_text(),
             Dialect::Extended(extended) => {
                 header.i64(EXTENSION)?;
                 header.u32(extended.flags())?;
@@ -237,12 +369,82 @@ impl Header {
         header.0.extend(name);
         Ok(header.0)
     }
+
+    fn encode_text(&self) -> io::Result<Vec<u8>> {
+        let unsendable = |why| io::Error::new(ErrorKind::InvalidInput, why);
+        let name = String::from_utf16(self.name.as_deref().unwrap_or_default())
+            .map_err(|_| unsendable("the name cannot be sent as UTF-8"))?;
+        let head = format!("{name}{}{}", text_head::MARK, self.body);
+        if head.find(text_head::MARK) != Some(name.len()) {
+            return Err(unsendable("a receiver of this dialect ends a name at its first ##"));
+        }
+        if head.len() > limits::TEXT_HEAD {
+            return Err(unsendable("the name is too long to be sent"));
+        }
+        Ok(head.into_bytes())
+    }
 }
 
 /// Why [`Header::fields`] failed.
 enum HeaderFault {
     Read(ReadError),
+    /// The numbers do not add up.
     Sum(String),
+    /// They do, but what they are of cannot be told, or is no file.
+    Readings(String),
+}
+
+/// Returns whether the second number may count so many bytes after the name: those of further strings, or
+/// of the numbers.
+fn is_further(bytes: u64) -> bool {
+    bytes > LENGTH && bytes % 2 == 0
+}
+
+/// Returns the other dialect than name-size whose second number counts so many bytes more than the name,
+/// and how many of them are after the name.
+fn further_in_header(further: u64) -> Option<(Dialect, u64)> {
+    match further.checked_sub(NUMBERS) {
+        Some(strings) => Some((Dialect::HeaderSize, strings)),
+        None if further == NUMBERS - PYQT_LESS => Some((Dialect::PyQt, 0)),
+        None => None,
+    }
+}
+
+/// Returns whether the next bytes, so many, are readable strings that fill them exactly.
+fn are_texts_next(reader: &mut Reader<impl Peek>, size: u64) -> Result<bool, ReadError> {
+    let Ok(size) = usize::try_from(size) else { return Ok(false) };
+    // The length of the first one tells most of what is none.
+    for least in [size_of::<u32>(), size] {
+        let bytes = reader.peek(least)?;
+        let bytes = &bytes[..size.min(bytes.len())];
+        if bytes.len() < least || !readable::may_be_texts(bytes, size) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Returns whether a name has a character of ASCII, as one with an ending has.
+fn has_ascii(name: &[u16]) -> bool {
+    name.iter().any(|unit| *unit < 0x80)
+}
+
+fn invalid_second(second: u64) -> HeaderFault {
+    HeaderFault::Sum(format!("its second number is {second}, which is no size of a header or name"))
+}
+
+fn field_before_name() -> HeaderFault {
+    HeaderFault::Readings(
+        "another field seems to stand before the name (the name has to be the first string)"
+            .to_owned(),
+    )
+}
+
+fn two_readings(bytes: u64) -> HeaderFault {
+    HeaderFault::Readings(format!(
+        "the {bytes} bytes after its name and strings may be the file's first, or a further string that \
+         its second number counts (make that string longer or shorter)"
+    ))
 }
 
 impl From<ReadError> for HeaderFault {
@@ -262,47 +464,4 @@ impl Display for HeaderError {
             Self::Malformed(text) => f.write_str(text),
         }
     }
-}
-
-/// Returns the `qint64` at this offset.
-fn number_at(bytes: &[u8], offset: usize) -> Option<i64> {
-    bytes.get(offset..)?.first_chunk().copied().map(i64::from_be_bytes)
-}
-
-/// Returns the `quint32` at this offset, the length of a string.
-fn length_at(bytes: &[u8], offset: usize) -> Option<i64> {
-    bytes.get(offset..)?.first_chunk().copied().map(|bytes| u32::from_be_bytes(bytes).into())
-}
-
-/// Describes what the beginning of a stream looks like and what to do. If that is unknown, returns
-/// `why`.
-fn explain(prefix: &[u8], why: &str) -> String {
-    const PRIVATE: &str = "a private protocol; only total, size and name may stand before the file";
-    let number = |at| number_at(prefix, at);
-    // Whether the number at `size` is a name size that matches the string length at `name`.
-    let name_at = |size, name| {
-        number(size).zip(length_at(prefix, name)).is_some_and(|(size, name)| size == name + 4)
-    };
-    let text = prefix.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n'));
-    if Receipt::is_begun(prefix) {
-        return "it looks like a receipt (the peer receives files itself; --from is for a sender that \
-                listens)"
-            .to_owned();
-    }
-    let (what, advice) = match foreign::protocol(prefix) {
-        Some("HTTP") => ("HTTP", "this is no web server: send with qdrop or a Qt program"),
-        Some("TLS") => ("TLS", "switch encryption off at the sender"),
-        Some(protocol) => (protocol, "the sender has the wrong port"),
-        None if text && prefix.len() >= 4 => {
-            ("text", "send with qdrop or a Qt program that writes a QDataStream header")
-        }
-        None if name_at(8, 24) => ("a header with a command word after the sizes", PRIVATE),
-        None if name_at(16, 24) && number(0) > number(8) => {
-            ("a header with a command word between the sizes", PRIVATE)
-        }
-        None if name_at(16, 24) => ("a header with a number of 64 bits in front", PRIVATE),
-        None if name_at(12, 20) => ("a header with a number of 32 bits in front", PRIVATE),
-        None => return why.to_owned(),
-    };
-    format!("it looks like {what} ({advice})")
 }

@@ -1,6 +1,7 @@
 //! The types of Qt's `QDataStream` that the protocol uses: big-endian numbers and `QString`. Every
 //! stream version from `Qt_4_0` on encodes them alike (docs/PROTOCOL.md, "Types").
 
+use super::peek::Peek;
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, ErrorKind, Read, Write};
 
@@ -119,17 +120,35 @@ impl<R: Read> Reader<R> {
         match self.u32()? {
             NULL => Ok(None),
             odd if odd % 2 != 0 => Err(ReadError::Odd(odd)),
-            declared if declared > limit => Err(ReadError::TooLong { declared, limit }),
-            length => Ok(Some(length)),
+            declared => within(declared, limit).map(Some),
         }
     }
 
-    /// Reads the code units of a `QString`, whose length in bytes has been read and is even. Memory
-    /// grows with the bytes that arrive, not with the declared length.
+    /// Reads the length of a `QByteArray` of at most `limit` bytes, which may be odd. Returns `None` for
+    /// the null one, of which nothing follows.
+    ///
+    /// # Errors
+    /// Fails if the length is above `limit`, or if the stream ends or fails.
+    pub fn byte_length(&mut self, limit: u32) -> Result<Option<u32>, ReadError> {
+        match self.u32()? {
+            NULL => Ok(None),
+            declared => within(declared, limit).map(Some),
+        }
+    }
+
+    /// Reads the code units of a `QString`, whose length in bytes has been read and is even.
     ///
     /// # Errors
     /// Fails if the stream ends or fails.
     pub fn units(&mut self, length: u32) -> Result<Vec<u16>, ReadError> {
+        self.bytes(length).map(|bytes| units(&bytes))
+    }
+
+    /// Reads so many bytes. Memory grows with those that arrive, not with the declared length.
+    ///
+    /// # Errors
+    /// Fails if the stream ends or fails.
+    pub fn bytes(&mut self, length: u32) -> Result<Vec<u8>, ReadError> {
         let mut bytes = Vec::new();
         let read = self.stream.by_ref().take(u64::from(length)).read_to_end(&mut bytes);
         self.consumed += bytes.len();
@@ -137,7 +156,7 @@ impl<R: Read> Reader<R> {
         if bytes.len() as u64 != u64::from(length) {
             return Err(ReadError::Ended { got: bytes.len(), wanted: length as usize });
         }
-        Ok(bytes.chunks_exact(2).map(|unit| u16::from_be_bytes([unit[0], unit[1]])).collect())
+        Ok(bytes)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], ReadError> {
@@ -156,6 +175,26 @@ impl<R: Read> Reader<R> {
         }
         Ok(array)
     }
+}
+
+impl<R: Peek> Reader<R> {
+    /// Returns the next bytes as [`Peek::peek`] does.
+    ///
+    /// # Errors
+    /// Fails if the stream fails before so many have come.
+    pub fn peek(&mut self, least: usize) -> Result<&[u8], ReadError> {
+        self.stream.peek(least).map_err(ReadError::Io)
+    }
+}
+
+/// Returns a length that is at most `limit`.
+fn within(declared: u32, limit: u32) -> Result<u32, ReadError> {
+    if declared > limit { Err(ReadError::TooLong { declared, limit }) } else { Ok(declared) }
+}
+
+/// Returns the code units of an even number of bytes.
+pub fn units(bytes: &[u8]) -> Vec<u16> {
+    bytes.chunks_exact(2).map(|unit| u16::from_be_bytes([unit[0], unit[1]])).collect()
 }
 
 /// Writes values of a `QDataStream`. The stream should be a buffer, since each value is written

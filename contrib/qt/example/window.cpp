@@ -20,7 +20,8 @@
 Window::Window(QWidget *parent)
     : QWidget(parent), sender(new QDropSender(this)), host(new QLineEdit("127.0.0.1")),
       port(new QSpinBox), bar(new QProgressBar), status(new QLabel(tr("Open a file."))),
-      openButton(new QPushButton(tr("&Open…"))), sendButton(new QPushButton(tr("&Send")))
+      openButton(new QPushButton(tr("&Open…"))), sendButton(new QPushButton(tr("&Send"))),
+      cancelButton(new QPushButton(tr("&Cancel")))
 {
     setWindowTitle(tr("Send a file"));
     port->setRange(1, 65535);
@@ -33,6 +34,7 @@ Window::Window(QWidget *parent)
     status->setMinimumHeight(2 * status->fontMetrics().lineSpacing());
     status->setAlignment(Qt::AlignLeft | Qt::AlignTop);
     sendButton->setEnabled(false);
+    cancelButton->setEnabled(false);
 
     auto *const form = new QFormLayout;
     form->addRow(tr("&Host:"), host);
@@ -41,6 +43,7 @@ Window::Window(QWidget *parent)
     buttons->addStretch();
     buttons->addWidget(openButton);
     buttons->addWidget(sendButton);
+    buttons->addWidget(cancelButton);
     auto *const all = new QVBoxLayout(this);
     all->addLayout(form);
     all->addWidget(bar);
@@ -50,6 +53,7 @@ Window::Window(QWidget *parent)
 
     connect(openButton, &QPushButton::clicked, this, &Window::openFile);
     connect(sendButton, &QPushButton::clicked, this, &Window::send);
+    connect(cancelButton, &QPushButton::clicked, this, &Window::cancel);
 
     connect(sender, &QDropSender::progress, this, &Window::showProgress);
     connect(sender, &QDropSender::stored, this, [this](const QString &name, quint64 digest) {
@@ -78,6 +82,11 @@ void Window::pressSend()
     sendButton->click();
 }
 
+void Window::pressCancel()
+{
+    cancelButton->click();
+}
+
 void Window::openFile()
 {
     const QString chosen = QFileDialog::getOpenFileName(this);
@@ -98,9 +107,17 @@ void Window::send()
 {
     openButton->setEnabled(false);
     sendButton->setEnabled(false);
+    cancelButton->setEnabled(true);
     bar->setValue(0);
     status->setText(tr("Connecting…"));
     sender->send(path, host->text(), quint16(port->value()));
+}
+
+void Window::cancel()
+{
+    // It gives no signal.
+    sender->cancel();
+    finish(false, tr("Cancelled."));
 }
 
 void Window::showProgress(qint64 sent, qint64 total)
@@ -119,5 +136,6 @@ void Window::finish(bool isStored, const QString &text)
     status->setText(text);
     openButton->setEnabled(true);
     sendButton->setEnabled(true);
+    cancelButton->setEnabled(false);
     Q_EMIT finished(isStored);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // Copyright (c) 2026 The qdrop authors
 
-// The window of the tutorial's client: a host, a port, a bar, Open and Send.
+// The window of the tutorial's client: a host, a port, a bar, Open, Send and Cancel.
 #pragma once
 
 #include <QWidget>
@@ -23,6 +23,7 @@ public:
     // What a test operates instead of a person.
     void fill(const QString &host, int port, const QString &path);
     void pressSend();
+    void pressCancel();
 
 Q_SIGNALS:
     void finished(bool isStored);
@@ -31,6 +32,7 @@ private:
     void openFile();
     void choose(const QString &path);
     void send();
+    void cancel();
     void showProgress(qint64 sent, qint64 total);
     void finish(bool isStored, const QString &text);
 
@@ -41,5 +43,6 @@ private:
     QLabel *const status;
     QPushButton *const openButton;
     QPushButton *const sendButton;
+    QPushButton *const cancelButton;
     QString path;
 };

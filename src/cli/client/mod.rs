@@ -12,7 +12,6 @@ use crate::text::Reason;
 use options::{Command, Options};
 use report::Reporter;
 use std::env;
-use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use target::Target;
 
@@ -20,14 +19,14 @@ use target::Target;
 pub fn main() -> ExitCode {
     let exit = match options::parse(env::args_os().skip(1)) {
         Ok(Command::Send(options)) => run(&options),
-        Ok(Command::Print(text)) => super::print_text(&text),
+        Ok(Command::Print(text)) => super::print_text("qdrop", &text),
         Err(text) => super::usage_error("qdrop", &text),
     };
     exit.into()
 }
 
 fn run(options: &Options) -> Exit {
-    let live = options.progress.unwrap_or(!options.quiet && io::stderr().is_terminal());
+    let live = options.progress.unwrap_or(!options.quiet && super::can_redraw());
     let progress = if live { Progress::Live } else { Progress::None };
     let console = match Console::new(progress, console::text) {
         Ok(console) => console,
@@ -43,6 +42,11 @@ fn run(options: &Options) -> Exit {
             Exit::Local
         }
     };
-    console.close();
-    exit
+    match console.close() {
+        Ok(()) => exit,
+        Err(error) => match (super::cannot_write("qdrop", &error), exit) {
+            (failed, Exit::Done) => failed,
+            _ => exit,
+        },
+    }
 }

@@ -123,7 +123,9 @@ fn dialect(value: &str) -> Result<Dialect, String> {
     match value {
         "name-size" => Ok(Dialect::NameSize),
         "header-size" => Ok(Dialect::HeaderSize),
-        _ => Err("not name-size or header-size".to_owned()),
+        "pyqt" => Ok(Dialect::PyQt),
+        "text" => Ok(Dialect::Text),
+        _ => Err("not name-size, header-size, pyqt or text".to_owned()),
     }
 }
 

@@ -5,18 +5,19 @@ use super::options::Options;
 use super::report::Reporter;
 use super::retry::{BusyWait, Disposition, QueuedFile, WhenBusy, disposition, pause_before};
 use super::target::Target;
+use crate::cli::Blocking;
 use crate::cli::exit::Exit;
 use crate::cli::meter::Id;
 use crate::disk::DiskError;
 use crate::disk::source::{self, Source};
-use crate::disk::tree::{Found, walk};
+use crate::disk::tree::{Found, sendable, walk};
 use crate::limits;
 use crate::net::rate_limiter::RateLimiter;
 use crate::net::timed_stream::{TimedStream, Timeouts};
 use crate::text::Reason;
 use crate::transfer::error::SendError;
 use crate::transfer::send::{Outgoing, Sent};
-use crate::wire::header::Dialect;
+use crate::wire::header::{Dialect, ExtendedOptions};
 use crate::wire::receipt::Receipt;
 use std::collections::VecDeque;
 use std::env;
@@ -24,6 +25,7 @@ use std::io;
 use std::mem;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,8 +34,15 @@ use std::time::{Duration, Instant};
 pub(super) fn send_all(options: &Options, target: &Target<'_>, reporter: &Reporter<'_>) -> Exit {
     let began = Instant::now();
     let rate_limiter = options.limit_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
-    let mut run =
-        Run { options, target, reporter, rate_limiter, spool: None, shared: Mutex::default() };
+    let mut run = Run {
+        options,
+        target,
+        reporter,
+        rate_limiter,
+        moves: Arc::default(),
+        spool: None,
+        shared: Mutex::default(),
+    };
     run.collect_files();
     run.shared().jobs = options.jobs;
     loop {
@@ -41,9 +50,9 @@ pub(super) fn send_all(options: &Options, target: &Target<'_>, reporter: &Report
         thread::scope(|scope| {
             for _ in 1..jobs {
                 // Without a thread, fewer files are sent in parallel.
-                let _ = thread::Builder::new().spawn_scoped(scope, || Sender::new(&run).work());
+                let _ = thread::Builder::new().spawn_scoped(scope, || run.work());
             }
-            Sender::new(&run).work();
+            run.work();
         });
         if run.jobs() > 0 {
             // The last jobs have ended, each for the sake of the other.
@@ -64,6 +73,8 @@ struct Run<'a> {
     target: &'a Target<'a>,
     reporter: &'a Reporter<'a>,
     rate_limiter: Option<Arc<RateLimiter>>,
+    /// Counts what all connections to a host write and read.
+    moves: Arc<AtomicUsize>,
     /// The contents of standard input.
     spool: Option<Source>,
     shared: Mutex<Shared>,
@@ -77,9 +88,13 @@ struct Shared {
     retries: Vec<QueuedFile>,
     /// The files that are sent in parallel. A busy receiver makes them fewer.
     jobs: usize,
-    /// Connections that are alive.
+    /// Connections that are alive or being made.
     connections: usize,
     busy: BusyWait,
+    /// Whether the receiver has given a receipt.
+    gives_receipts: bool,
+    /// Whether the receiver has taken a file without a receipt and may be about to listen again.
+    listens_again: bool,
 }
 
 impl Run<'_> {
@@ -100,20 +115,20 @@ impl Run<'_> {
         for (index, found) in self.find_files().into_iter().enumerate() {
             match found {
                 Found::File(path, name) => {
-                    queue.push_back(QueuedFile { index, path, name, tries: 0, reached: 0 });
+                    queue.push_back(QueuedFile::new(index, path, name));
                 }
                 Found::Skipped(path, why) => self.reporter.left_out(&path, why),
                 Found::Failed(error) => {
                     let path = error.path.clone();
                     let name = path.to_string_lossy().into_owned();
-                    self.fail(QueuedFile { index, path, name, tries: 0, reached: 0 }, error);
+                    self.fail(QueuedFile::new(index, path, name), error);
                 }
             }
         }
         // Standard input has a name of its own, so it is the only file.
         if queue.front().is_some_and(|file| file.path == Path::new("-")) {
             let (called, directory) = (Path::new("standard input"), env::temp_dir());
-            match Source::spool(&mut io::stdin().lock(), called, &directory) {
+            match Source::spool(&mut Blocking(io::stdin()), called, &directory) {
                 Ok(spool) => self.spool = Some(spool),
                 Err(error) => {
                     if let Some(file) = queue.pop_front() {
@@ -139,7 +154,7 @@ impl Run<'_> {
             } else {
                 let own = path.file_name().unwrap_or(path.as_os_str());
                 let name = self.options.name.clone();
-                let name = name.unwrap_or_else(|| own.to_string_lossy().into_owned());
+                let name = name.unwrap_or_else(|| sendable(own));
                 found.push(Found::File(path.clone(), name));
             }
         }
@@ -165,6 +180,37 @@ impl Run<'_> {
         }
     }
 
+    /// Returns whether the receiver is known to give receipts. Of those that connect, each may be another
+    /// program.
+    fn gives_receipts(&self) -> bool {
+        matches!(self.target, Target::Host(..)) && self.shared().gives_receipts
+    }
+
+    /// Records that no connection could be made for a file. Returns whether the job ends: another one is
+    /// connected, and a classic receiver takes one connection. If nobody is, the host is not tried anew for
+    /// each of the other files.
+    fn not_connected(&self, file: QueuedFile, error: &SendError) -> bool {
+        let is_host =
+            matches!(error, SendError::Unreachable(_)) && matches!(self.target, Target::Host(..));
+        let mut shared = self.shared();
+        shared.connections -= 1;
+        if is_host && shared.connections > 0 {
+            shared.jobs = 1.max(shared.jobs - 1);
+            shared.queue.push_front(file);
+            return true;
+        }
+        let rest = if is_host { mem::take(&mut shared.queue) } else { VecDeque::new() };
+        drop(shared);
+        self.record_failure(file, error, Duration::ZERO);
+        let can_retry = |file: &QueuedFile| file.tries < self.options.retry;
+        let (mut retried, failed): (Vec<_>, Vec<_>) = rest.into_iter().partition(can_retry);
+        retried.iter_mut().for_each(|file| file.tries += 1);
+        self.reporter.rest_retrying(&retried);
+        self.reporter.rest_failed(&failed, error, Exit::Unreachable);
+        self.shared().retries.extend(retried);
+        false
+    }
+
     /// Decides what a job without a connection does, since the receiver is busy.
     fn when_busy(&self) -> WhenBusy {
         if !matches!(self.target, Target::Host(..)) {
@@ -180,13 +226,6 @@ impl Run<'_> {
     }
 }
 
-/// One of the threads that send in parallel.
-struct Sender<'a> {
-    run: &'a Run<'a>,
-    /// Whether the receiver has given a receipt.
-    gives_receipts: bool,
-}
-
 /// The files that are sent on one connection.
 #[derive(Default)]
 struct Batch {
@@ -198,6 +237,8 @@ struct Batch {
     receipts: usize,
     /// The last file's progress.
     progress: Option<Id>,
+    /// Whether the job is to end, since there is no connection to be had.
+    ends_job: bool,
     /// A file that was offered to a busy receiver, its failure, and how long that took.
     busy: Option<(QueuedFile, SendError, Duration)>,
 }
@@ -211,15 +252,12 @@ struct Written {
     began: Instant,
 }
 
-impl<'a> Sender<'a> {
-    fn new(run: &'a Run<'a>) -> Self {
-        Self { run, gives_receipts: false }
-    }
-
+/// What each of the threads does that send in parallel.
+impl Run<'_> {
     /// Sends until the queue is empty.
-    fn work(mut self) {
+    fn work(&self) {
         let mut most = 1;
-        while !self.run.shared().queue.is_empty() {
+        while !self.shared().queue.is_empty() {
             let began = Instant::now();
             match self.send_batch(most) {
                 Some(WhenBusy::End) => return,
@@ -244,27 +282,33 @@ impl<'a> Sender<'a> {
     /// Returns whether several files may share a connection: the receiver gives receipts, which tell
     /// what became of each.
     fn may_batch(&self) -> bool {
-        self.gives_receipts
-            && self.run.options.dialect == Dialect::NameSize
-            && matches!(self.run.target, Target::Host(..))
+        self.gives_receipts() && self.options.dialect == Dialect::NameSize
     }
 
     /// Sends up to `most` files on one connection. Those that the receiver did not process go back
     /// into the queue. Returns what to do if the receiver was busy.
-    fn send_batch(&mut self, most: usize) -> Option<WhenBusy> {
+    fn send_batch(&self, most: usize) -> Option<WhenBusy> {
         let mut batch = Batch::default();
         loop {
-            let Some(file) = self.run.shared().queue.pop_front() else { break };
+            let Some(file) = self.shared().queue.pop_front() else { break };
             if self.send_next(file, &mut batch, most).is_break() {
                 break;
             }
         }
-        let Batch { outgoing, written, progress, busy, .. } = batch;
+        let Batch { outgoing, written, progress, ends_job, busy, .. } = batch;
+        if ends_job {
+            return Some(WhenBusy::End);
+        }
         let connected = usize::from(outgoing.is_some());
-        let outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts));
-        self.run.shared().connections -= connected;
+        let is_slow = written.first().is_some_and(|it| it.began.elapsed() > limits::AT_ONCE);
+        let mut outcomes = outgoing.map_or_else(Vec::new, |it| it.finish(self.gives_receipts()));
+        // What has not closed may still be taking the file.
+        for sent in outcomes.iter_mut().flatten().filter(|_| is_slow) {
+            sent.closed_by_receiver = sent.closed_by_receiver.filter(|it| *it);
+        }
+        self.shared().connections -= connected;
         if let Some(id) = progress {
-            self.run.reporter.printer.end(id);
+            self.reporter.printer.end(id);
         }
         // A file takes until the next one begins.
         let next = written.iter().skip(1).map(|next| next.began).chain([Instant::now()]);
@@ -276,17 +320,16 @@ impl<'a> Sender<'a> {
     }
 
     /// Records the outcomes of a connection, after its end. Returns what to do if the receiver was busy.
-    fn record_all(&mut self, all: Vec<Outcome>) -> Option<WhenBusy> {
+    fn record_all(&self, all: Vec<Outcome>) -> Option<WhenBusy> {
         let is = |outcome: &Result<Sent, SendError>, what: fn(&Disposition) -> bool| {
             outcome.as_ref().err().is_some_and(|error| what(&disposition(error)))
         };
         let is_busy = |outcome: &_| is(outcome, |it| matches!(it, Disposition::Busy(_)));
         // What was sent on this connection is progress.
         if all.iter().any(|(_, outcome, _)| outcome.is_ok()) {
-            self.run.shared().busy.reset();
+            self.shared().busy.reset();
         }
-        let decision =
-            all.iter().any(|(_, outcome, _)| is_busy(outcome)).then(|| self.run.when_busy());
+        let decision = all.iter().any(|(_, outcome, _)| is_busy(outcome)).then(|| self.when_busy());
         let waits = decision.as_ref().is_some_and(|decision| *decision != WhenBusy::GiveUp);
         let (requeued, told): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, outcome, _)| {
             is(outcome, |it| matches!(it, Disposition::Requeue)) || waits && is_busy(outcome)
@@ -297,50 +340,46 @@ impl<'a> Sender<'a> {
         // From the last one, so that they keep their order.
         for (file, outcome, _) in requeued.into_iter().rev() {
             if let (Err(error), Some(decision)) = (&outcome, &decision) {
-                self.run.reporter.waiting(&file, error, decision);
+                self.reporter.waiting(&file, error, decision);
             }
-            self.run.shared().queue.push_front(file);
+            self.shared().queue.push_front(file);
         }
         decision
     }
 
     /// Sends the next file of a batch. Returns whether another one may follow.
-    fn send_next(&mut self, file: QueuedFile, batch: &mut Batch, most: usize) -> ControlFlow<()> {
-        let run = self.run;
-        let opened = match &run.spool {
+    fn send_next(&self, file: QueuedFile, batch: &mut Batch, most: usize) -> ControlFlow<()> {
+        let opened = match &self.spool {
             Some(spool) => spool.reopen(),
             None => Source::open(&file.path),
         };
         let mut source = match opened {
             Ok(source) => source,
             Err(error) => {
-                run.fail(file, error);
+                self.fail(file, error);
                 return ControlFlow::Continue(());
             }
         };
         if !batch.written.is_empty() && batch.bytes + source.size() > limits::BATCH {
-            run.shared().queue.push_front(file);
+            self.shared().queue.push_front(file);
             return ControlFlow::Break(());
         }
         let outgoing = match &mut batch.outgoing {
             Some(outgoing) => outgoing,
             None => match self.connect() {
-                Ok(connected) => {
-                    run.shared().connections += 1;
-                    batch.outgoing.insert(connected)
-                }
+                Ok(connected) => batch.outgoing.insert(connected),
                 Err(error) => {
-                    run.record_failure(file, &error, Duration::ZERO);
-                    return ControlFlow::Continue(());
+                    batch.ends_job = self.not_connected(file, &error);
+                    return ControlFlow::Break(());
                 }
             },
         };
-        let printer = &run.reporter.printer;
+        let printer = &self.reporter.printer;
         let id = printer.begin(file.name.clone(), source.size());
         if let Some(last) = batch.progress.replace(id) {
             printer.end(last);
         }
-        if run.options.extended.any() {
+        if self.options.extended.any() {
             let (flow, busy) = self.send_extended(file, &mut source, outgoing, id);
             batch.busy = busy;
             return flow;
@@ -348,9 +387,11 @@ impl<'a> Sender<'a> {
         let name: Vec<u16> = file.name.encode_utf16().collect();
         let began = Instant::now();
         let advance = &mut |bytes| printer.advance(id, bytes);
-        if let Err(error) = outgoing.send_classic(&mut source, &name, advance) {
-            let cut = matches!(error, SendError::Source(_));
-            run.record_failure(file, &error, Duration::ZERO);
+        if let Err(error) =
+            outgoing.send_classic(&mut source, &name, self.gives_receipts(), advance)
+        {
+            let cut = matches!(error, SendError::Source(_) | SendError::Changed(_));
+            self.record_failure(file, &error, Duration::ZERO);
             return if cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
         batch.bytes += source.size();
@@ -368,18 +409,20 @@ impl<'a> Sender<'a> {
     }
 
     fn send_extended(
-        &mut self,
+        &self,
         file: QueuedFile,
         source: &mut Source,
         outgoing: &mut Outgoing<TimedStream>,
         id: Id,
     ) -> (ControlFlow<()>, Option<(QueuedFile, SendError, Duration)>) {
-        let (options, printer) = (self.run.options.extended, &self.run.reporter.printer);
+        let ExtendedOptions { skip, .. } = self.options.extended;
+        let options = ExtendedOptions { skip: skip && !file.is_another, ..self.options.extended };
+        let printer = &self.reporter.printer;
         let name: Vec<u16> = file.name.encode_utf16().collect();
         let began = Instant::now();
         let resumed = &mut |bytes| printer.resume(id, bytes);
         let advance = &mut |bytes| printer.advance(id, bytes);
-        let receipts = self.gives_receipts;
+        let receipts = self.gives_receipts();
         let outcome = outgoing.send_extended(source, &name, options, receipts, resumed, advance);
         let outcome = match outcome {
             Err(error) if matches!(disposition(&error), Disposition::Busy(_)) => {
@@ -388,20 +431,36 @@ impl<'a> Sender<'a> {
             outcome => outcome,
         };
         self.record(file, outcome, began.elapsed(), outgoing.start());
-        let is_over = outgoing.is_broken() || !matches!(self.run.target, Target::Host(..));
+        let is_over = outgoing.is_broken() || !matches!(self.target, Target::Host(..));
         (if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }, None)
     }
 
     fn connect(&self) -> Result<Outgoing<TimedStream>, SendError> {
-        let Run { options, target, reporter, rate_limiter, .. } = self.run;
-        let stream = target.connect().map_err(SendError::Unreachable)?;
+        let Self { options, target, reporter, rate_limiter, .. } = self;
+        let mut shared = self.shared();
+        shared.connections += 1;
+        let listens_again = shared.listens_again;
+        drop(shared);
+        let patience = if listens_again { limits::LISTEN_AGAIN } else { Duration::ZERO };
+        let stream = target.connect(patience).map_err(|why| {
+            self.shared().listens_again = false;
+            SendError::Unreachable(why)
+        })?;
         if let (true, Ok(peer)) = (options.verbose, stream.peer_addr()) {
-            reporter.printer.log(format!("qdrop: connected {target} at {peer}"));
+            reporter.printer.log(match target {
+                Target::Host(..) => format!("qdrop: connected {target} at {peer}"),
+                Target::Listener(_) => format!("qdrop: {peer} connected"),
+            });
         }
+        // Whoever connects may be another program than the last.
+        let moves = match target {
+            Target::Host(..) => self.moves.clone(),
+            Target::Listener(_) => Arc::default(),
+        };
         // A sender waits for no further files.
         let timeouts = Timeouts { idle: options.timeout, keep_open: Duration::ZERO };
         TimedStream::new(stream, timeouts, None)
-            .map(|stream| stream.with_rate_limiter(rate_limiter.clone()))
+            .map(|stream| stream.of_sender(rate_limiter.clone(), moves))
             .and_then(|stream| Outgoing::new(stream, options.dialect))
             .map_err(|error| {
                 SendError::Broken(format!("cannot set up the socket: {}", Reason(&error)))
@@ -410,7 +469,7 @@ impl<'a> Sender<'a> {
 
     /// Records the outcome of a file. `start`: the offset at which it was sent.
     fn record(
-        &mut self,
+        &self,
         mut file: QueuedFile,
         outcome: Result<Sent, SendError>,
         time: Duration,
@@ -419,15 +478,26 @@ impl<'a> Sender<'a> {
         if start > file.reached {
             file.reached = start;
             file.tries = 0;
-            self.run.shared().busy.reset();
+            self.shared().busy.reset();
         }
+        let has_receipt = match &outcome {
+            Ok(sent) => sent.stored_as.is_some(),
+            Err(error) => matches!(error, SendError::Refused(_) | SendError::Damaged { .. }),
+        };
+        self.shared().gives_receipts |= has_receipt;
         match outcome {
-            Ok(sent) => {
-                self.run.shared().busy.reset();
-                self.gives_receipts |= sent.stored_as.is_some();
-                self.run.reporter.sent(&file, &sent, time);
+            Ok(sent) if sent.already_stored && self.reporter.has_sent(&sent) => {
+                file.is_another = true;
+                self.shared().queue.push_front(file);
             }
-            Err(error) => self.run.record_failure(file, &error, time),
+            Ok(sent) => {
+                let mut shared = self.shared();
+                shared.busy.reset();
+                shared.listens_again = !has_receipt;
+                drop(shared);
+                self.reporter.sent(&file, &sent, time);
+            }
+            Err(error) => self.record_failure(file, &error, time),
         }
     }
 }

@@ -5,11 +5,14 @@ use super::retry::{QueuedFile, WhenBusy, pause_before};
 use super::target::Target;
 use crate::cli::console::Printer;
 use crate::cli::exit::Exit;
+use crate::digest::xxh64;
 use crate::disk::name;
 use crate::limits;
 use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, shortened};
 use crate::transfer::error::SendError;
 use crate::transfer::send::Sent;
+use crate::wire::header::Dialect;
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::mem;
@@ -30,6 +33,11 @@ struct State {
     totals: Totals,
     /// The first failure in the order of the files: its index and exit status.
     failure: Option<(usize, Exit)>,
+    /// XXH64 of each name under which a file is stored, and whether the file was sent just now. A million
+    /// of them have room in memory.
+    names: HashMap<u64, bool>,
+    /// Whether it was said that the receiver keeps what a file was before.
+    warned_of_versions: bool,
     /// Whether it was said that the receiver keeps no directories.
     warned_of_flattening: bool,
 }
@@ -68,16 +76,25 @@ impl<'a> Reporter<'a> {
     /// Reports a file that was sent, and fails it if a receipt is required and there is none.
     pub(super) fn sent(&self, file: &QueuedFile, sent: &Sent, time: Duration) {
         let unconfirmed = sent.stored_as.is_none() && self.options.require_receipt;
-        let exit = if unconfirmed { Exit::Unconfirmed } else { Exit::Done };
+        let another = self.another_of_this_name(sent);
+        let exit = match (&another, unconfirmed) {
+            (Some(_), _) => Exit::Local,
+            (None, true) => Exit::Unconfirmed,
+            (None, false) => Exit::Done,
+        };
         if self.options.json {
             self.print_json(file, Some(sent), None, exit, time);
         } else if !self.options.quiet {
             self.print_sent(file, sent, time);
         }
         self.warn_of_flattening(file, sent);
-        if unconfirmed {
+        self.warn_of_versions(file, sent);
+        let why = another.or_else(|| {
             let why = "it was sent, but the receiver gave no receipt, \
                        which --require-receipt asks for";
+            unconfirmed.then(|| why.to_owned())
+        });
+        if let Some(why) = why {
             self.printer.log(self.not_sent(file, &why));
             self.record_failure(file.index, exit);
             return;
@@ -91,15 +108,44 @@ impl<'a> Reporter<'a> {
         }
     }
 
+    /// Returns whether the name under which a file is stored is that of another file that was sent just now.
+    pub(super) fn has_sent(&self, sent: &Sent) -> bool {
+        let name = sent.stored_as.as_ref().map(|name| xxh64(name.as_bytes()));
+        name.is_some_and(|name| self.state().names.get(&name) == Some(&true))
+    }
+
+    /// Records the name under which a file is stored. If another file of this call has it, returns what
+    /// that means.
+    fn another_of_this_name(&self, sent: &Sent) -> Option<String> {
+        let name = sent.stored_as.as_ref()?;
+        self.state().names.insert(xxh64(name.as_bytes()), !sent.already_stored)?;
+        let name = shortened(name, limits::PATH);
+        let what = match sent.already_stored {
+            true => "what the receiver has in its place, {}, is another file of this call",
+            false => "it took the place of another file of this call, {}",
+        };
+        let what = what.replace("{}", &Escaped(&name).to_string());
+        Some(format!(
+            "{what}; --name gives it another name, and with --subdirs qdropd keeps directories"
+        ))
+    }
+
     fn print_sent(&self, file: &QueuedFile, sent: &Sent, time: Duration) {
-        if sent.stored_as.is_none() && name::is_hard_to_store(&file.name) {
-            self.printer.log(format!(
-                "qdrop: warning: {}: a receiver without receipts may lose a file of that name; \
-                 --name gives it another",
-                Escaped(&file.name)
-            ));
-        }
         let name = Escaped(&file.name);
+        let warn = |why| self.printer.log(format!("qdrop: warning: {name}: {why}"));
+        if sent.stored_as.is_none() && name::is_hard_to_store(&file.name) {
+            warn(
+                "a receiver without receipts may lose a file of that name; --name gives it another",
+            );
+        }
+        // Receivers of header-size stay connected.
+        let may_close = self.options.dialect != Dialect::HeaderSize;
+        if may_close && sent.closed_by_receiver == Some(false) && sent.answer.is_none() {
+            warn(
+                "the receiver did not close by itself, as most do that have the whole file; if it \
+                 is not there, try another --dialect, or one file a call",
+            );
+        }
         let &Sent { size, digest, resumed_at, .. } = sent;
         let summary = TransferSummary { size, digest, resumed_at, time };
         let stored_as = stored_as(sent);
@@ -112,7 +158,7 @@ impl<'a> Reporter<'a> {
                 let message = message.unwrap_or_default();
                 format!("stored {name} as {} {summary}{message}", Escaped(stored_as))
             }
-            None => format!("sent {name} {summary}: the receiver gave no receipt"),
+            None => format!("sent {name} {summary}: the receiver {}", instead_of_receipt(sent)),
         });
     }
 
@@ -131,6 +177,31 @@ impl<'a> Reporter<'a> {
         }
     }
 
+    /// Warns once of a receiver that keeps each version of a file, though it is brought up to date.
+    fn warn_of_versions(&self, file: &QueuedFile, sent: &Sent) {
+        let stem = |name: &str| {
+            let name = name.rsplit('/').next().unwrap_or_default().to_owned();
+            name.rfind('.').filter(|at| *at > 0).map_or(name.clone(), |at| name[..at].to_owned())
+        };
+        let number = sent.stored_as.as_ref().and_then(|stored_as| {
+            stem(stored_as)
+                .strip_prefix(&format!("{} (", stem(&file.name)))?
+                .strip_suffix(')')?
+                .parse::<u32>()
+                .ok()
+        });
+        if number.is_some()
+            && self.options.extended.skip
+            && !sent.already_stored
+            && !self.options.quiet
+            && !mem::replace(&mut self.state().warned_of_versions, true)
+        {
+            let warning = "qdrop: warning: the receiver keeps what a file was before, and gives the new \
+                           one a number; --on-conflict replace of qdropd brings files up to date";
+            self.printer.log(warning.to_owned());
+        }
+    }
+
     /// Reports a failure after which the file is tried again.
     pub(super) fn retrying(&self, file: &QueuedFile, error: &SendError) {
         if !self.options.quiet {
@@ -138,6 +209,31 @@ impl<'a> Reporter<'a> {
             let pause = pause_before(tries).as_secs();
             self.printer.log(format!("{line}; trying again in {pause} s ({tries} of {most})"));
         }
+    }
+
+    /// Reports that the files after one that is tried again have the same fate.
+    pub(super) fn rest_retrying(&self, files: &[QueuedFile]) {
+        if let (Some(file), false) = (files.first(), self.options.quiet) {
+            let (pause, most) = (pause_before(file.tries).as_secs(), self.options.retry);
+            let line = self.rest_not_sent(files.len());
+            self.printer
+                .log(format!("{line}; trying again in {pause} s ({} of {most})", file.tries));
+        }
+    }
+
+    /// Reports that the files after one that failed have the same fate.
+    pub(super) fn rest_failed(&self, files: &[QueuedFile], error: &SendError, exit: Exit) {
+        if !files.is_empty() {
+            self.printer.log(self.rest_not_sent(files.len()));
+        }
+        for file in files {
+            self.record_failed(file, error, exit, Duration::ZERO);
+        }
+    }
+
+    fn rest_not_sent(&self, count: usize) -> String {
+        let (files, target) = (if count == 1 { "file" } else { "files" }, self.target.to_string());
+        format!("qdrop: {count} further {files} not sent {}: the same", Escaped(&target))
     }
 
     /// Tells who wants to know everything that a file waits for a busy receiver.
@@ -154,6 +250,10 @@ impl<'a> Reporter<'a> {
     /// Reports a failure for good.
     pub(super) fn failed(&self, file: &QueuedFile, error: &SendError, exit: Exit, time: Duration) {
         self.printer.log(self.failure(file, error));
+        self.record_failed(file, error, exit, time);
+    }
+
+    fn record_failed(&self, file: &QueuedFile, error: &SendError, exit: Exit, time: Duration) {
         if self.options.json {
             self.print_json(file, None, Some(error), exit, time);
         }
@@ -170,7 +270,7 @@ impl<'a> Reporter<'a> {
 
     fn failure(&self, file: &QueuedFile, error: &SendError) -> String {
         let line = match error {
-            SendError::Source(error) => format!("qdrop: {error}"),
+            SendError::Source(error) | SendError::Changed(error) => format!("qdrop: {error}"),
             _ => self.not_sent(file, error),
         };
         match error {
@@ -230,14 +330,27 @@ impl<'a> Reporter<'a> {
             _ => null(),
         };
         let error = error.map_or_else(null, |error| text(&error.to_string()));
+        let closed = sent.and_then(|sent| sent.closed_by_receiver);
+        let closed = closed.map_or_else(null, |closed| closed.to_string());
+        let answer = sent.and_then(|sent| sent.answer.as_deref()).map_or_else(null, text);
         let path = file.path.to_string_lossy();
         let (path, name, time) = (Json(&path), Json(&file.name), Seconds(time));
         let status = exit as u8;
         self.printer.print(format!(
             "{{\"outcome\":\"{outcome}\",\"file\":{path},\"name\":{name},\"stored_as\":{stored_as},\
              \"size\":{size},\"xxh64\":{digest},\"seconds\":{time},\"error\":{error},\
-             \"status\":{status},\"resumed_at\":{resumed_at},\"refusal\":{refusal},\"message\":{message}}}"
+             \"status\":{status},\"resumed_at\":{resumed_at},\"refusal\":{refusal},\
+             \"closed_by_receiver\":{closed},\"answer\":{answer},\"message\":{message}}}"
         ));
+    }
+}
+
+/// Returns what a receiver did that gave no receipt.
+fn instead_of_receipt(sent: &Sent) -> String {
+    match (&sent.answer, sent.closed_by_receiver) {
+        (Some(answer), _) => format!("answered: {}", Escaped(answer)),
+        (None, Some(true)) => "closed by itself".to_owned(),
+        (None, _) => "gave no receipt".to_owned(),
     }
 }
 

@@ -18,6 +18,14 @@ pub(super) struct QueuedFile {
     pub(super) tries: usize,
     /// The furthest offset at which a try has started.
     pub(super) reached: u64,
+    /// Whether it is sent although the receiver has such a file: that is another one of this call.
+    pub(super) is_another: bool,
+}
+
+impl QueuedFile {
+    pub(super) fn new(index: usize, path: PathBuf, name: String) -> Self {
+        Self { index, path, name, tries: 0, reached: 0, is_another: false }
+    }
 }
 
 /// What follows from a failure.
@@ -38,6 +46,7 @@ pub(super) fn disposition(error: &SendError) -> Disposition {
     match error {
         SendError::NotProcessed => Disposition::Requeue,
         SendError::Source(_) | SendError::Unsendable(_) => Disposition::Fail(Exit::Local),
+        SendError::Changed(_) => Disposition::Retry(Exit::Local),
         SendError::Unreachable(_) => Disposition::Retry(Exit::Unreachable),
         SendError::Broken(_) | SendError::InDoubt(_) | SendError::Damaged { .. } => {
             Disposition::Retry(Exit::Broken)

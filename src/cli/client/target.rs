@@ -4,7 +4,7 @@ use super::options::{Mode, Options};
 use crate::cli::console::Printer;
 use crate::limits;
 use crate::net::allow::Network;
-use crate::net::dial::{self, Address, DialError};
+use crate::net::dial::{Address, DialError, Dialer};
 use crate::net::listen;
 use crate::text::Reason;
 use std::fmt::{self, Display, Formatter};
@@ -16,8 +16,8 @@ use std::time::Duration;
 
 /// A receiver to connect to, or a listener to which receivers connect.
 pub(super) enum Target<'a> {
-    /// A receiver, and how long an address of it may take to answer.
-    Host(&'a Address, Duration),
+    /// A receiver.
+    Host(Dialer<'a>),
     Listener(Listener<'a>),
 }
 
@@ -37,7 +37,7 @@ impl<'a> Target<'a> {
     /// Starts to listen, if that is asked for.
     pub(super) fn open(options: &'a Options, printer: &Printer) -> Result<Self, String> {
         let (address, allow) = match &options.mode {
-            Mode::Connect { host, timeout } => return Ok(Self::Host(host, *timeout)),
+            Mode::Connect { host, timeout } => return Ok(Self::Host(Dialer::new(host, *timeout))),
             Mode::Listen { address, allow } => (*address, allow),
         };
         let (address, listener) = listen::listen(address)
@@ -57,11 +57,12 @@ impl<'a> Target<'a> {
         Ok(Self::Listener(Listener { listener, address, allow, printer, verbose, refused }))
     }
 
-    /// Makes the next connection.
-    pub(super) fn connect(&self) -> Result<TcpStream, String> {
+    /// Makes the next connection. A host may refuse it for as long as `patience`.
+    pub(super) fn connect(&self, patience: Duration) -> Result<TcpStream, String> {
         match self {
-            Self::Host(host, timeout) => dial::dial(host, *timeout)
-                .map_err(|error| format!("{error}{}", connect_hint(host, &error))),
+            Self::Host(dialer) => dialer
+                .dial(patience)
+                .map_err(|error| format!("{error}{}", connect_hint(dialer.host(), &error))),
             Self::Listener(listener) => listener
                 .accept()
                 .map_err(|error| format!("cannot accept a connection: {}", Reason(&error))),
@@ -118,7 +119,7 @@ fn connect_hint(host: &Address, error: &DialError) -> &'static str {
 impl Display for Target<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Host(host, _) => write!(f, "to {host}"),
+            Self::Host(dialer) => write!(f, "to {}", dialer.host()),
             Self::Listener(listener) => write!(f, "from {}", listener.address),
         }
     }

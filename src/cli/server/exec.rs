@@ -123,14 +123,18 @@ impl Commands {
         }
     }
 
+    /// Drops the jobs of a conversation that has not ended.
+    pub(super) fn forget(&self, conversation: Conversation) {
+        let mut state = self.state();
+        for job in state.take_held(conversation) {
+            state.bytes -= job.bytes();
+        }
+    }
+
     /// Runs the jobs of a conversation that has ended, without waiting for them.
     pub(super) fn run(self: &Arc<Self>, conversation: Conversation) {
         let mut state = self.state();
-        let held = mem::take(&mut state.held);
-        let (ended, others): (VecDeque<_>, VecDeque<_>) =
-            held.into_iter().partition(|(other, _)| *other == conversation);
-        state.held = others;
-        for (_, job) in ended {
+        for job in state.take_held(conversation) {
             state.ready.push_back(job);
             // A worker ends when no job is ready, so that none is idle.
             if state.workers >= limits::COMMANDS {
@@ -296,6 +300,14 @@ fn is_missing_or_hidden(error: &io::Error) -> bool {
 }
 
 impl State {
+    /// Takes the jobs that are held until this conversation ends.
+    fn take_held(&mut self, conversation: Conversation) -> Vec<Job> {
+        let (taken, others): (VecDeque<_>, VecDeque<_>) =
+            mem::take(&mut self.held).into_iter().partition(|(other, _)| *other == conversation);
+        self.held = others;
+        taken.into_iter().map(|(_, job)| job).collect()
+    }
+
     /// Takes the oldest job of the address whose waiting jobs take the most memory.
     fn take_oldest_of_largest(&mut self) -> Option<Job> {
         let waiting = || self.ready.iter().chain(self.held.iter().map(|(_, job)| job));

@@ -10,7 +10,7 @@ use crate::text::{
     Escaped, Json, Reason, ResumedAt, Seconds, Timestamp, TransferSummary, shortened,
 };
 use crate::transfer::error::ReceiveError;
-use crate::transfer::receive::Stored;
+use crate::transfer::receive::{MAY_BE_CUT, Stored};
 use std::env;
 use std::fmt::{self, Display, Formatter, Write};
 use std::io;
@@ -86,6 +86,8 @@ pub(super) enum Entry<'a> {
     AlreadyStored(SocketAddr, &'a str, &'a SafeName),
     /// A file was not stored. It has a name if there was a header.
     NotStored(SocketAddr, Option<&'a str>, &'a ReceiveError),
+    /// A stored file is followed by what is no header.
+    MayBeCut(SocketAddr, &'a SafeName),
     /// Receipts could not be delivered.
     Undelivered(SocketAddr, &'a io::Error),
     /// A file is stored, but its temporary name could not be removed.
@@ -112,6 +114,7 @@ impl Entry<'_> {
     }
 
     fn object(&self) -> Object {
+        let warning = |why: fmt::Arguments<'_>| Object::new("warning").text("error", &why);
         match *self {
             Self::Error(why) => Object::new("error").text("error", &why),
             Self::Listening(address, hint) => {
@@ -119,17 +122,15 @@ impl Entry<'_> {
             }
             Self::Swept(parts) => Object::new("swept").number("parts", &parts),
             Self::WorldWritable(directory) => {
-                let why = format!("every user of this machine can replace files in {directory}");
-                Object::new("warning").text("error", &why)
+                warning(format_args!("every user of this machine can replace files in {directory}"))
             }
             Self::Shared(directory) => {
-                let why = format!("other users can make directories in {directory}");
-                Object::new("warning").text("error", &why)
+                warning(format_args!("other users can make directories in {directory}"))
             }
-            Self::Full => Object::new("warning").text("error", &"the disk is full"),
+            Self::Full => warning(format_args!("the disk is full")),
             Self::Unsynced(directory, why) => {
-                let why = format!("{directory} cannot be synchronised: {}", Reason(&why.error));
-                Object::new("warning").text("error", &why)
+                let why = Reason(&why.error);
+                warning(format_args!("{directory} cannot be synchronised: {why}"))
             }
             Self::NoTransfer(from, why) => {
                 Object::new("failed").text("peer", from).text("error", why)
@@ -161,6 +162,10 @@ impl Entry<'_> {
                     object = object.number("status", &status.code());
                 }
                 object.text("error", why)
+            }
+            Self::MayBeCut(peer, stored_as) => {
+                let object = Object::new("warning").text("peer", &peer);
+                object.text("stored_as", stored_as).text("error", &MAY_BE_CUT)
             }
             Self::Undelivered(peer, why) => {
                 Object::new("no-receipt").text("peer", &peer).text("error", &Reason(why))
@@ -231,6 +236,9 @@ impl Display for Entry<'_> {
             Self::NotStored(peer, None, why) => write!(f, "{peer}: {}: {why}", verb(why)),
             Self::NotStored(peer, Some(name), why) => {
                 write!(f, "{peer}: {} {}: {why}", verb(why), Escaped(&truncated(name)))
+            }
+            Self::MayBeCut(peer, stored_as) => {
+                write!(f, "{peer}: warning: {}: {MAY_BE_CUT}", Escaped(stored_as.as_str()))
             }
             Self::Undelivered(peer, why) => {
                 write!(f, "{peer}: no receipt delivered: {}", Reason(why))
@@ -346,6 +354,7 @@ mod tests {
             size: 1000,
             digest: 0xabc,
             resumed_at: 0,
+            may_be_cut: false,
             untimed: false,
         };
         let failed = || io::Error::other("it \"failed\"");
@@ -437,6 +446,11 @@ mod tests {
             &Entry::NotStored(peer, None, &ReceiveError::Broken("it broke".to_owned())),
             "192.0.2.1:5: failed: it broke",
             r#"{"event":"failed","peer":"192.0.2.1:5","error":"it broke"}"#,
+        );
+        assert_entry(
+            &Entry::MayBeCut(peer, &stored.name),
+            "192.0.2.1:5: warning: a\": this file may be cut: its sender counts differently",
+            r#"{"event":"warning","peer":"192.0.2.1:5","stored_as":"a\"","error":"this file may be cut: its sender counts differently"}"#,
         );
         assert_entry(
             &Entry::Undelivered(peer, &failed()),

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     let exit = match options::parse(env::args_os().skip(1)) {
         Ok(Command::Receive(options)) => run(&options),
-        Ok(Command::Print(text)) => super::print_text(&text),
+        Ok(Command::Print(text)) => super::print_text("qdropd", &text),
         // With inetd, standard error is the connection to a peer.
         Err(_) if inherit::is_standard_error() => Exit::Usage,
         Err(text) => super::usage_error("qdropd", &text),
@@ -38,7 +38,7 @@ fn run(options: &Options) -> Exit {
     let progress = match format {
         _ if options.quiet => Progress::None,
         LogFormat::None => Progress::None,
-        LogFormat::Text if io::stderr().is_terminal() => Progress::Live,
+        LogFormat::Text if crate::cli::can_redraw() => Progress::Live,
         LogFormat::Text | LogFormat::Dated | LogFormat::Json => Progress::Reports,
     };
     let console = match Console::new(progress, format.formatter()) {
@@ -56,7 +56,8 @@ fn run(options: &Options) -> Exit {
         Log { format, ..log }.log(&Entry::Error(&why));
         Exit::Local
     });
-    console.close();
+    // A receiver goes on without its first line.
+    let _ = console.close();
     exit
 }
 

@@ -7,21 +7,21 @@ use crate::cli::exit::Exit;
 use crate::cli::meter::Id;
 use crate::limits;
 use crate::net::admission::{Admission, AdmissionPolicy};
-use crate::net::dial::{self, Address};
+use crate::net::dial::{Address, Dialer};
 use crate::net::inherit::{self, Inherited};
 use crate::net::listen::{self, Accepted};
 use crate::net::timed_stream::{TimedStream, Timeouts};
 use crate::text::Reason;
 use crate::transfer::Connection;
 use crate::transfer::error::ReceiveError;
-use crate::transfer::receive::{self, Event, Storage, Stored};
+use crate::transfer::receive::{self, Event, MAY_BE_CUT, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::fmt::Display;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Starts a thread.
 pub(super) fn start(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
@@ -121,7 +121,7 @@ impl Server {
 
     /// Connects to a sender that listens, and receives one transfer.
     pub(super) fn receive_from(&self, host: &Address) -> Exit {
-        let stream = match dial::dial(host, limits::CONNECT_TIME) {
+        let stream = match Dialer::new(host, limits::CONNECT_TIME).dial(Duration::ZERO) {
             Ok(stream) => stream,
             Err(error) => {
                 let hint = match error.has(ErrorKind::ConnectionRefused) {
@@ -295,6 +295,10 @@ impl TransferObserver<'_> {
                     log.printer.advance(file.id, bytes);
                 }
             }
+            Event::MayBeCut(stored) => {
+                log.log(&Entry::MayBeCut(self.peer, &stored.name));
+                self.server.commands.forget(self.conversation);
+            }
             Event::Leftover(error) => log.log(&Entry::Leftover(self.peer, error)),
             Event::Untimed(error) => log.log(&Entry::Untimed(self.peer, error)),
             Event::Ended(outcome) => {
@@ -326,6 +330,9 @@ impl TransferObserver<'_> {
                 log.log(&Entry::NotStored(self.peer, name, why));
             }
         }
+        if let Ok(Stored { may_be_cut: true, name, .. }) = outcome {
+            log.log(&Entry::MayBeCut(self.peer, name));
+        }
     }
 
     /// Updates the exit status, which is that of the first failure.
@@ -338,6 +345,7 @@ impl TransferObserver<'_> {
             }
             // So is one that had to make room for others.
             Err(ReceiveError::Busy) => return,
+            Ok(stored) if stored.may_be_cut => Exit::Refused,
             Ok(_) | Err(ReceiveError::AlreadyStored { .. }) => Exit::Done,
             Err(why) => match why.status() {
                 None | Some(Status::TimedOut) => Exit::Broken,
@@ -353,14 +361,15 @@ impl TransferObserver<'_> {
         let commands = &self.server.commands;
         let nothing_came =
             matches!(outcome, Err(ReceiveError::Silent | ReceiveError::AlreadyStored { .. }));
+        let outcome = match outcome {
+            Ok(stored) if stored.may_be_cut => Err(MAY_BE_CUT.to_owned()),
+            Ok(stored) => Ok(stored.clone()),
+            Err(why) => Err(why.to_string()),
+        };
         if nothing_came || !commands.has(outcome.is_ok()) {
             return;
         }
         let name = file.map(|file| file.name).unwrap_or_default();
-        let outcome = match outcome {
-            Ok(stored) => Ok(stored.clone()),
-            Err(why) => Err(why.to_string()),
-        };
         commands.hold(self.conversation, Job { peer: self.peer, key: self.key, name, outcome });
     }
 }

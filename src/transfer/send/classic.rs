@@ -7,7 +7,7 @@ use crate::digest::Xxh64;
 use crate::disk::source::Source;
 use crate::limits;
 use crate::text::Escaped;
-use crate::transfer::error::SendError;
+use crate::transfer::error::{SendError, is_timeout};
 use crate::transfer::pump::PumpError;
 use crate::transfer::{Connection, Phase};
 use crate::wire::foreign;
@@ -17,7 +17,12 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::mem;
 
 /// What the receiver sent at the end of a connection.
+#[derive(Default)]
 struct Receipts {
+    /// What came before the end of our side.
+    early: Vec<u8>,
+    /// Whether the receiver closed before that, if it was waited for.
+    closed: Option<bool>,
     read: Vec<Receipt>,
     /// Why there are no more of them, if the connection broke.
     broken: Option<String>,
@@ -29,7 +34,7 @@ struct Receipts {
 
 impl<C: Connection> Outgoing<C> {
     /// Sends a file under `name`. Its outcome, also if the connection breaks here, is among
-    /// [`Outgoing::finish`].
+    /// [`Outgoing::finish`]. `gives_receipts`: whether the receiver is known to do so.
     ///
     /// `advance` is called with the bytes of each read of the file.
     ///
@@ -41,14 +46,20 @@ impl<C: Connection> Outgoing<C> {
         &mut self,
         source: &mut Source,
         name: &[u16],
+        gives_receipts: bool,
         advance: &mut dyn FnMut(u64),
     ) -> Result<(), SendError> {
         let size = source.size();
         let header = Header { dialect: self.dialect, name: Some(name.to_vec()), body: size };
         let header = header.encode().map_err(SendError::Unsendable)?;
         let mut digest = Xxh64::default();
-        let written =
-            self.write_header(&header).and_then(|()| self.write_body(source, &mut digest, advance));
+        let written = self
+            .write_header(&header)
+            .and_then(|()| match self.pause_after_header(size, gives_receipts) {
+                Some(pause) => self.flush().map(|()| self.connection.pause(pause)),
+                None => Ok(()),
+            })
+            .and_then(|()| self.write_body(source, &mut digest, advance));
         let digest = match written {
             Ok(()) => Some(digest.finish()),
             Err(PumpError::Write(error)) => {
@@ -63,10 +74,11 @@ impl<C: Connection> Outgoing<C> {
 
     /// Ends our side of the stream, reads the receipts and returns the outcome of each classic file, in
     /// order. If the receiver is known to give receipts, as `gives_receipts` says, none is a failure;
-    /// of any other receiver nothing but a close can be expected.
+    /// of any other receiver nothing but a close can be expected, and its own one is waited for.
     pub fn finish(mut self, gives_receipts: bool) -> Vec<Result<Sent, SendError>> {
         let files = mem::take(&mut self.unconfirmed);
-        let Receipts { read, broken, foreign, answer } = self.read_receipts(&files);
+        let Receipts { read, broken, foreign, answer, closed, .. } =
+            self.read_receipts(&files, gives_receipts);
         let confirmed_any = !read.is_empty();
         let mut receipts = read.into_iter();
         let outcome = |Unconfirmed { size, digest }| match (receipts.next(), digest, &broken) {
@@ -82,14 +94,10 @@ impl<C: Connection> Outgoing<C> {
             },
             (None, _, None) if confirmed_any => Err(SendError::NotProcessed),
             (None, _, Some(why)) if confirmed_any => Err(SendError::InDoubt(why.clone())),
-            (None, Some(digest), None) if !gives_receipts => Ok(Sent {
-                size,
-                digest,
-                stored_as: None,
-                resumed_at: 0,
-                already_stored: false,
-                message: None,
-            }),
+            (None, Some(digest), None) if !gives_receipts => {
+                let (closed_by_receiver, answer) = (closed, answer.clone());
+                Ok(Sent { size, digest, closed_by_receiver, answer, ..Sent::default() })
+            }
             (None, _, Some(why)) => Err(SendError::Broken(match &answer {
                 Some(answer) => format!("{why}; it answered \"{}\"", Escaped(answer)),
                 None => why.clone(),
@@ -99,16 +107,19 @@ impl<C: Connection> Outgoing<C> {
         files.into_iter().map(outcome).collect()
     }
 
-    fn read_receipts(mut self, files: &[Unconfirmed]) -> Receipts {
-        let ended = match self.failure.take() {
+    fn read_receipts(mut self, files: &[Unconfirmed], gives_receipts: bool) -> Receipts {
+        let mut receipts = Receipts::default();
+        let written = match self.failure.take() {
             Some(error) => Err(error),
-            None => self
-                .connection
-                .write_all(&self.buffer[..self.pending])
-                .and_then(|()| self.connection.half_close()),
+            None => self.connection.write_all(&self.buffer[..self.pending]),
         };
+        let ended = written
+            .and_then(|()| match files.is_empty() || gives_receipts {
+                true => Ok(()),
+                false => receipts.wait_for_close(&mut self.connection),
+            })
+            .and_then(|()| self.connection.half_close());
         self.buffer = Vec::new();
-        let mut receipts = Receipts { read: Vec::new(), broken: None, foreign: None, answer: None };
         if files.is_empty() {
             return receipts;
         }
@@ -137,9 +148,22 @@ impl<C: Connection> Outgoing<C> {
 }
 
 impl Receipts {
+    /// Waits for the receiver's own close, and keeps what it sends meanwhile.
+    fn wait_for_close<C: Connection>(&mut self, connection: &mut C) -> io::Result<()> {
+        connection.enter_phase(Phase::OwnClose)?;
+        let most = limits::HEADER_BUFFER;
+        let end = connection.take(most as u64).read_to_end(&mut self.early);
+        self.closed = Some(end.is_ok() && self.early.len() < most);
+        match end {
+            Err(error) if !is_timeout(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the receipts of this many files, or, if there are fewer, the stream to its end.
     fn read_from<C: Connection>(&mut self, connection: &mut C, files: usize) -> io::Result<()> {
-        let mut stream = BufReader::new(connection.take(limits::DRAIN));
+        let early = io::Cursor::new(mem::take(&mut self.early));
+        let mut stream = BufReader::new(early.chain(connection.take(limits::DRAIN)));
         let first = read_beginning(&mut stream)?;
         let received = [first.get_ref(), stream.buffer()].concat();
         self.foreign = match Header::is_begun(&received) {
@@ -151,7 +175,8 @@ impl Receipts {
         }
         if !received.is_empty() && !Receipt::is_begun(&received) {
             let shown = &received[..received.len().min(limits::SHOWN_ANSWER)];
-            self.answer = Some(String::from_utf8_lossy(shown).trim_end().to_owned());
+            let shown = String::from_utf8_lossy(shown).trim_end().to_owned();
+            self.answer = Some(shown).filter(|shown| !shown.is_empty());
         }
         let mut stream = first.chain(stream);
         while self.read.len() < files {
@@ -167,7 +192,7 @@ impl Receipts {
             // Some old receivers answer a few bytes of their own. Only their close counts, and only if
             // they have taken the whole body before.
             io::copy(&mut stream, &mut io::sink())?;
-            if stream.get_ref().1.get_ref().limit() == 0 {
+            if stream.get_ref().1.get_ref().get_ref().1.limit() == 0 {
                 return Err(io::Error::new(ErrorKind::InvalidData, "it answers without end"));
             }
             if !self.read.is_empty() {

@@ -73,15 +73,18 @@ impl<C: Connection> Outgoing<C> {
                 return Ok(answer);
             }
             Err(error) => self.failure = Some(error),
+            Ok(None) if !gives_receipts && !self.answered => {
+                self.failure = Some(ErrorKind::InvalidData.into());
+                return Err(SendError::Unsupported);
+            }
             Ok(None) => {}
         }
-        let timed_out = self.failure.as_ref().is_some_and(is_timeout);
         let error = self.failure.get_or_insert_with(|| ErrorKind::UnexpectedEof.into());
-        Err(match (self.answered, gives_receipts, timed_out) {
+        Err(match (self.answered, gives_receipts) {
             // A receiver does not wait forever for the next file.
-            (true, _, false) => SendError::NotProcessed,
-            (false, false, true) => SendError::Unsupported,
-            (_, true, _) => SendError::Broken(broken("answer", error)),
+            (true, _) if !is_timeout(error) => SendError::NotProcessed,
+            (_, true) => SendError::Broken(broken("answer", error)),
+            // Silence proves nothing: a full house is silent, too.
             _ => SendError::Broken(format!(
                 "{}; if it is no qdropd, it does not know --resume, --preserve and --skip-existing",
                 broken("answer", error)
@@ -176,14 +179,7 @@ fn judge_answer(receipt: Receipt, size: u64, options: ExtendedOptions) -> Result
         Status::AlreadyThere => {
             let name = receipt.name.unwrap_or_default();
             let stored_as = Some(String::from_utf16_lossy(&name));
-            Ok(Sent {
-                size,
-                digest: 0,
-                stored_as,
-                resumed_at: size,
-                already_stored: true,
-                message: None,
-            })
+            Ok(Sent { size, stored_as, resumed_at: size, already_stored: true, ..Sent::default() })
         }
         Status::Stored => Err(unasked("has stored the file")),
         _ => Err(SendError::Refused(receipt)),

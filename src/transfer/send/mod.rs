@@ -15,9 +15,10 @@ use crate::wire::foreign;
 use crate::wire::header::Dialect;
 use crate::wire::receipt::{Receipt, Status};
 use std::io::{self, ErrorKind, Read};
+use std::time::Duration;
 
 /// A file that was sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     /// Bytes of the body.
     pub size: u64,
@@ -26,6 +27,11 @@ pub struct Sent {
     /// The name it was stored under, from a receipt that matches what was sent. Without a receipt,
     /// all that is known is that the receiver has taken every byte.
     pub stored_as: Option<String>,
+    /// Without a receipt, whether the receiver closed by itself, as most do that have the whole file;
+    /// `None` if that is unknown.
+    pub closed_by_receiver: Option<bool>,
+    /// The beginning of what the receiver answered in place of a receipt.
+    pub answer: Option<String>,
     /// The offset at which the transfer was resumed; 0 if the whole body was sent.
     pub resumed_at: u64,
     /// The receiver had the file before, so nothing was sent. The digest is unknown.
@@ -98,11 +104,20 @@ impl<C: Connection> Outgoing<C> {
         }
         self.buffer[self.pending..][..header.len()].copy_from_slice(header);
         self.pending += header.len();
-        if self.dialect == Dialect::HeaderSize {
-            self.flush()?;
-            self.connection.pause_after_header();
-        }
         Ok(())
+    }
+
+    /// Returns how long to pause between a header and a body of this many bytes. `gives_receipts`: whether
+    /// the receiver is known to be none that loses what arrives together (docs/PROTOCOL.md, 1).
+    fn pause_after_header(&self, body: u64, gives_receipts: bool) -> Option<Duration> {
+        match self.dialect {
+            _ if body == 0 => None,
+            // The end of the header shows by the pause alone.
+            Dialect::Text => Some(limits::HEADER_PAUSE),
+            _ if gives_receipts => None,
+            Dialect::HeaderSize => Some(limits::HEADER_PAUSE),
+            _ => (body < limits::WHOLE_BODY).then_some(limits::SHORT_PAUSE),
+        }
     }
 
     /// Writes the bytes of a file that `digest` has not seen.
@@ -119,6 +134,10 @@ impl<C: Connection> Outgoing<C> {
             end?;
             digest.update(piece);
             left -= piece.len() as u64;
+            // Its last bytes do not leave, so that the receiver has no whole file.
+            if left == 0 && source.has_changed().map_err(PumpError::Read)? {
+                return Err(PumpError::Ended);
+            }
             self.pending += piece.len();
             if self.pending == self.buffer.len() {
                 self.flush()?;
@@ -148,8 +167,7 @@ fn verify_receipt(receipt: Receipt, size: u64, digest: u64) -> Result<Sent, Send
     }
     let name = String::from_utf16_lossy(&receipt.name.unwrap_or_default());
     let message = receipt.message.map(|message| String::from_utf16_lossy(&message));
-    let stored_as = Some(name);
-    Ok(Sent { size, digest, stored_as, resumed_at: 0, already_stored: false, message })
+    Ok(Sent { size, digest, stored_as: Some(name), message, ..Sent::default() })
 }
 
 /// Returns whether the end of the stream is the receiver's own, though writing has failed with `error`. A
@@ -176,14 +194,14 @@ fn no_receipt() -> SendError {
 }
 
 fn read_error(source: &Source, error: PumpError) -> SendError {
-    let error = match error {
-        PumpError::Read(error) | PumpError::Write(error) => error,
-        PumpError::Ended => {
-            let what = format!("it shrank below its {} bytes while it was sent", source.size());
-            io::Error::new(ErrorKind::UnexpectedEof, what)
-        }
-    };
-    SendError::Source(DiskError::at("read", source.path())(error))
+    let at = DiskError::at("read", source.path());
+    match error {
+        PumpError::Read(error) | PumpError::Write(error) => SendError::Source(at(error)),
+        PumpError::Ended => match source.has_changed() {
+            Ok(false) => SendError::Source(source.unknown_size()),
+            _ => SendError::Changed(at(io::Error::other("it changed while it was sent"))),
+        },
+    }
 }
 
 fn write_error(error: &io::Error) -> String {

@@ -1,0 +1,156 @@
+//! Describes the beginning of a stream that is no header, for the person whose program sent it.
+
+use super::qdatastream::units;
+use super::readable;
+use super::receipt::Receipt;
+use super::{foreign, text_head};
+
+const PRIVATE: &str = "a private protocol; only total, size and name may stand before the file";
+
+/// Bytes at the start of a stream that are examined: three numbers or strings of usual length before a
+/// header.
+pub const SNIFF: usize = 128;
+
+/// Bytes in front of a header that are looked behind.
+const IN_FRONT: u8 = 64;
+
+/// Returns whether a stream that begins like this is most likely one of headers.
+pub fn is_header(beginning: &[u8]) -> bool {
+    is_header_that_counts(beginning, 0)
+}
+
+/// Like [`is_header`], for a header whose second number may count so many bytes of something else.
+fn is_header_that_counts(beginning: &[u8], more: i64) -> bool {
+    number_at(beginning, 0).zip(number_at(beginning, 8)).is_some_and(|(total, size)| {
+        let name = length_at(beginning, 16);
+        total >= size && [0, more].iter().any(|more| is_name_size(size, name, *more))
+    })
+}
+
+/// Returns whether a second number goes with a name of this length and so many bytes of something else.
+fn is_name_size(size: i64, name: Option<i64>, more: i64) -> bool {
+    name.is_some_and(|name| [4, 18, 20].iter().any(|fields| size == fields + name + more))
+}
+
+/// Returns the `qint64` at this offset.
+fn number_at(bytes: &[u8], offset: usize) -> Option<i64> {
+    bytes.get(offset..)?.first_chunk().copied().map(i64::from_be_bytes)
+}
+
+/// Returns the `quint32` at this offset, the length of a string.
+fn length_at(bytes: &[u8], offset: usize) -> Option<i64> {
+    bytes.get(offset..)?.first_chunk().copied().map(|bytes| u32::from_be_bytes(bytes).into())
+}
+
+/// Returns the bytes of a string that begins here and is readable as far as it has come, at most those
+/// of a name.
+fn string_at(bytes: &[u8], offset: usize) -> Option<usize> {
+    let length = u32::from_be_bytes(*bytes.get(offset..)?.first_chunk()?);
+    let is_name = length % 2 == 0 && (2..=readable::FILE_NAME_BYTES).contains(&length);
+    let length = length as usize;
+    let come = bytes.get(offset + 4..)?;
+    let come = &come[..length.min(come.len() / 2 * 2)];
+    (is_name && readable::text(&units(come)).is_some()).then_some(4 + length)
+}
+
+/// Describes what the beginning of a stream looks like and what to do. If that is unknown, returns
+/// `why`.
+pub fn explain(prefix: &[u8], why: &str) -> String {
+    if Receipt::is_begun(prefix) {
+        return "it looks like a receipt (the peer receives files itself; --from is for a sender that \
+                listens)"
+            .to_owned();
+    }
+    let known = match foreign::protocol(prefix) {
+        Some("HTTP") => Some(("HTTP", "this is no web server: send with qdrop or a Qt program")),
+        Some("TLS") => Some(("TLS", "switch encryption off at the sender")),
+        Some(protocol) => Some((protocol, "the sender has the wrong port")),
+        None => text(prefix).or_else(|| in_front(prefix)).or_else(|| within(prefix)),
+    };
+    known
+        .map_or_else(|| why.to_owned(), |(what, advice)| format!("it looks like {what} ({advice})"))
+}
+
+/// Whether it is a text. No total has eight readable bytes.
+fn text(prefix: &[u8]) -> Option<(&'static str, &'static str)> {
+    let first = &prefix[..prefix.len().min(8)];
+    // The last character may be cut.
+    let text = std::str::from_utf8(first).or_else(|error| match error.error_len() {
+        None => std::str::from_utf8(&first[..error.valid_up_to()]),
+        Some(_) => Err(error),
+    });
+    let is_text = |c: char| !c.is_control() || matches!(c, '\t' | '\r' | '\n');
+    let is_begun = first.first().is_some_and(|byte| text_head::may_begin_with(*byte));
+    if !is_begun || first.len() < 4 || !text.is_ok_and(|text| text.chars().all(is_text)) {
+        return None;
+    }
+    Some(match text_head::has_size(&String::from_utf8_lossy(prefix)) {
+        true => (
+            "a text head name##size with something behind it",
+            "it has to arrive alone: pause for 20 ms before the file",
+        ),
+        false => ("text", "send with qdrop or a Qt program that writes a QDataStream header"),
+    })
+}
+
+/// Whether there is a header behind something.
+fn in_front(prefix: &[u8]) -> Option<(&'static str, &'static str)> {
+    let string = string_at(prefix, 0);
+    let behind = |at: &u8| {
+        let header = prefix.get(usize::from(*at)..);
+        header.is_some_and(|header| is_header_that_counts(header, (*at).into()))
+    };
+    let what = match (1..=IN_FRONT).find(behind) {
+        Some(1) => "a header with a byte in front",
+        Some(2) => "a header with a number of 16 bits in front",
+        Some(4) => "a header with a number of 32 bits in front",
+        Some(8) => "a header with a number of 64 bits in front",
+        Some(at) if string == Some(at.into()) => "a header with a string in front",
+        Some(_) => "a header with something in front",
+        None if string.is_some() => "a header with the name before the size",
+        None => return None,
+    };
+    Some((what, PRIVATE))
+}
+
+/// Whether there is something between or behind the fields of a header.
+fn within(prefix: &[u8]) -> Option<(&'static str, &'static str)> {
+    let (total, second) = (number_at(prefix, 0)?, number_at(prefix, 8)?);
+    // Whether the number is a name size that matches the string length at `name`, and may count more.
+    let counts_at =
+        |size, name, more| length_at(prefix, name).is_some_and(|length| size == length + 4 + more);
+    let name_at = |size, name| counts_at(size, name, 0);
+    let swapped = (total.swap_bytes(), second.swap_bytes());
+    let swapped_name = prefix.get(16..).and_then(|rest| rest.first_chunk().copied());
+    let is_little = swapped_name.is_some_and(|name| {
+        [u32::from_le_bytes(name), u32::from_be_bytes(name)]
+            .into_iter()
+            .any(|name| swapped.0 >= swapped.1 && is_name_size(swapped.1, Some(name.into()), 0))
+    });
+    // The second number may count what stands before the name.
+    let is_name_at = |at: u8| {
+        let (name, between) = (usize::from(at), i64::from(at) - 16);
+        (name_at(second, name) || counts_at(second, name, between))
+            && string_at(prefix, name).is_some()
+    };
+    // Bytes that the second number counts behind the name.
+    let further = length_at(prefix, 16).and_then(|name| second.checked_sub(name + 4)).unwrap_or(0);
+    Some(match () {
+        () if name_at(second, 24) => ("a header with a command word after the sizes", PRIVATE),
+        () if number_at(prefix, 16).is_some_and(|size| name_at(size, 24)) => {
+            ("a header with a command word between the sizes", PRIVATE)
+        }
+        () if (17..IN_FRONT).any(is_name_at) => {
+            ("a header with numbers between the sizes and the name", PRIVATE)
+        }
+        () if is_little => (
+            "a header of little-endian numbers",
+            "a QDataStream is big-endian: leave out setByteOrder",
+        ),
+        () if [1, 2, 4, 8].contains(&further) => ("a header with a number after the name", PRIVATE),
+        () if further > 4 && string_at(prefix, 16).is_some() => {
+            ("a header with another field after the name", PRIVATE)
+        }
+        () => return None,
+    })
+}
