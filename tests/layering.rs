@@ -38,7 +38,9 @@ const LAYERS: [Layer; 6] = [
         imports: &["digest", "limits", "text"],
         // os: the owner and the mode of a file; ffi: names of files; collections: to sort them;
         // sync: a counter, and what is kept; time: of files, and how long something is kept;
+        // cell: what is found out once it is needed.
         std: &[
+            "cell",
             "collections",
             "error",
             "ffi",

@@ -114,6 +114,7 @@ impl Entry<'_> {
     }
 
     fn object(&self) -> Object {
+        let warning = |why: fmt::Arguments<'_>| Object::new("warning").text("error", &why);
         match *self {
             Self::Error(why) => Object::new("error").text("error", &why),
             Self::Listening(address, hint) => {
@@ -121,17 +122,15 @@ impl Entry<'_> {
             }
             Self::Swept(parts) => Object::new("swept").number("parts", &parts),
             Self::WorldWritable(directory) => {
-                let why = format!("every user of this machine can replace files in {directory}");
-                Object::new("warning").text("error", &why)
+                warning(format_args!("every user of this machine can replace files in {directory}"))
             }
             Self::Shared(directory) => {
-                let why = format!("other users can make directories in {directory}");
-                Object::new("warning").text("error", &why)
+                warning(format_args!("other users can make directories in {directory}"))
             }
-            Self::Full => Object::new("warning").text("error", &"the disk is full"),
+            Self::Full => warning(format_args!("the disk is full")),
             Self::Unsynced(directory, why) => {
-                let why = format!("{directory} cannot be synchronised: {}", Reason(&why.error));
-                Object::new("warning").text("error", &why)
+                let why = Reason(&why.error);
+                warning(format_args!("{directory} cannot be synchronised: {why}"))
             }
             Self::NoTransfer(from, why) => {
                 Object::new("failed").text("peer", from).text("error", why)
