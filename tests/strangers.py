@@ -192,10 +192,20 @@ def beginning(number):
     over.wait()
 
 
+def ordering(_):
+    # A hundred empty files.
+    connection = connect()
+    connection.sendall(header("ordered", 0) * 100)
+    connection.shutdown(socket.SHUT_WR)
+    while connection.recv(65536):
+        pass
+    done.append(1)
+
+
 gate = threading.Event()
 threads = at_once({name: globals()[name] for name in
                    ("silent", "trickling", "unread", "hoarding", "returning", "idling", "waiting",
-                    "keeping", "resuming", "honest", "beginning")}[what])
+                    "keeping", "resuming", "honest", "beginning", "ordering")}[what])
 if what in ("keeping", "honest"):
     for thread in threads:
         thread.join()

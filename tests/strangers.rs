@@ -6,8 +6,9 @@ use qdrop::limits;
 use qdrop::wire::receipt::Status;
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -372,4 +373,28 @@ fn assert_honest_once(qdropd: &Qdropd) {
     let source = TempDir::new().unwrap();
     let sent = send(qdropd.address, &["--require-receipt"], &file(source.path(), "a", b"body"));
     assert_eq!(sent.exit, 0, "{sent:?}\n{}", qdropd.log());
+}
+
+/// Whoever has many commands waiting delays those of others by one at most.
+#[test]
+fn commands_are_run_in_turn_for_each_address() {
+    let [drop, other] = [(); 2].map(|()| TempDir::new().unwrap());
+    let script = file(
+        other.path(),
+        "command",
+        b"#!/bin/sh\necho \"$QDROP_NAME\" >>\"$OUT/ran\"\nuntil [ -e \"$OUT/gate\" ]; do sleep 0.05; done",
+    );
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(program("qdropd"));
+    command.args(["--no-sync", "--exec"]).arg(&script).env("OUT", other.path());
+    let qdropd = Qdropd::spawn(&mut command, drop.path());
+    Strangers::start("ordering", &qdropd, 1).end();
+    assert_honest(&qdropd, "ordering");
+    file(other.path(), "gate", b"");
+    let ran = eventually("all have run", || {
+        let ran = fs::read_to_string(other.path().join("ran")).unwrap_or_default();
+        (ran.lines().count() == 104).then_some(ran)
+    });
+    let first = ran.lines().position(|name| name.starts_with("honest")).unwrap();
+    assert!(first < 3 * limits::COMMANDS, "after {first} others");
 }
