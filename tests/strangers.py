@@ -21,7 +21,9 @@ done = []
 def connect(address=source, buffer=None):
     connection = socket.socket()
     if buffer:
+        # The smaller the segments, the less waits in the receiver's system.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
     connection.bind((address, 0))
     connection.settimeout(60)
     connection.connect((host, int(port)))
@@ -202,10 +204,50 @@ def ordering(_):
     done.append(1)
 
 
+def crowding(_):
+    # From two addresses as many connections between two files as there may be; further ones, whose receipts
+    # are many and never read, have to leave.
+    def idle(address, files):
+        connection = connect(address, buffer=2048)
+        connection.sendall(files)
+        kept.append(connection)
+        return connection
+
+    kept = []
+    one, many = header("s", 0, True), header("n" * 255, 0, True) * 120
+    for _ in range(252):
+        idle(source, one)
+    fresh = [idle("127.0.0.3", one) for _ in range(196)]
+    while not over.is_set():
+        try:
+            for _ in range(60):
+                idle("127.0.0.3", many)
+            time.sleep(0.1)
+            for connection in fresh:
+                connection.sendall(one)
+        except OSError:
+            pass
+        time.sleep(0.1)
+        done.append(1)
+
+
+def newest(_):
+    # One file from each of many addresses, which then keep their connections; and ever more of them.
+    kept = []
+    while not over.is_set():
+        connection = connect(f"127.1.{len(kept) // 250 % 250}.{len(kept) % 250 + 1}")
+        connection.sendall(header("idle", 0, True))
+        kept.append(connection)
+        done.append(1)
+        if len(kept) > count:
+            time.sleep(0.02)
+
+
 gate = threading.Event()
 threads = at_once({name: globals()[name] for name in
                    ("silent", "trickling", "unread", "hoarding", "returning", "idling", "waiting",
-                    "keeping", "resuming", "honest", "beginning", "ordering")}[what])
+                    "keeping", "resuming", "honest", "beginning", "ordering", "crowding", "newest")}[what],
+                  1 if what in ("crowding", "newest") else None)
 if what in ("keeping", "honest"):
     for thread in threads:
         thread.join()

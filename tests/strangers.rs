@@ -398,3 +398,17 @@ fn commands_are_run_in_turn_for_each_address() {
     let first = ran.lines().position(|name| name.starts_with("honest")).unwrap();
     assert!(first < 3 * limits::COMMANDS, "after {first} others");
 }
+
+/// Of addresses with as many connections, not the newest one makes room.
+#[test]
+fn who_says_something_late_is_not_pushed_out_by_idlers() {
+    let qdropd = Qdropd::start(&["--quiet", "--no-sync", "--on-conflict", "replace"]);
+    let _strangers = Strangers::start("newest", &qdropd, limits::WAITING);
+    for _ in 0..10 {
+        let mut late = qdropd.connect();
+        // Others come meanwhile, and it is younger than any grace.
+        thread::sleep(limits::SILENT_GRACE / 2);
+        late.write_all(&transfer("late", b"body")).unwrap();
+        assert_eq!(receipts(late).len(), 1);
+    }
+}

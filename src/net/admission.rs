@@ -5,6 +5,7 @@
 use super::allow::Network;
 use crate::limits;
 use crate::transfer::receive::HeldReceipts;
+use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -51,7 +52,7 @@ struct Entry {
     since: Instant,
     /// The receipts that are held for it.
     receipts: Option<Arc<HeldReceipts>>,
-    /// Whether it has to leave.
+    /// Whether its stream was shut down while it was silent, active or leaving, so that it ends soon.
     stopped: bool,
     stream: Arc<TcpStream>,
     activity: Arc<Activity>,
@@ -70,7 +71,8 @@ enum State {
     Active,
     /// It is between two files.
     Idle,
-    /// Its receipts are written, or the rest of a refused body is discarded.
+    /// Its receipts are written, or the rest of a refused body is discarded. One that has to make room for
+    /// others does so from the moment at which it is told.
     Leaving,
 }
 
@@ -168,8 +170,8 @@ impl Admission {
             let waited = self.left.wait_timeout_while(table, most, full);
             table = waited.unwrap_or_else(PoisonError::into_inner).0;
             table.rested = Some(began + debt + limits::ROOM_REST * began.elapsed());
-            if full(&mut table) {
-                table.stop_one_without_place();
+            if full(&mut table) && !table.stop_one_without_place() {
+                return Registration::Busy;
             }
         }
         Registration::Registered(self.insert(&mut table, key, State::Silent, stream))
@@ -257,43 +259,51 @@ impl Table {
         self.connections.iter().filter(counts).count()
     }
 
-    /// The key with the most connections that satisfy `which`.
+    /// The key with the most connections that satisfy `which`; of several, that of the oldest connection.
     fn most(&self, which: impl Fn(&Entry) -> bool) -> Option<IpAddr> {
         let count = |key| self.connections.iter().filter(|it| which(it) && it.key == key).count();
         let keys = self.connections.iter().filter(|it| which(it)).map(|entry| entry.key);
-        keys.max_by_key(|key| count(*key))
+        keys.min_by_key(|key| Reverse(count(*key)))
     }
 
-    /// Stops the oldest connection of an address in a state, if there is one that is leaving or older
-    /// than [`limits::SILENT_GRACE`]. Returns whether there was.
+    /// Stops the oldest connection of an address in a state. Returns whether there was one.
     fn stop_oldest(&mut self, state: State, key: IpAddr) -> bool {
-        let oldest = self
-            .connections
-            .iter_mut()
-            .filter(|it| it.state == state && it.key == key && !it.stopped)
-            .filter(|it| state == State::Leaving || it.since.elapsed() >= limits::SILENT_GRACE)
-            .min_by_key(|it| it.since);
-        oldest.map(Entry::stop).is_some()
+        let candidates = self.connections.iter().filter(|it| it.key == key && it.state == state);
+        let oldest = candidates.filter(|it| it.can_be_stopped()).min_by_key(|it| it.since);
+        let oldest = oldest.map(|it| it.id);
+        oldest.is_some_and(|id| self.stop(id))
     }
 
     /// Makes room among the connections without a place. The address with the most of them loses its
     /// oldest silent one, else its oldest idle one, else the one that has waited for the shortest time.
-    fn stop_one_without_place(&mut self) {
-        let Some(key) = self.most(Entry::has_no_place) else { return };
+    /// Returns whether there was one.
+    fn stop_one_without_place(&mut self) -> bool {
+        let Some(key) = self.most(|it| it.has_no_place() && it.can_be_stopped()) else {
+            return false;
+        };
         if self.stop_oldest(State::Silent, key) || self.stop_oldest(State::Idle, key) {
-            return;
+            return true;
         }
-        let waiting = self.connections.iter_mut().filter(|it| it.key == key && it.has_no_place());
-        if let Some(newest) = waiting.filter(|it| !it.stopped).max_by_key(|it| it.since) {
-            newest.stop();
+        let waiting = self.connections.iter().filter(|it| it.key == key);
+        let newest = waiting.filter(|it| it.state == State::Waiting).max_by_key(|it| it.since);
+        let newest = newest.map(|it| it.id);
+        newest.is_some_and(|id| self.stop(id))
+    }
+
+    /// Makes a connection leave. Returns whether there is such a connection.
+    fn stop(&mut self, id: u64) -> bool {
+        let leaves = |entry: &mut Entry| matches!(entry.state, State::Waiting | State::Idle);
+        if self.entry(id).is_some_and(leaves) {
+            self.make_room_to_leave();
         }
+        self.entry(id).map(Entry::stop).is_some()
     }
 
     /// Makes room among the connections that are about to end. The address with the most of them loses
     /// its oldest one.
     fn make_room_to_leave(&mut self) {
-        if self.keys(State::Leaving).count() >= limits::LEAVING {
-            let leaves = |it: &Entry| it.state == State::Leaving && !it.stopped;
+        let leaves = |it: &Entry| it.state == State::Leaving && it.can_be_stopped();
+        if self.connections.iter().filter(|it| leaves(it)).count() >= limits::LEAVING {
             if let Some(key) = self.most(leaves) {
                 self.stop_oldest(State::Leaving, key);
             }
@@ -324,11 +334,25 @@ impl Entry {
     }
 
     fn has_no_place(&self) -> bool {
-        matches!(self.state, State::Silent | State::Waiting | State::Idle) && !self.stopped
+        matches!(self.state, State::Silent | State::Waiting | State::Idle)
+    }
+
+    /// Whether it may be stopped to make room among those without a place, or among those that leave.
+    fn can_be_stopped(&self) -> bool {
+        match self.state {
+            State::Silent => self.since.elapsed() >= limits::SILENT_GRACE,
+            State::Waiting | State::Idle => true,
+            State::Leaving => !self.stopped,
+            State::Active => false,
+        }
+    }
+
+    fn must_leave(&self) -> bool {
+        self.stopped || self.state == State::Leaving
     }
 
     fn enter(&mut self, state: State) {
-        (self.state, self.since) = (state, Instant::now());
+        (self.state, self.since, self.stopped) = (state, Instant::now(), false);
         if let Some(waiter) = self.waiter.take() {
             waiter.unpark();
         }
@@ -343,16 +367,17 @@ impl Entry {
             && self.activity.blocked.load(Ordering::Relaxed) != 0
     }
 
-    /// Makes its thread leave. One that reads sees the end of the stream and may still write.
+    /// Makes its thread leave. One that reads sees the end of the stream and may still write. One that
+    /// writes, leaves or has brought nothing is cut off.
     fn stop(&mut self) {
-        self.stopped = true;
         let writes = self.activity.blocked.load(Ordering::Relaxed) == WRITING;
-        let is_silent = matches!(self.state, State::Silent | State::Leaving);
-        let how = if writes || is_silent { Shutdown::Both } else { Shutdown::Read };
-        let _ = self.stream.shutdown(how);
-        if let Some(waiter) = self.waiter.take() {
-            waiter.unpark();
+        let is_cut = writes || matches!(self.state, State::Silent | State::Leaving);
+        let _ = self.stream.shutdown(if is_cut { Shutdown::Both } else { Shutdown::Read });
+        let is_active = self.state == State::Active;
+        if !is_active {
+            self.enter(State::Leaving);
         }
+        self.stopped = is_cut || is_active;
     }
 }
 
@@ -381,7 +406,7 @@ impl Slot {
     pub(super) fn acquire(&self) -> bool {
         let mut table = self.admission.table();
         match table.entry(self.id) {
-            Some(entry) if entry.stopped => return false,
+            Some(entry) if entry.must_leave() => return false,
             Some(entry) if entry.state == State::Active => return true,
             Some(entry) => entry.enter(State::Waiting),
             None => return false,
@@ -390,7 +415,7 @@ impl Slot {
         loop {
             self.admission.schedule(&mut table);
             let Some(entry) = table.entry(self.id) else { return false };
-            if entry.stopped {
+            if entry.must_leave() {
                 return false;
             }
             if entry.state == State::Active {
@@ -417,17 +442,21 @@ impl Slot {
     /// Gives the place to others for good. With --once it is kept: there is no other transfer.
     pub(super) fn leave(&self) {
         if !self.admission.policy.once {
-            self.admission.table().make_room_to_leave();
             self.give_up(State::Leaving);
         }
     }
 
     fn give_up(&self, state: State) {
         let mut table = self.admission.table();
+        let Some(entry) = table.entry(self.id) else { return };
+        if entry.state == state || entry.state == State::Leaving {
+            return;
+        }
+        let state = if entry.stopped { State::Leaving } else { state };
+        if state == State::Leaving {
+            table.make_room_to_leave();
+        }
         if let Some(entry) = table.entry(self.id) {
-            if entry.state == state {
-                return;
-            }
             entry.enter(state);
         }
         self.admission.schedule(&mut table);
@@ -445,7 +474,7 @@ impl Slot {
 
     /// Returns whether the connection has to leave.
     pub(super) fn is_stopped(&self) -> bool {
-        self.admission.table().entry(self.id).is_none_or(|entry| entry.stopped)
+        self.admission.table().entry(self.id).is_none_or(|entry| entry.must_leave())
     }
 }
 
