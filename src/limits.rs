@@ -110,7 +110,7 @@ pub const SILENT_GRACE: Duration = Duration::from_millis(250);
 pub const STOP_AFTER: Duration = Duration::from_secs(1);
 
 /// A connection brings nothing if it brings fewer bytes than this in each [`NOTHING_TIME`].
-pub const NOTHING: usize = 1_000;
+pub const NOTHING: u64 = 1_000;
 
 /// See [`NOTHING`].
 pub const NOTHING_TIME: Duration = Duration::from_secs(10);

@@ -8,6 +8,7 @@
  *   late-lost  likewise, and the kernel drops what was written
  *   fsync-directory:N  the first N calls of fsync for a directory fail
  *   slow-directory     fsync of a directory takes 0.3 s
+ *   slow-file  fsync of a file takes 12 s
  *   no-directory       no directory below the first can be opened: there is no descriptor
  *   early      fdatasync fails, and no fsync after it knows
  *   full       no byte can be written to a regular file
@@ -177,6 +178,8 @@ int fsync(int file)
     }
     if (faulty("slow-directory") && is_directory(file))
         usleep(300000);
+    if (faulty("slow-file") && !is_directory(file))
+        sleep(12);
     if (faulty("fsync"))
         return refuse("fsync\n", EIO);
     if (faulty("late"))

@@ -175,7 +175,10 @@ def resuming(number):
             connection.recv(1)
     done.append(1)
     over.wait()
-    connection.sendall(struct.pack(">Q", 100) + bytes(900))
+    connection.sendall(struct.pack(">Q", 100) + bytes(400))
+    # A short pause of the network.
+    time.sleep(2.5)
+    connection.sendall(bytes(500))
     connection.shutdown(socket.SHUT_WR)
     receipt = connection.recv(5, socket.MSG_WAITALL)
     print(receipt == b"QDR1\0", flush=True)

@@ -263,6 +263,27 @@ fn who_looks_at_its_own_file_keeps_its_place() {
     assert_eq!(receipts(waiting)[0].status, Status::Stored);
 }
 
+/// Nor is one whose file took long on our disk, as soon as it pauses after it.
+#[test]
+fn who_waited_for_our_disk_keeps_its_place() {
+    let [drop, other] = [(); 2].map(|()| TempDir::new().unwrap());
+    let mut command = faulty("qdropd", "slow-file", &other.path().join("refused"));
+    let qdropd = Qdropd::spawn(command.args(["--max-transfers", "2"]), drop.path());
+    let mut slow = [(); 2].map(|()| qdropd.connect());
+    for (stream, number) in slow.iter_mut().zip(0..) {
+        stream.write_all(&transfer(&format!("first {number}"), b"body")).unwrap();
+        stream.write_all(&header(&format!("second {number}"), 1000)).unwrap();
+        stream.write_all(b"begun").unwrap();
+    }
+    let _others = ["127.0.0.3", "127.0.0.4"]
+        .map(|source| Strangers::start_from(source, "trickling", &qdropd, 1));
+    let _waiting = Strangers::start_from("127.0.0.5", "waiting", &qdropd, 1);
+    qdropd.logged("stored first 0 ");
+    qdropd.logged("stored first 1 ");
+    thread::sleep(3 * limits::STOP_AFTER);
+    assert!(!qdropd.log().contains("too many transfers"), "{}", qdropd.log());
+}
+
 /// Nobody is stopped for being slow while there are places.
 #[test]
 fn a_sender_that_stalls_is_not_stopped_for_others() {

@@ -7,7 +7,6 @@ use crate::limits;
 use crate::transfer::receive::HeldReceipts;
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -76,37 +75,51 @@ enum State {
     Leaving,
 }
 
-/// What a connection with a place has brought, and what it waits for.
+/// What a connection has brought since it has its place, and how long its peer was waited for.
 #[derive(Debug, Default)]
-pub(super) struct Activity {
-    /// Bytes read since it has its place.
-    bytes: AtomicUsize,
-    blocked: AtomicU8,
+pub(super) struct Activity(Mutex<Brought>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Brought {
+    bytes: u64,
+    /// How long calls have waited for the peer that have ended.
+    waited: Duration,
+    /// What waits for the peer now, and since when.
+    call: Option<(Call, Instant)>,
 }
 
-/// The values of [`Activity::blocked`].
-const READING: u8 = 1;
-const WRITING: u8 = 2;
+/// A call that waits for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// The peer is to send.
+    Read,
+    /// The peer is to take what is sent.
+    Write,
+}
 
 impl Activity {
-    /// Counts bytes that were read. The count stops long before it could wrap around, and far above what
-    /// [`Entry::brings_nothing`] asks for.
-    pub(super) fn count(&self, bytes: usize) {
-        if self.bytes.load(Ordering::Relaxed) < usize::MAX / 4 {
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Locks it. Every update is atomic, so the lock is usable even if poisoned.
+    fn lock(&self) -> MutexGuard<'_, Brought> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin(&self, call: Call) {
+        self.lock().call = Some((call, Instant::now()));
+    }
+
+    /// Ends a call, which has brought this many bytes.
+    pub(super) fn end(&self, bytes: usize) {
+        let mut brought = self.lock();
+        brought.bytes += bytes as u64;
+        if let Some((_, began)) = brought.call.take() {
+            brought.waited += began.elapsed();
         }
     }
 
-    pub(super) fn set_reading(&self) {
-        self.blocked.store(READING, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_writing(&self) {
-        self.blocked.store(WRITING, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_unblocked(&self) {
-        self.blocked.store(0, Ordering::Relaxed);
+    /// Returns how long such a call waits already.
+    fn waits(&self, call: Call) -> Option<Duration> {
+        let waiting = self.lock().call.filter(|(other, _)| *other == call);
+        waiting.map(|(_, began)| began.elapsed())
     }
 }
 
@@ -219,7 +232,7 @@ impl Admission {
                 .min_by_key(|(held, entry)| (*held, entry.since, entry.id));
             let Some((_, entry)) = next else { return };
             entry.enter(State::Active);
-            entry.activity.bytes.store(0, Ordering::Relaxed);
+            *entry.activity.lock() = Brought::default();
         }
     }
 
@@ -358,19 +371,19 @@ impl Entry {
         }
     }
 
-    /// Whether it has brought under [`limits::NOTHING`] bytes in each [`limits::NOTHING_TIME`] since it
-    /// has its place, and its peer is what it waits for.
+    /// Whether its peer is waited for and has brought under [`limits::NOTHING`] bytes in each
+    /// [`limits::NOTHING_TIME`] for which it was waited for since the connection has its place.
     fn brings_nothing(&self) -> bool {
-        let periods = self.since.elapsed().as_secs() / limits::NOTHING_TIME.as_secs();
-        let enough = usize::try_from(periods).unwrap_or(usize::MAX).saturating_mul(limits::NOTHING);
-        self.activity.bytes.load(Ordering::Relaxed) < enough
-            && self.activity.blocked.load(Ordering::Relaxed) != 0
+        let Brought { bytes, waited, call } = *self.activity.lock();
+        let Some((_, began)) = call else { return false };
+        let periods = (waited + began.elapsed()).as_secs() / limits::NOTHING_TIME.as_secs();
+        bytes < periods * limits::NOTHING
     }
 
     /// Makes its thread leave. One that reads sees the end of the stream and may still write. One that
     /// writes, leaves or has brought nothing is cut off.
     fn stop(&mut self) {
-        let writes = self.activity.blocked.load(Ordering::Relaxed) == WRITING;
+        let writes = self.activity.waits(Call::Write).is_some();
         let is_cut = writes || matches!(self.state, State::Silent | State::Leaving);
         let _ = self.stream.shutdown(if is_cut { Shutdown::Both } else { Shutdown::Read });
         let is_active = self.state == State::Active;

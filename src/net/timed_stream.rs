@@ -1,6 +1,6 @@
 //! A socket with time limits: the connection of a conversation.
 
-use super::admission::Slot;
+use super::admission::{Call, Slot};
 use super::rate_limiter::RateLimiter;
 use crate::limits;
 use crate::transfer::receive::HeldReceipts;
@@ -214,16 +214,13 @@ impl TimedStream {
     fn read_counted(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(slot) = &self.slot else { return (&*self.stream).read(buffer).map_err(timed_out) };
         if !self.reads_own {
-            slot.activity.set_reading();
+            slot.activity.begin(Call::Read);
         }
         let read = (&*self.stream).read(buffer).map_err(timed_out);
-        slot.activity.set_unblocked();
+        slot.activity.end(*read.as_ref().unwrap_or(&0));
         match read {
             Ok(0) => self.check_stopped().map(|()| 0),
-            Ok(bytes) => {
-                slot.activity.count(bytes);
-                Ok(bytes)
-            }
+            Ok(bytes) => Ok(bytes),
             Err(error) => self.check_stopped().and(Err(error)),
         }
     }
@@ -240,11 +237,11 @@ impl Write for TimedStream {
         }
         let bytes = self.rate_limiter.as_ref().map_or(bytes, |limiter| limiter.take(bytes));
         if let Some(slot) = &self.slot {
-            slot.activity.set_writing();
+            slot.activity.begin(Call::Write);
         }
         let written = (&*self.stream).write(bytes).map_err(timed_out);
         if let Some(slot) = &self.slot {
-            slot.activity.set_unblocked();
+            slot.activity.end(0);
         }
         written
     }
