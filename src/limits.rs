@@ -115,6 +115,10 @@ pub const NOTHING: u64 = 1_000;
 /// See [`NOTHING`].
 pub const NOTHING_TIME: Duration = Duration::from_secs(10);
 
+/// How long the only connection of an address brings nothing before it is stopped. A stall of half a minute is
+/// no reason.
+pub const NOTHING_ALONE: Duration = Duration::from_secs(35);
+
 /// How long a header-size sender pauses after a header, since deployed receivers lose a small body that
 /// arrives together with it. On a busy machine, 20 ms were too short once in 200 times
 /// (docs/PROTOCOL.md, 1).

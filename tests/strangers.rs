@@ -243,6 +243,36 @@ fn who_brings_nothing_makes_room_when_all_places_are_taken() {
     first.end();
 }
 
+/// Nor can many addresses hold all places with one each, or the only one of `--once`: who brings nothing for
+/// long makes room for somebody who has none.
+#[test]
+fn who_brings_nothing_for_long_has_no_place_for_itself() {
+    let usual = Qdropd::start(&["--no-sync", "--max-transfers", "2"]);
+    let mut once = Qdropd::start(&["--no-sync", "--once"]);
+    let trickling = |source: &str, qdropd| Strangers::start_from(source, "trickling", qdropd, 1);
+    let _others = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"]
+        .map(|source| trickling(source, &usual));
+    let _other = trickling("127.0.0.2", &once);
+    let began = Instant::now();
+    let source = TempDir::new().unwrap();
+    let path = file(source.path(), "a", b"body");
+    thread::scope(|scope| {
+        for qdropd in [&usual, &once] {
+            let path = &path;
+            scope.spawn(move || {
+                let sent = send(qdropd.address, &["--require-receipt"], path);
+                assert_eq!(sent.exit, 0, "{sent:?}");
+                let log = qdropd.log();
+                let stopped = log.lines().filter(|line| line.contains("too many transfers"));
+                assert_eq!(stopped.count(), 1, "{log}");
+            });
+        }
+    });
+    // Not before a stall of half a minute has passed.
+    assert!(began.elapsed() >= Duration::from_secs(30), "{:?}", began.elapsed());
+    assert_eq!(once.wait().code(), Some(0));
+}
+
 /// Nor is one stopped that reads its own file before it goes on, and owes no byte meanwhile.
 #[test]
 fn who_looks_at_its_own_file_keeps_its_place() {

@@ -237,21 +237,31 @@ impl Admission {
     }
 
     /// Stops a connection that brings next to nothing, so that one of an address with fewer places, which
-    /// has waited for long enough, gets its place.
+    /// has waited for long enough, gets its place. The only one of its address is stopped later, and for an
+    /// address that has none.
     fn stop_for(&self, table: &mut Table, key: IpAddr) {
         let active: Vec<IpAddr> = table.keys(State::Active).collect();
         let held = |key: IpAddr| active.iter().filter(|other| **other == key).count();
         if active.len() < self.most_active(0) {
             return;
         }
-        let loser = table
-            .connections
-            .iter_mut()
-            .filter(|it| it.state == State::Active && !it.stopped && it.brings_nothing())
-            .filter(|it| held(it.key) > held(key).max(1))
-            .max_by_key(|it| held(it.key));
-        if let Some(loser) = loser {
-            loser.stop();
+        let (own, mut loser) = (held(key), None);
+        for entry in table.connections.iter_mut().filter(|it| it.state == State::Active) {
+            // One that was stopped while it worked may have begun to write.
+            let leaves = entry.stopped && entry.activity.waits(Call::Write).is_none();
+            let held = held(entry.key);
+            let least = match held > own.max(1) {
+                true => limits::NOTHING_TIME,
+                false if own == 0 => limits::NOTHING_ALONE,
+                false => continue,
+            };
+            let waited = entry.brings_nothing().filter(|waited| !leaves && *waited >= least);
+            if let Some(waited) = waited {
+                loser = loser.max(Some((held, waited, entry.id)));
+            }
+        }
+        if let Some((.., id)) = loser {
+            table.stop(id);
         }
     }
 }
@@ -371,13 +381,13 @@ impl Entry {
         }
     }
 
-    /// Whether its peer is waited for and has brought under [`limits::NOTHING`] bytes in each
-    /// [`limits::NOTHING_TIME`] for which it was waited for since the connection has its place.
-    fn brings_nothing(&self) -> bool {
+    /// How long its peer was waited for since the connection has its place, if the peer is waited for now
+    /// and has brought under [`limits::NOTHING`] bytes in each [`limits::NOTHING_TIME`] of it.
+    fn brings_nothing(&self) -> Option<Duration> {
         let Brought { bytes, waited, call } = *self.activity.lock();
-        let Some((_, began)) = call else { return false };
-        let periods = (waited + began.elapsed()).as_secs() / limits::NOTHING_TIME.as_secs();
-        bytes < periods * limits::NOTHING
+        let waited = waited + call?.1.elapsed();
+        let periods = waited.as_secs() / limits::NOTHING_TIME.as_secs();
+        (bytes < periods * limits::NOTHING).then_some(waited)
     }
 
     /// Makes its thread leave. One that reads sees the end of the stream and may still write. One that
