@@ -522,7 +522,9 @@ impl Connection for Sender<'_> {
         Ok(())
     }
 
-    fn account(&mut self, _: &Arc<HeldReceipts>) {}
+    fn account(&mut self, _: &Arc<HeldReceipts>, _: bool) -> bool {
+        true
+    }
 
     fn pause_after_header(&mut self) {}
 

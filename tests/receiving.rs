@@ -229,7 +229,9 @@ impl Connection for Pieces<'_> {
         Ok(())
     }
 
-    fn account(&mut self, _: &Arc<HeldReceipts>) {}
+    fn account(&mut self, _: &Arc<HeldReceipts>, _: bool) -> bool {
+        true
+    }
 
     fn pause_after_header(&mut self) {}
 

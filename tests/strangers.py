@@ -138,6 +138,14 @@ def idling(number):
     over.wait()
 
 
+def heavy(number):
+    # As many, each with a larger file; from two addresses.
+    connection = connect(f"127.0.0.{number % 2 + 2}")
+    connection.sendall(header(f"heavy {number}", 600_000, True) + bytes(600_000))
+    done.append(1)
+    over.wait()
+
+
 def waiting(number):
     # A byte of a header, and no more.
     connection = connect()
@@ -234,6 +242,30 @@ def crowding(_):
         done.append(1)
 
 
+def leaving(_):
+    # Files whose receipts are never read, on connections that come to their end.
+    kept = []
+    while not over.is_set():
+        try:
+            connection = connect(buffer=2048)
+            connection.sendall(header("n" * 255, 0) * 450)
+            connection.shutdown(socket.SHUT_WR)
+            kept.append(connection)
+        except OSError:
+            pass
+        done.append(1)
+        if len(kept) >= 300:
+            over.wait()
+
+
+def scattered(number):
+    # Of addresses of their own: as many receipts as leave no room for others, on connections that stay.
+    connection = connect(f"127.0.6.{number + 1}")
+    connection.sendall(header("n" * 255, 0, True) * 121)
+    done.append(1)
+    over.wait()
+
+
 def newest(_):
     # One file from each of many addresses, which then keep their connections; and ever more of them.
     kept = []
@@ -249,8 +281,8 @@ def newest(_):
 gate = threading.Event()
 threads = at_once({name: globals()[name] for name in
                    ("silent", "trickling", "unread", "hoarding", "returning", "idling", "waiting",
-                    "keeping", "resuming", "honest", "beginning", "ordering", "crowding", "newest")}[what],
-                  1 if what in ("crowding", "newest") else None)
+                    "keeping", "resuming", "honest", "beginning", "ordering", "crowding", "newest", "leaving", "scattered", "heavy")}[what],
+                  1 if what in ("crowding", "newest", "leaving") else None)
 if what in ("keeping", "honest"):
     for thread in threads:
         thread.join()

@@ -140,6 +140,43 @@ fn receipts_are_bounded_by_bytes() {
     strangers.end();
 }
 
+/// Those of connections that leave count until their peers have taken them.
+#[test]
+fn receipts_that_are_being_written_are_bounded() {
+    let qdropd = Qdropd::start(&["--quiet", "--no-sync", "--on-conflict", "replace"]);
+    let strangers = Strangers::start("leaving", &qdropd, limits::LEAVING);
+    assert_honest(&qdropd, "leaving");
+    assert_bounded(&qdropd, "leaving");
+    strangers.end();
+}
+
+/// Those that nobody will ever read make room first, so that a batch keeps its own.
+#[test]
+fn receipts_of_idlers_take_none_of_others() {
+    let qdropd = Qdropd::start(&["--quiet", "--no-sync", "--on-conflict", "replace"]);
+    let strangers = Strangers::start("scattered", &qdropd, 64);
+    let source = TempDir::new().unwrap();
+    let names = (0..600).map(|number| format!("{}{number:04}", "n".repeat(200)));
+    let paths: Vec<PathBuf> = names.map(|name| file(source.path(), &name, b"x")).collect();
+    for _ in 0..4 {
+        let sent = send_all(qdropd.address, &["--require-receipt"], &paths);
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""));
+        assert_eq!(sent.stdout.lines().count(), 600);
+    }
+    assert_bounded(&qdropd, "scattered");
+    strangers.end();
+}
+
+/// What a body took goes back before its connection waits for the next one.
+#[test]
+fn connections_between_two_large_files_take_no_buffers() {
+    let qdropd = Qdropd::start(&["--quiet", "--no-sync"]);
+    let strangers = Strangers::start("heavy", &qdropd, limits::WAITING);
+    eventually("all are stored", || (qdropd.files().len() >= limits::WAITING).then_some(()));
+    assert_bounded(&qdropd, "heavy");
+    strangers.end();
+}
+
 /// A sender whose receipts are more than are held gets those of its first files, and sends the rest again.
 #[test]
 fn a_batch_of_more_receipts_than_are_held_ends_like_a_refusal() {
@@ -448,6 +485,17 @@ fn commands_are_run_in_turn_for_each_address() {
     });
     let first = ran.lines().position(|name| name.starts_with("honest")).unwrap();
     assert!(first < 3 * limits::COMMANDS, "after {first} others");
+}
+
+/// Who is made to leave and does not read is counted, and makes room in its turn.
+#[test]
+fn those_that_have_to_leave_are_bounded() {
+    let options = ["--quiet", "--no-sync", "--on-conflict", "replace"];
+    let qdropd = Qdropd::start(&options);
+    let strangers = Strangers::start("crowding", &qdropd, 12);
+    assert_honest(&qdropd, "crowding");
+    assert_bounded(&qdropd, "crowding");
+    strangers.end();
 }
 
 /// Of addresses with as many connections, not the newest one makes room.

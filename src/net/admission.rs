@@ -5,7 +5,6 @@
 use super::allow::Network;
 use crate::limits;
 use crate::transfer::receive::HeldReceipts;
-use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
@@ -49,8 +48,10 @@ struct Entry {
     state: State,
     /// When this state began.
     since: Instant,
-    /// The receipts that are held for it.
+    /// The receipts that are held for it, unless it was cut off for them.
     receipts: Option<Arc<HeldReceipts>>,
+    /// Whether its program stays connected and reads no receipts.
+    stays_open: bool,
     /// Whether its stream was shut down while it was silent, active or leaving, so that it ends soon.
     stopped: bool,
     stream: Arc<TcpStream>,
@@ -206,6 +207,7 @@ impl Admission {
             state,
             since: Instant::now(),
             receipts: None,
+            stays_open: false,
             stopped: false,
             stream: stream.clone(),
             activity: activity.clone(),
@@ -286,7 +288,8 @@ impl Table {
     fn most(&self, which: impl Fn(&Entry) -> bool) -> Option<IpAddr> {
         let count = |key| self.connections.iter().filter(|it| which(it) && it.key == key).count();
         let keys = self.connections.iter().filter(|it| which(it)).map(|entry| entry.key);
-        keys.min_by_key(|key| Reverse(count(*key)))
+        // Of several this is the last.
+        keys.rev().max_by_key(|key| count(*key))
     }
 
     /// Stops the oldest connection of an address in a state. Returns whether there was one.
@@ -333,27 +336,44 @@ impl Table {
         }
     }
 
-    /// Makes room for receipts. The address that holds the most loses those of its connection with the
-    /// most.
-    fn make_room_for_receipts(&mut self) {
-        let held: Vec<(IpAddr, usize)> =
-            self.connections.iter().map(|it| (it.key, it.receipts())).collect();
-        if held.iter().map(|(_, bytes)| bytes).sum::<usize>() <= limits::ALL_RECEIPTS {
-            return;
+    /// Makes room for receipts, and returns whether there is. Programs that stay connected lose theirs first,
+    /// since they never read any; then peers that have taken none for a while are cut off.
+    fn make_room_for_receipts(&mut self) -> bool {
+        while self.connections.iter().map(Entry::receipts).sum::<usize>() > limits::ALL_RECEIPTS {
+            let stays = |it: &Entry| it.stays_open && it.state != State::Leaving;
+            let takes_none = |it: &Entry| {
+                it.activity.waits(Call::Write).is_some_and(|time| time >= limits::STOP_AFTER)
+            };
+            if let Some(receipts) = self.most_receipts(stays).and_then(|it| it.receipts.take()) {
+                receipts.drop_all();
+            } else if let Some(entry) = self.most_receipts(takes_none) {
+                entry.receipts = None;
+                entry.stop();
+            } else {
+                return false;
+            }
         }
-        let of = |key: IpAddr| -> usize {
-            held.iter().filter(|(other, _)| *other == key).map(|(_, bytes)| bytes).sum()
-        };
-        let loser = self.connections.iter().max_by_key(|it| (of(it.key), it.receipts()));
-        if let Some(receipts) = loser.and_then(|loser| loser.receipts.as_ref()) {
-            receipts.drop_all();
+        true
+    }
+
+    /// Of the connections that satisfy `which`, the one with the most receipts of the address with the most.
+    fn most_receipts(&mut self, which: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
+        let mut sums: Vec<(IpAddr, usize)> = Vec::new();
+        for entry in self.connections.iter().filter(|it| it.receipts.is_some() && which(it)) {
+            match sums.iter_mut().find(|(key, _)| *key == entry.key) {
+                Some((_, bytes)) => *bytes += entry.receipts(),
+                None => sums.push((entry.key, entry.receipts())),
+            }
         }
+        let (most, _) = sums.into_iter().max_by_key(|(_, bytes)| *bytes)?;
+        let own = self.connections.iter_mut().filter(|it| it.key == most && which(it));
+        own.max_by_key(|it| it.receipts())
     }
 }
 
 impl Entry {
     fn receipts(&self) -> usize {
-        self.receipts.as_ref().map_or(0, |receipts| receipts.length())
+        self.receipts.as_ref().map_or(0, |receipts| receipts.memory())
     }
 
     fn has_no_place(&self) -> bool {
@@ -485,14 +505,14 @@ impl Slot {
         self.admission.schedule(&mut table);
     }
 
-    /// Accounts for receipts that are held. Over the bound for all connections, the address that holds the
-    /// most loses.
-    pub(super) fn account(&self, receipts: &Arc<HeldReceipts>) {
+    /// Accounts for receipts that are held. Returns false if there is no room for more.
+    pub(super) fn account(&self, receipts: &Arc<HeldReceipts>, stays_open: bool) -> bool {
         let mut table = self.admission.table();
         if let Some(entry) = table.entry(self.id) {
-            entry.receipts.get_or_insert_with(|| receipts.clone());
+            entry.receipts = Some(receipts.clone());
+            entry.stays_open = stays_open;
         }
-        table.make_room_for_receipts();
+        table.make_room_for_receipts()
     }
 
     /// Returns whether the connection has to leave.

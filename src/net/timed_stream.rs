@@ -155,10 +155,8 @@ impl Connection for TimedStream {
         }
     }
 
-    fn account(&mut self, receipts: &Arc<HeldReceipts>) {
-        if let Some(slot) = &self.slot {
-            slot.account(receipts);
-        }
+    fn account(&mut self, receipts: &Arc<HeldReceipts>, stays_open: bool) -> bool {
+        self.slot.as_ref().is_none_or(|slot| slot.account(receipts, stays_open))
     }
 
     fn pause_after_header(&mut self) {

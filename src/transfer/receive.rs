@@ -84,7 +84,7 @@ pub fn receive<C: Connection>(
             }
         }
     }
-    let receipts = conversation.receipts.take();
+    let receipts = conversation.receipts.clone();
     drop(conversation);
     finish(connection, &receipts, end)
 }
@@ -94,9 +94,9 @@ pub fn receive<C: Connection>(
 /// # Errors
 /// Fails if the receipt could not be delivered.
 pub fn refuse<C: Connection>(connection: &mut C, why: ReceiveError) -> io::Result<()> {
-    let mut receipt = Vec::new();
-    encode(&Err(why), 0, &mut receipt);
-    finish(connection, &receipt, End::Refused)
+    let receipts = HeldReceipts::default();
+    receipts.add(&Err(why), 0);
+    finish(connection, &receipts, End::Refused)
 }
 
 /// The receipt for a connection that there is no room for.
@@ -126,41 +126,68 @@ fn not_begun(error: &io::Error) -> Option<ReceiveError> {
 
 /// The encoded receipts that are written at the end of a connection. Another thread may drop them to
 /// save memory. From then on the connection has none: later ones would be taken for those of earlier files.
-#[derive(Debug)]
-pub struct HeldReceipts(Mutex<Option<Vec<u8>>>);
+#[derive(Debug, Default)]
+pub struct HeldReceipts(Mutex<Held>);
 
-impl Default for HeldReceipts {
-    fn default() -> Self {
-        Self(Mutex::new(Some(Vec::new())))
-    }
+#[derive(Debug, Default)]
+struct Held {
+    bytes: Vec<u8>,
+    are_dropped: bool,
+    /// Bytes of memory of those that are being written.
+    writing: usize,
 }
 
 impl HeldReceipts {
     /// Locks the receipts. Every update is atomic, so the lock is usable even if poisoned.
-    fn lock(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that are held.
-    pub fn length(&self) -> usize {
-        self.lock().as_ref().map_or(0, Vec::len)
+    /// Bytes of memory of the receipts, those among them that are being written.
+    pub fn memory(&self) -> usize {
+        let held = self.lock();
+        held.bytes.capacity() + held.writing
     }
 
-    /// Drops all receipts, and those that follow.
+    /// Drops all receipts that are not being written, and those that follow.
     pub fn drop_all(&self) {
-        *self.lock() = None;
-    }
-
-    /// Adds the receipt for an outcome. Returns how many bytes are held then.
-    fn add(&self, outcome: &Result<Stored, ReceiveError>, received: u64) -> usize {
         let mut held = self.lock();
-        let Some(held) = held.as_mut() else { return 0 };
-        encode(outcome, received, held);
-        held.len()
+        (held.bytes, held.are_dropped) = (Vec::new(), true);
     }
 
-    fn take(&self) -> Vec<u8> {
-        self.lock().as_mut().map(mem::take).unwrap_or_default()
+    fn length(&self) -> usize {
+        self.lock().bytes.len()
+    }
+
+    fn add(&self, outcome: &Result<Stored, ReceiveError>, received: u64) {
+        let mut receipt = Vec::new();
+        encode(outcome, received, &mut receipt);
+        let mut held = self.lock();
+        if !held.are_dropped {
+            let length = held.bytes.len();
+            // Not by doubling, which takes twice the memory.
+            if held.bytes.capacity() < length + receipt.len() {
+                held.bytes.reserve_exact(receipt.len() + length / 8);
+            }
+            held.bytes.append(&mut receipt);
+        }
+    }
+
+    /// Writes the receipts, which count for as long as the peer takes, and returns whether there are any.
+    fn write<C: Connection>(
+        &self,
+        connection: &mut C,
+        phase: fn(usize) -> Phase,
+    ) -> io::Result<bool> {
+        // None are dropped any more in the last phase.
+        connection.enter_phase(phase(self.length()))?;
+        let mut held = self.lock();
+        let bytes = mem::take(&mut held.bytes);
+        held.writing = bytes.capacity();
+        drop(held);
+        connection.write_all(&bytes)?;
+        self.lock().writing = 0;
+        Ok(!bytes.is_empty())
     }
 }
 
@@ -261,17 +288,18 @@ impl<C: Connection> Conversation<'_, C> {
         if outcome.as_ref().is_err_and(|why| why.status().is_some_and(|s| s != Status::TimedOut)) {
             self.skip_rest();
         }
-        let held = self.receipts.add(outcome, self.body.received);
-        if held >= self.accounted + limits::RECEIPTS_STEP {
-            self.accounted = held;
-            self.stream.get_mut().account(&self.receipts);
-        }
+        self.receipts.add(outcome, self.body.received);
     }
 
-    /// Returns whether the connection may go on. Above [`limits::RECEIPTS`] it ends, and its sender sends
-    /// the rest again; but a program that stays connected would not, so it goes on without receipts.
+    /// Returns whether the connection may go on. Without room for further receipts it ends, and its sender
+    /// sends the rest again; but a program that stays connected would not, so it goes on without receipts.
     fn has_room_for_receipts(&mut self, stays_open: bool) -> bool {
-        let has_room = self.receipts.length() <= limits::RECEIPTS;
+        let held = self.receipts.length();
+        let mut has_room = held <= limits::RECEIPTS;
+        if held >= self.accounted + limits::RECEIPTS_STEP {
+            self.accounted = held;
+            has_room &= self.stream.get_mut().account(&self.receipts, stays_open);
+        }
         if !has_room && stays_open {
             self.receipts.drop_all();
         }
@@ -404,10 +432,7 @@ impl<C: Connection> Conversation<'_, C> {
             on_activity();
             observer(&Event::Advanced(bytes));
         };
-        let pumped = match size <= limits::SMALL_BODY {
-            true => pump::<{ limits::SMALL_BUFFER }>(stream, file, size, advance),
-            false => pump::<{ limits::BUFFER }>(stream, file, size, advance),
-        };
+        let pumped = pump(stream, file, size, advance);
         let received = body.received;
         pumped.map_err(|error| match error {
             PumpError::Write(error) if error.kind() == ErrorKind::ConnectionAborted => taken_over(),
@@ -437,14 +462,11 @@ impl<C: Connection> Conversation<'_, C> {
 
     /// Writes the receipts that are held to a sender that reads them at once.
     fn reply(&mut self) -> io::Result<()> {
-        let receipts = self.receipts.take();
         self.accounted = 0;
-        if receipts.is_empty() {
+        if self.receipts.length() == 0 {
             return Ok(());
         }
-        let connection = self.stream.get_mut();
-        connection.enter_phase(Phase::Reply(receipts.len()))?;
-        connection.write_all(&receipts)
+        self.receipts.write(&mut **self.stream.get_mut(), Phase::Reply).map(drop)
     }
 
     /// Reads and discards the rest of a refused body, so that the next file is judged on its own. A
@@ -540,11 +562,10 @@ fn encode(outcome: &Result<Stored, ReceiveError>, received: u64, bytes: &mut Vec
 
 /// Writes the receipts and ends the conversation. A refused sender may still be writing: what it has
 /// on the way is read and discarded, so that no reset overtakes the receipt.
-fn finish<C: Connection>(connection: &mut C, receipts: &[u8], end: End) -> io::Result<()> {
-    connection.enter_phase(Phase::Receipts(receipts.len()))?;
-    connection.write_all(receipts)?;
+fn finish<C: Connection>(connection: &mut C, receipts: &HeldReceipts, end: End) -> io::Result<()> {
+    let has_receipts = receipts.write(connection, Phase::Receipts)?;
     connection.half_close()?;
-    if end == End::Refused && !receipts.is_empty() {
+    if end == End::Refused && has_receipts {
         connection.enter_phase(Phase::Drain)?;
         // However this ends, the receipts are on their way.
         let _ = io::copy(&mut connection.take(limits::DRAIN), &mut io::sink());
