@@ -4,6 +4,7 @@
 
 use super::allow::Network;
 use crate::limits;
+use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::HeldReceipts;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -52,7 +53,7 @@ struct Entry {
     receipts: Option<Arc<HeldReceipts>>,
     /// Whether its program stays connected and reads no receipts.
     stays_open: bool,
-    /// Whether its stream was shut down while it was silent, active or leaving, so that it ends soon.
+    /// Whether its stream was shut down while it was active or leaving, so that it ends soon.
     stopped: bool,
     stream: Arc<TcpStream>,
     activity: Arc<Activity>,
@@ -124,17 +125,6 @@ impl Activity {
     }
 }
 
-/// What becomes of a new connection.
-#[derive(Debug)]
-pub(super) enum Registration {
-    /// It may send a byte.
-    Registered(Slot),
-    /// Its address may not send here.
-    NotAllowed(Slot),
-    /// There are too many connections.
-    Busy,
-}
-
 impl Admission {
     /// Creates an admission without connections.
     pub fn new(policy: AdmissionPolicy) -> Arc<Self> {
@@ -153,42 +143,55 @@ impl Admission {
         if held == 0 && !self.policy.once { 2 * most } else { most }
     }
 
-    /// Registers a connection that was accepted. Waits for up to [`limits::ROOM_TIME`], and less if it
-    /// did so lately, if there are too many connections without a place, which one address alone cannot
-    /// cause.
+    /// Registers a connection that was accepted. Also returns why it is to be refused, if it is. Waits for up
+    /// to [`limits::ROOM_TIME`], and less if it did so lately, if there are too many connections without a
+    /// place, which one address alone cannot cause.
     pub(super) fn register(
         self: &Arc<Self>,
         stream: &Arc<TcpStream>,
         peer: IpAddr,
-    ) -> Registration {
+    ) -> (Slot, Option<ReceiveError>) {
         let local = stream.local_addr().map_or(peer, |address| address.ip().to_canonical());
         let key = key(peer, local);
         let allow = &self.policy.allow;
-        if !allow.is_empty() && !allow.iter().any(|network| network.contains(peer)) {
-            let mut table = self.table();
-            table.make_room_to_leave();
-            return Registration::NotAllowed(self.insert(&mut table, key, State::Leaving, stream));
-        }
         let mut table = self.table();
+        let refusal = if !allow.is_empty() && !allow.iter().any(|it| it.contains(peer)) {
+            Some(ReceiveError::NotAllowed)
+        } else {
+            let has_room;
+            (table, has_room) = self.make_room(table, key);
+            (!has_room).then_some(ReceiveError::Busy)
+        };
+        if refusal.is_some() {
+            table.make_room_to_leave();
+        }
+        let state = if refusal.is_some() { State::Leaving } else { State::Silent };
+        (self.insert(&mut table, key, state, stream), refusal)
+    }
+
+    /// Makes room for a connection without a place. Returns whether there is.
+    fn make_room<'a>(
+        &self,
+        mut table: MutexGuard<'a, Table>,
+        key: IpAddr,
+    ) -> (MutexGuard<'a, Table>, bool) {
         let own = table.without_place(Some(key));
         if own >= limits::WAITING / 4 * 3 && !table.stop_oldest(State::Silent, key) {
-            return Registration::Busy;
+            return (table, false);
         }
-        if table.without_place(None) >= limits::WAITING {
-            let full = |table: &mut Table| table.without_place(None) >= limits::WAITING;
-            // Who fills the places of those that wait must not hold up the listener for each one that comes.
-            let began = Instant::now();
-            let debt =
-                table.rested.map_or(Duration::ZERO, |at| at.saturating_duration_since(began));
-            let most = limits::ROOM_TIME.saturating_sub(debt / limits::ROOM_REST);
-            let waited = self.left.wait_timeout_while(table, most, full);
-            table = waited.unwrap_or_else(PoisonError::into_inner).0;
-            table.rested = Some(began + debt + limits::ROOM_REST * began.elapsed());
-            if full(&mut table) && !table.stop_one_without_place() {
-                return Registration::Busy;
-            }
+        let full = |table: &mut Table| table.without_place(None) >= limits::WAITING;
+        if !full(&mut table) {
+            return (table, true);
         }
-        Registration::Registered(self.insert(&mut table, key, State::Silent, stream))
+        // Who fills the places of those that wait must not hold up the listener for each one that comes.
+        let began = Instant::now();
+        let debt = table.rested.map_or(Duration::ZERO, |at| at.saturating_duration_since(began));
+        let most = limits::ROOM_TIME.saturating_sub(debt / limits::ROOM_REST);
+        let waited = self.left.wait_timeout_while(table, most, full);
+        table = waited.unwrap_or_else(PoisonError::into_inner).0;
+        table.rested = Some(began + debt + limits::ROOM_REST * began.elapsed());
+        let has_room = !full(&mut table) || table.stop_one_without_place();
+        (table, has_room)
     }
 
     fn insert(
@@ -318,8 +321,7 @@ impl Table {
 
     /// Makes a connection leave. Returns whether there is such a connection.
     fn stop(&mut self, id: u64) -> bool {
-        let leaves = |entry: &mut Entry| matches!(entry.state, State::Waiting | State::Idle);
-        if self.entry(id).is_some_and(leaves) {
+        if self.entry(id).is_some_and(|entry| entry.has_no_place()) {
             self.make_room_to_leave();
         }
         self.entry(id).map(Entry::stop).is_some()
@@ -411,10 +413,10 @@ impl Entry {
     }
 
     /// Makes its thread leave. One that reads sees the end of the stream and may still write. One that
-    /// writes, leaves or has brought nothing is cut off.
+    /// writes or leaves is cut off.
     fn stop(&mut self) {
         let writes = self.activity.waits(Call::Write).is_some();
-        let is_cut = writes || matches!(self.state, State::Silent | State::Leaving);
+        let is_cut = writes || self.state == State::Leaving;
         let _ = self.stream.shutdown(if is_cut { Shutdown::Both } else { Shutdown::Read });
         let is_active = self.state == State::Active;
         if !is_active {

@@ -99,13 +99,6 @@ pub fn refuse<C: Connection>(connection: &mut C, why: ReceiveError) -> io::Resul
     finish(connection, &receipts, End::Refused)
 }
 
-/// The receipt for a connection that there is no room for.
-pub fn busy_receipt() -> Vec<u8> {
-    let mut receipt = Vec::new();
-    encode(&Err(ReceiveError::Busy), 0, &mut receipt);
-    receipt
-}
-
 /// How a conversation ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
