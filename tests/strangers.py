@@ -146,6 +146,14 @@ def heavy(number):
     over.wait()
 
 
+def naming(number):
+    # The longest name, and a part of a large body.
+    connection = connect()
+    connection.sendall(header("\ue000" * 32768, 10_000_000) + bytes(600_000))
+    done.append(1)
+    over.wait()
+
+
 def waiting(number):
     # A byte of a header, and no more.
     connection = connect()
@@ -281,7 +289,7 @@ def newest(_):
 gate = threading.Event()
 threads = at_once({name: globals()[name] for name in
                    ("silent", "trickling", "unread", "hoarding", "returning", "idling", "waiting",
-                    "keeping", "resuming", "honest", "beginning", "ordering", "crowding", "newest", "leaving", "scattered", "heavy")}[what],
+                    "keeping", "resuming", "honest", "beginning", "ordering", "crowding", "newest", "leaving", "scattered", "heavy", "naming")}[what],
                   1 if what in ("crowding", "newest", "leaving") else None)
 if what in ("keeping", "honest"):
     for thread in threads:

@@ -236,15 +236,15 @@ impl<C: Connection> Conversation<'_, C> {
             let mut stays_open = false;
             let mut reads_at_once = false;
             let outcome = match Header::read(&mut self.stream) {
-                Ok(header) => match header.dialect {
+                Ok(mut header) => match header.dialect {
                     Dialect::Extended(options) => {
                         reads_at_once = true;
                         self.reply()?;
-                        self.receive_extended(&header, options)
+                        self.receive_extended(&mut header, options)
                     }
                     dialect => {
                         stays_open = dialect == Dialect::HeaderSize;
-                        self.receive_classic(&header)
+                        self.receive_classic(&mut header)
                     }
                 },
                 Err(HeaderError::None) => return Ok(End::Closed),
@@ -298,7 +298,7 @@ impl<C: Connection> Conversation<'_, C> {
         }
         has_room || stays_open
     }
-    fn receive_classic(&mut self, header: &Header) -> Result<Stored, ReceiveError> {
+    fn receive_classic(&mut self, header: &mut Header) -> Result<Stored, ReceiveError> {
         self.body = BodyProgress::of(header.body);
         let name = self.begin(header)?;
         let mut file = self.storage.inbox.begin(&name).map_err(ReceiveError::Store)?;
@@ -310,7 +310,7 @@ impl<C: Connection> Conversation<'_, C> {
     /// Receives a file whose sender offers it before it sends the body.
     fn receive_extended(
         &mut self,
-        header: &Header,
+        header: &mut Header,
         options: ExtendedOptions,
     ) -> Result<Stored, ReceiveError> {
         self.body = BodyProgress::of(0);
@@ -370,13 +370,14 @@ impl<C: Connection> Conversation<'_, C> {
         self.place(whole, resumed_at)
     }
 
-    fn begin(&mut self, header: &Header) -> Result<SafeName, ReceiveError> {
-        let name = header.name.as_deref().unwrap_or_default();
+    /// Begins a file. Takes the name out of the header, since it may be long, and the body may take long.
+    fn begin(&mut self, header: &mut Header) -> Result<SafeName, ReceiveError> {
+        let name = header.name.take().unwrap_or_default();
         let size = header.body;
-        (self.observer)(&Event::Began(&String::from_utf16_lossy(name), size));
+        (self.observer)(&Event::Began(&String::from_utf16_lossy(&name), size));
         match self.storage.max_size {
             Some(limit) if size > limit => Err(ReceiveError::TooLarge { size, limit }),
-            _ => Ok(self.storage.inbox.name(name)),
+            _ => Ok(self.storage.inbox.name(&name)),
         }
     }
 

@@ -260,7 +260,7 @@ struct TransferObserver<'a> {
 }
 
 struct ReceivedFile {
-    /// The name as it was sent.
+    /// The name as it was sent. Without commands, as much of it as the log shows.
     name: String,
     began: Instant,
     id: Id,
@@ -271,8 +271,12 @@ impl TransferObserver<'_> {
         let log = &self.server.log;
         match *event {
             Event::Began(name, size) => {
-                let id = log.printer.begin_from(truncated(name), Some(self.peer), size);
-                self.file = Some(ReceivedFile { name: name.to_owned(), began: Instant::now(), id });
+                let shown = truncated(name);
+                let id = log.printer.begin_from(shown.clone(), Some(self.peer), size);
+                // Commands alone are told all of it.
+                let has_command = [true, false].iter().any(|&it| self.server.commands.has(it));
+                let name = if has_command { name.to_owned() } else { shown };
+                self.file = Some(ReceivedFile { name, began: Instant::now(), id });
             }
             Event::Resumed(bytes) => {
                 if let Some(file) = &self.file {
