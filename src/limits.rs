@@ -138,10 +138,14 @@ pub const SILENT_GRACE: Duration = Duration::from_millis(250);
 pub const STOP_AFTER: Duration = Duration::from_secs(1);
 
 /// A connection brings nothing if it brings fewer bytes than this in each [`NOTHING_TIME`].
-pub const NOTHING: usize = 1_000;
+pub const NOTHING: u64 = 1_000;
 
 /// See [`NOTHING`].
 pub const NOTHING_TIME: Duration = Duration::from_secs(10);
+
+/// How long the only connection of an address brings nothing before it is stopped. A stall of half a minute is
+/// no reason.
+pub const NOTHING_ALONE: Duration = Duration::from_secs(35);
 
 /// How long a sender of header-size or text pauses after a header, since deployed receivers lose a small
 /// body that arrives together with it. On a busy machine, 20 ms were too short once in 200 times

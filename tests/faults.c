@@ -16,6 +16,7 @@
  *   fsync-directory:N  the first N calls of fsync for a directory fail, but for the one of the start
  *   no-fsync-directory:N  every fsync of a directory fails with the error N
  *   slow-directory     fsync of a directory takes 0.3 s
+ *   slow-file  fsync of a file takes 12 s
  *   no-directory       no directory below the first can be opened: there is no descriptor
  *   early      fdatasync fails, and no fsync after it knows
  *   full       no byte can be written to a regular file
@@ -258,6 +259,8 @@ int fsync(int file)
         usleep(300000);
     if (is_directory(file))
         return unlucky("fsync\n") ? -1 : syscall(SYS_fsync, file);
+    if (faulty("slow-file"))
+        sleep(12);
     if (faulty("fsync"))
         return refuse("fsync\n", EIO);
     if (faulty("late"))

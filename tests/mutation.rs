@@ -601,7 +601,9 @@ impl Connection for Sender<'_> {
         Ok(())
     }
 
-    fn account(&mut self, _: &Arc<HeldReceipts>) {}
+    fn account(&mut self, _: &Arc<HeldReceipts>, _: bool) -> bool {
+        true
+    }
 
     fn pause(&mut self, _: Duration) {}
 
@@ -668,7 +670,7 @@ fn uncounted(body: &[u8], rest: &[u8], end: End, encoded: usize) -> Uncounted {
     let size = (body.len() as u32).to_be_bytes();
     if rest.is_empty() || header.is_ok() {
         Uncounted::None
-    } else if rest.len() == 4 && body.starts_with(&size) {
+    } else if rest.len() == 4 && !body.is_empty() && [body, rest].concat().starts_with(&size) {
         Uncounted::Certain
     } else if is_cut && !has_ended {
         Uncounted::None

@@ -21,7 +21,9 @@ done = []
 def connect(address=source, buffer=None):
     connection = socket.socket()
     if buffer:
+        # The smaller the segments, the less waits in the receiver's system.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
     connection.bind((address, 0))
     connection.settimeout(60)
     connection.connect((host, int(port)))
@@ -136,6 +138,22 @@ def idling(number):
     over.wait()
 
 
+def heavy(number):
+    # As many, each with a larger file; from two addresses.
+    connection = connect(f"127.0.0.{number % 2 + 2}")
+    connection.sendall(header(f"heavy {number}", 600_000, True) + bytes(600_000))
+    done.append(1)
+    over.wait()
+
+
+def naming(number):
+    # The longest name, and a part of a large body.
+    connection = connect()
+    connection.sendall(header("\ue000" * 32768, 10_000_000) + bytes(600_000))
+    done.append(1)
+    over.wait()
+
+
 def waiting(number):
     # A byte of a header, and no more.
     connection = connect()
@@ -173,16 +191,106 @@ def resuming(number):
             connection.recv(1)
     done.append(1)
     over.wait()
-    connection.sendall(struct.pack(">Q", 100) + bytes(900))
+    connection.sendall(struct.pack(">Q", 100) + bytes(400))
+    # A short pause of the network.
+    time.sleep(2.5)
+    connection.sendall(bytes(500))
     connection.shutdown(socket.SHUT_WR)
     receipt = connection.recv(5, socket.MSG_WAITALL)
     print(receipt == b"QDR1\0", flush=True)
 
 
+def beginning(number):
+    # A part of a header; then it closes, resets or is silent.
+    connection = connect()
+    connection.sendall(b"\0")
+    if number == 1:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if number < 2:
+        time.sleep(0.2)
+        connection.close()
+    done.append(1)
+    over.wait()
+
+
+def ordering(_):
+    # A hundred empty files.
+    connection = connect()
+    connection.sendall(header("ordered", 0) * 100)
+    connection.shutdown(socket.SHUT_WR)
+    while connection.recv(65536):
+        pass
+    done.append(1)
+
+
+def crowding(_):
+    # From two addresses as many connections between two files as there may be; further ones, whose receipts
+    # are many and never read, have to leave.
+    def idle(address, files):
+        connection = connect(address, buffer=2048)
+        connection.sendall(files)
+        kept.append(connection)
+        return connection
+
+    kept = []
+    one, many = header("s", 0, True), header("n" * 255, 0, True) * 120
+    for _ in range(252):
+        idle(source, one)
+    fresh = [idle("127.0.0.3", one) for _ in range(196)]
+    while not over.is_set():
+        try:
+            for _ in range(60):
+                idle("127.0.0.3", many)
+            time.sleep(0.1)
+            for connection in fresh:
+                connection.sendall(one)
+        except OSError:
+            pass
+        time.sleep(0.1)
+        done.append(1)
+
+
+def leaving(_):
+    # Files whose receipts are never read, on connections that come to their end.
+    kept = []
+    while not over.is_set():
+        try:
+            connection = connect(buffer=2048)
+            connection.sendall(header("n" * 255, 0) * 450)
+            connection.shutdown(socket.SHUT_WR)
+            kept.append(connection)
+        except OSError:
+            pass
+        done.append(1)
+        if len(kept) >= 300:
+            over.wait()
+
+
+def scattered(number):
+    # Of addresses of their own: as many receipts as leave no room for others, on connections that stay.
+    connection = connect(f"127.0.6.{number + 1}")
+    connection.sendall(header("n" * 255, 0, True) * 121)
+    done.append(1)
+    over.wait()
+
+
+def newest(_):
+    # One file from each of many addresses, which then keep their connections; and ever more of them.
+    kept = []
+    while not over.is_set():
+        connection = connect(f"127.1.{len(kept) // 250 % 250}.{len(kept) % 250 + 1}")
+        connection.sendall(header("idle", 0, True))
+        kept.append(connection)
+        done.append(1)
+        if len(kept) > count:
+            time.sleep(0.02)
+
+
 gate = threading.Event()
 threads = at_once({name: globals()[name] for name in
                    ("silent", "trickling", "unread", "hoarding", "returning", "idling", "waiting",
-                    "keeping", "resuming", "honest")}[what])
+                    "keeping", "resuming", "honest", "beginning", "ordering", "crowding", "newest", "leaving", "scattered", "heavy", "naming")}[what],
+                  1 if what in ("crowding", "newest", "leaving") else None)
 if what in ("keeping", "honest"):
     for thread in threads:
         thread.join()

@@ -93,12 +93,15 @@ impl Connection for Sender<'_> {
         }
     }
 
-    fn account(&mut self, receipts: &Arc<HeldReceipts>) {
-        assert!(receipts.length() <= limits::RECEIPTS + LARGEST_RECEIPT);
-        if self.failure == ErrorKind::ResourceBusy {
+    fn account(&mut self, receipts: &Arc<HeldReceipts>, stays_open: bool) -> bool {
+        let most = limits::RECEIPTS + LARGEST_RECEIPT;
+        assert!(receipts.memory() <= most + most / 8 + LARGEST_RECEIPT);
+        let has_room = self.failure != ErrorKind::ResourceBusy;
+        if !has_room && stays_open {
             receipts.drop_all();
             self.dropped = true;
         }
+        has_room
     }
 
     fn pause(&mut self, _: Duration) {}

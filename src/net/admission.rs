@@ -4,9 +4,9 @@
 
 use super::allow::Network;
 use crate::limits;
+use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::HeldReceipts;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -49,9 +49,11 @@ struct Entry {
     state: State,
     /// When this state began.
     since: Instant,
-    /// The receipts that are held for it.
+    /// The receipts that are held for it, unless it was cut off for them.
     receipts: Option<Arc<HeldReceipts>>,
-    /// Whether it has to leave.
+    /// Whether its program stays connected and reads no receipts.
+    stays_open: bool,
+    /// Whether its stream was shut down while it was active or leaving, so that it ends soon.
     stopped: bool,
     stream: Arc<TcpStream>,
     activity: Arc<Activity>,
@@ -70,53 +72,57 @@ enum State {
     Active,
     /// It is between two files.
     Idle,
-    /// Its receipts are written, or the rest of a refused body is discarded.
+    /// Its receipts are written, or the rest of a refused body is discarded. One that has to make room for
+    /// others does so from the moment at which it is told.
     Leaving,
 }
 
-/// What a connection with a place has brought, and what it waits for.
+/// What a connection has brought since it has its place, and how long its peer was waited for.
 #[derive(Debug, Default)]
-pub(super) struct Activity {
-    /// Bytes read since it has its place.
-    bytes: AtomicUsize,
-    blocked: AtomicU8,
+pub(super) struct Activity(Mutex<Brought>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Brought {
+    bytes: u64,
+    /// How long calls have waited for the peer that have ended.
+    waited: Duration,
+    /// What waits for the peer now, and since when.
+    call: Option<(Call, Instant)>,
 }
 
-/// The values of [`Activity::blocked`].
-const READING: u8 = 1;
-const WRITING: u8 = 2;
+/// A call that waits for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// The peer is to send.
+    Read,
+    /// The peer is to take what is sent.
+    Write,
+}
 
 impl Activity {
-    /// Counts bytes that were read. The count stops long before it could wrap around, and far above what
-    /// [`Entry::brings_nothing`] asks for.
-    pub(super) fn count(&self, bytes: usize) {
-        if self.bytes.load(Ordering::Relaxed) < usize::MAX / 4 {
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Locks it. Every update is atomic, so the lock is usable even if poisoned.
+    fn lock(&self) -> MutexGuard<'_, Brought> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin(&self, call: Call) {
+        self.lock().call = Some((call, Instant::now()));
+    }
+
+    /// Ends a call, which has brought this many bytes.
+    pub(super) fn end(&self, bytes: usize) {
+        let mut brought = self.lock();
+        brought.bytes += bytes as u64;
+        if let Some((_, began)) = brought.call.take() {
+            brought.waited += began.elapsed();
         }
     }
 
-    pub(super) fn set_reading(&self) {
-        self.blocked.store(READING, Ordering::Relaxed);
+    /// Returns how long such a call waits already.
+    fn waits(&self, call: Call) -> Option<Duration> {
+        let waiting = self.lock().call.filter(|(other, _)| *other == call);
+        waiting.map(|(_, began)| began.elapsed())
     }
-
-    pub(super) fn set_writing(&self) {
-        self.blocked.store(WRITING, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_unblocked(&self) {
-        self.blocked.store(0, Ordering::Relaxed);
-    }
-}
-
-/// What becomes of a new connection.
-#[derive(Debug)]
-pub(super) enum Registration {
-    /// It may send a byte.
-    Registered(Slot),
-    /// Its address may not send here.
-    NotAllowed(Slot),
-    /// There are too many connections.
-    Busy,
 }
 
 impl Admission {
@@ -137,42 +143,55 @@ impl Admission {
         if held == 0 && !self.policy.once { 2 * most } else { most }
     }
 
-    /// Registers a connection that was accepted. Waits for up to [`limits::ROOM_TIME`], and less if it
-    /// did so lately, if there are too many connections without a place, which one address alone cannot
-    /// cause.
+    /// Registers a connection that was accepted. Also returns why it is to be refused, if it is. Waits for up
+    /// to [`limits::ROOM_TIME`], and less if it did so lately, if there are too many connections without a
+    /// place, which one address alone cannot cause.
     pub(super) fn register(
         self: &Arc<Self>,
         stream: &Arc<TcpStream>,
         peer: IpAddr,
-    ) -> Registration {
+    ) -> (Slot, Option<ReceiveError>) {
         let local = stream.local_addr().map_or(peer, |address| address.ip().to_canonical());
         let key = key(peer, local);
         let allow = &self.policy.allow;
-        if !allow.is_empty() && !allow.iter().any(|network| network.contains(peer)) {
-            let mut table = self.table();
-            table.make_room_to_leave();
-            return Registration::NotAllowed(self.insert(&mut table, key, State::Leaving, stream));
-        }
         let mut table = self.table();
+        let refusal = if !allow.is_empty() && !allow.iter().any(|it| it.contains(peer)) {
+            Some(ReceiveError::NotAllowed)
+        } else {
+            let has_room;
+            (table, has_room) = self.make_room(table, key);
+            (!has_room).then_some(ReceiveError::Busy)
+        };
+        if refusal.is_some() {
+            table.make_room_to_leave();
+        }
+        let state = if refusal.is_some() { State::Leaving } else { State::Silent };
+        (self.insert(&mut table, key, state, stream), refusal)
+    }
+
+    /// Makes room for a connection without a place. Returns whether there is.
+    fn make_room<'a>(
+        &self,
+        mut table: MutexGuard<'a, Table>,
+        key: IpAddr,
+    ) -> (MutexGuard<'a, Table>, bool) {
         let own = table.without_place(Some(key));
         if own >= limits::WAITING / 4 * 3 && !table.stop_oldest(State::Silent, key) {
-            return Registration::Busy;
+            return (table, false);
         }
-        if table.without_place(None) >= limits::WAITING {
-            let full = |table: &mut Table| table.without_place(None) >= limits::WAITING;
-            // Who fills the places of those that wait must not hold up the listener for each one that comes.
-            let began = Instant::now();
-            let debt =
-                table.rested.map_or(Duration::ZERO, |at| at.saturating_duration_since(began));
-            let most = limits::ROOM_TIME.saturating_sub(debt / limits::ROOM_REST);
-            let waited = self.left.wait_timeout_while(table, most, full);
-            table = waited.unwrap_or_else(PoisonError::into_inner).0;
-            table.rested = Some(began + debt + limits::ROOM_REST * began.elapsed());
-            if full(&mut table) {
-                table.stop_one_without_place();
-            }
+        let full = |table: &mut Table| table.without_place(None) >= limits::WAITING;
+        if !full(&mut table) {
+            return (table, true);
         }
-        Registration::Registered(self.insert(&mut table, key, State::Silent, stream))
+        // Who fills the places of those that wait must not hold up the listener for each one that comes.
+        let began = Instant::now();
+        let debt = table.rested.map_or(Duration::ZERO, |at| at.saturating_duration_since(began));
+        let most = limits::ROOM_TIME.saturating_sub(debt / limits::ROOM_REST);
+        let waited = self.left.wait_timeout_while(table, most, full);
+        table = waited.unwrap_or_else(PoisonError::into_inner).0;
+        table.rested = Some(began + debt + limits::ROOM_REST * began.elapsed());
+        let has_room = !full(&mut table) || table.stop_one_without_place();
+        (table, has_room)
     }
 
     fn insert(
@@ -191,6 +210,7 @@ impl Admission {
             state,
             since: Instant::now(),
             receipts: None,
+            stays_open: false,
             stopped: false,
             stream: stream.clone(),
             activity: activity.clone(),
@@ -217,26 +237,36 @@ impl Admission {
                 .min_by_key(|(held, entry)| (*held, entry.since, entry.id));
             let Some((_, entry)) = next else { return };
             entry.enter(State::Active);
-            entry.activity.bytes.store(0, Ordering::Relaxed);
+            *entry.activity.lock() = Brought::default();
         }
     }
 
     /// Stops a connection that brings next to nothing, so that one of an address with fewer places, which
-    /// has waited for long enough, gets its place.
+    /// has waited for long enough, gets its place. The only one of its address is stopped later, and for an
+    /// address that has none.
     fn stop_for(&self, table: &mut Table, key: IpAddr) {
         let active: Vec<IpAddr> = table.keys(State::Active).collect();
         let held = |key: IpAddr| active.iter().filter(|other| **other == key).count();
         if active.len() < self.most_active(0) {
             return;
         }
-        let loser = table
-            .connections
-            .iter_mut()
-            .filter(|it| it.state == State::Active && !it.stopped && it.brings_nothing())
-            .filter(|it| held(it.key) > held(key).max(1))
-            .max_by_key(|it| held(it.key));
-        if let Some(loser) = loser {
-            loser.stop();
+        let (own, mut loser) = (held(key), None);
+        for entry in table.connections.iter_mut().filter(|it| it.state == State::Active) {
+            // One that was stopped while it worked may have begun to write.
+            let leaves = entry.stopped && entry.activity.waits(Call::Write).is_none();
+            let held = held(entry.key);
+            let least = match held > own.max(1) {
+                true => limits::NOTHING_TIME,
+                false if own == 0 => limits::NOTHING_ALONE,
+                false => continue,
+            };
+            let waited = entry.brings_nothing().filter(|waited| !leaves && *waited >= least);
+            if let Some(waited) = waited {
+                loser = loser.max(Some((held, waited, entry.id)));
+            }
+        }
+        if let Some((.., id)) = loser {
+            table.stop(id);
         }
     }
 }
@@ -257,102 +287,142 @@ impl Table {
         self.connections.iter().filter(counts).count()
     }
 
-    /// The key with the most connections that satisfy `which`.
+    /// The key with the most connections that satisfy `which`; of several, that of the oldest connection.
     fn most(&self, which: impl Fn(&Entry) -> bool) -> Option<IpAddr> {
         let count = |key| self.connections.iter().filter(|it| which(it) && it.key == key).count();
         let keys = self.connections.iter().filter(|it| which(it)).map(|entry| entry.key);
-        keys.max_by_key(|key| count(*key))
+        // Of several this is the last.
+        keys.rev().max_by_key(|key| count(*key))
     }
 
-    /// Stops the oldest connection of an address in a state, if there is one that is leaving or older
-    /// than [`limits::SILENT_GRACE`]. Returns whether there was.
+    /// Stops the oldest connection of an address in a state. Returns whether there was one.
     fn stop_oldest(&mut self, state: State, key: IpAddr) -> bool {
-        let oldest = self
-            .connections
-            .iter_mut()
-            .filter(|it| it.state == state && it.key == key && !it.stopped)
-            .filter(|it| state == State::Leaving || it.since.elapsed() >= limits::SILENT_GRACE)
-            .min_by_key(|it| it.since);
-        oldest.map(Entry::stop).is_some()
+        let candidates = self.connections.iter().filter(|it| it.key == key && it.state == state);
+        let oldest = candidates.filter(|it| it.can_be_stopped()).min_by_key(|it| it.since);
+        let oldest = oldest.map(|it| it.id);
+        oldest.is_some_and(|id| self.stop(id))
     }
 
     /// Makes room among the connections without a place. The address with the most of them loses its
     /// oldest silent one, else its oldest idle one, else the one that has waited for the shortest time.
-    fn stop_one_without_place(&mut self) {
-        let Some(key) = self.most(Entry::has_no_place) else { return };
+    /// Returns whether there was one.
+    fn stop_one_without_place(&mut self) -> bool {
+        let Some(key) = self.most(|it| it.has_no_place() && it.can_be_stopped()) else {
+            return false;
+        };
         if self.stop_oldest(State::Silent, key) || self.stop_oldest(State::Idle, key) {
-            return;
+            return true;
         }
-        let waiting = self.connections.iter_mut().filter(|it| it.key == key && it.has_no_place());
-        if let Some(newest) = waiting.filter(|it| !it.stopped).max_by_key(|it| it.since) {
-            newest.stop();
+        let waiting = self.connections.iter().filter(|it| it.key == key);
+        let newest = waiting.filter(|it| it.state == State::Waiting).max_by_key(|it| it.since);
+        let newest = newest.map(|it| it.id);
+        newest.is_some_and(|id| self.stop(id))
+    }
+
+    /// Makes a connection leave. Returns whether there is such a connection.
+    fn stop(&mut self, id: u64) -> bool {
+        if self.entry(id).is_some_and(|entry| entry.has_no_place()) {
+            self.make_room_to_leave();
         }
+        self.entry(id).map(Entry::stop).is_some()
     }
 
     /// Makes room among the connections that are about to end. The address with the most of them loses
     /// its oldest one.
     fn make_room_to_leave(&mut self) {
-        if self.keys(State::Leaving).count() >= limits::LEAVING {
-            let leaves = |it: &Entry| it.state == State::Leaving && !it.stopped;
+        let leaves = |it: &Entry| it.state == State::Leaving && it.can_be_stopped();
+        if self.connections.iter().filter(|it| leaves(it)).count() >= limits::LEAVING {
             if let Some(key) = self.most(leaves) {
                 self.stop_oldest(State::Leaving, key);
             }
         }
     }
 
-    /// Makes room for receipts. The address that holds the most loses those of its connection with the
-    /// most.
-    fn make_room_for_receipts(&mut self) {
-        let held: Vec<(IpAddr, usize)> =
-            self.connections.iter().map(|it| (it.key, it.receipts())).collect();
-        if held.iter().map(|(_, bytes)| bytes).sum::<usize>() <= limits::ALL_RECEIPTS {
-            return;
+    /// Makes room for receipts, and returns whether there is. Programs that stay connected lose theirs first,
+    /// since they never read any; then peers that have taken none for a while are cut off.
+    fn make_room_for_receipts(&mut self) -> bool {
+        while self.connections.iter().map(Entry::receipts).sum::<usize>() > limits::ALL_RECEIPTS {
+            let stays = |it: &Entry| it.stays_open && it.state != State::Leaving;
+            let takes_none = |it: &Entry| {
+                it.activity.waits(Call::Write).is_some_and(|time| time >= limits::STOP_AFTER)
+            };
+            if let Some(receipts) = self.most_receipts(stays).and_then(|it| it.receipts.take()) {
+                receipts.drop_all();
+            } else if let Some(entry) = self.most_receipts(takes_none) {
+                entry.receipts = None;
+                entry.stop();
+            } else {
+                return false;
+            }
         }
-        let of = |key: IpAddr| -> usize {
-            held.iter().filter(|(other, _)| *other == key).map(|(_, bytes)| bytes).sum()
-        };
-        let loser = self.connections.iter().max_by_key(|it| (of(it.key), it.receipts()));
-        if let Some(receipts) = loser.and_then(|loser| loser.receipts.as_ref()) {
-            receipts.drop_all();
+        true
+    }
+
+    /// Of the connections that satisfy `which`, the one with the most receipts of the address with the most.
+    fn most_receipts(&mut self, which: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
+        let mut sums: Vec<(IpAddr, usize)> = Vec::new();
+        for entry in self.connections.iter().filter(|it| it.receipts.is_some() && which(it)) {
+            match sums.iter_mut().find(|(key, _)| *key == entry.key) {
+                Some((_, bytes)) => *bytes += entry.receipts(),
+                None => sums.push((entry.key, entry.receipts())),
+            }
         }
+        let (most, _) = sums.into_iter().max_by_key(|(_, bytes)| *bytes)?;
+        let own = self.connections.iter_mut().filter(|it| it.key == most && which(it));
+        own.max_by_key(|it| it.receipts())
     }
 }
 
 impl Entry {
     fn receipts(&self) -> usize {
-        self.receipts.as_ref().map_or(0, |receipts| receipts.length())
+        self.receipts.as_ref().map_or(0, |receipts| receipts.memory())
     }
 
     fn has_no_place(&self) -> bool {
-        matches!(self.state, State::Silent | State::Waiting | State::Idle) && !self.stopped
+        matches!(self.state, State::Silent | State::Waiting | State::Idle)
+    }
+
+    /// Whether it may be stopped to make room among those without a place, or among those that leave.
+    fn can_be_stopped(&self) -> bool {
+        match self.state {
+            State::Silent => self.since.elapsed() >= limits::SILENT_GRACE,
+            State::Waiting | State::Idle => true,
+            State::Leaving => !self.stopped,
+            State::Active => false,
+        }
+    }
+
+    fn must_leave(&self) -> bool {
+        self.stopped || self.state == State::Leaving
     }
 
     fn enter(&mut self, state: State) {
-        (self.state, self.since) = (state, Instant::now());
+        (self.state, self.since, self.stopped) = (state, Instant::now(), false);
         if let Some(waiter) = self.waiter.take() {
             waiter.unpark();
         }
     }
 
-    /// Whether it has brought under [`limits::NOTHING`] bytes in each [`limits::NOTHING_TIME`] since it
-    /// has its place, and its peer is what it waits for.
-    fn brings_nothing(&self) -> bool {
-        let periods = self.since.elapsed().as_secs() / limits::NOTHING_TIME.as_secs();
-        let enough = usize::try_from(periods).unwrap_or(usize::MAX).saturating_mul(limits::NOTHING);
-        self.activity.bytes.load(Ordering::Relaxed) < enough
-            && self.activity.blocked.load(Ordering::Relaxed) != 0
+    /// How long its peer was waited for since the connection has its place, if the peer is waited for now
+    /// and has brought under [`limits::NOTHING`] bytes in each [`limits::NOTHING_TIME`] of it.
+    fn brings_nothing(&self) -> Option<Duration> {
+        let Brought { bytes, waited, call } = *self.activity.lock();
+        let waited = waited + call?.1.elapsed();
+        let periods = waited.as_secs() / limits::NOTHING_TIME.as_secs();
+        (bytes < periods * limits::NOTHING).then_some(waited)
     }
 
-    /// Makes its thread leave. One that reads sees the end of the stream and may still write.
+    /// Makes its thread leave. One that reads sees the end of the stream and may still write. One that
+    /// writes or leaves is cut off.
     fn stop(&mut self) {
-        self.stopped = true;
-        let writes = self.activity.blocked.load(Ordering::Relaxed) == WRITING;
-        let is_silent = matches!(self.state, State::Silent | State::Leaving);
-        let how = if writes || is_silent { Shutdown::Both } else { Shutdown::Read };
-        let _ = self.stream.shutdown(how);
-        if let Some(waiter) = self.waiter.take() {
-            waiter.unpark();
+        let writes = self.activity.waits(Call::Write).is_some();
+        let is_cut = writes || self.state == State::Leaving;
+        let _ = self.stream.shutdown(if is_cut { Shutdown::Both } else { Shutdown::Read });
+        let is_active = self.state == State::Active;
+        if !is_active {
+            self.enter(State::Leaving);
         }
+        self.stopped = is_cut || is_active;
     }
 }
 
@@ -381,7 +451,7 @@ impl Slot {
     pub(super) fn acquire(&self) -> bool {
         let mut table = self.admission.table();
         match table.entry(self.id) {
-            Some(entry) if entry.stopped => return false,
+            Some(entry) if entry.must_leave() => return false,
             Some(entry) if entry.state == State::Active => return true,
             Some(entry) => entry.enter(State::Waiting),
             None => return false,
@@ -390,7 +460,7 @@ impl Slot {
         loop {
             self.admission.schedule(&mut table);
             let Some(entry) = table.entry(self.id) else { return false };
-            if entry.stopped {
+            if entry.must_leave() {
                 return false;
             }
             if entry.state == State::Active {
@@ -417,35 +487,39 @@ impl Slot {
     /// Gives the place to others for good. With --once it is kept: there is no other transfer.
     pub(super) fn leave(&self) {
         if !self.admission.policy.once {
-            self.admission.table().make_room_to_leave();
             self.give_up(State::Leaving);
         }
     }
 
     fn give_up(&self, state: State) {
         let mut table = self.admission.table();
+        let Some(entry) = table.entry(self.id) else { return };
+        if entry.state == state || entry.state == State::Leaving {
+            return;
+        }
+        let state = if entry.stopped { State::Leaving } else { state };
+        if state == State::Leaving {
+            table.make_room_to_leave();
+        }
         if let Some(entry) = table.entry(self.id) {
-            if entry.state == state {
-                return;
-            }
             entry.enter(state);
         }
         self.admission.schedule(&mut table);
     }
 
-    /// Accounts for receipts that are held. Over the bound for all connections, the address that holds the
-    /// most loses.
-    pub(super) fn account(&self, receipts: &Arc<HeldReceipts>) {
+    /// Accounts for receipts that are held. Returns false if there is no room for more.
+    pub(super) fn account(&self, receipts: &Arc<HeldReceipts>, stays_open: bool) -> bool {
         let mut table = self.admission.table();
         if let Some(entry) = table.entry(self.id) {
-            entry.receipts.get_or_insert_with(|| receipts.clone());
+            entry.receipts = Some(receipts.clone());
+            entry.stays_open = stays_open;
         }
-        table.make_room_for_receipts();
+        table.make_room_for_receipts()
     }
 
     /// Returns whether the connection has to leave.
     pub(super) fn is_stopped(&self) -> bool {
-        self.admission.table().entry(self.id).is_none_or(|entry| entry.stopped)
+        self.admission.table().entry(self.id).is_none_or(|entry| entry.must_leave())
     }
 }
 

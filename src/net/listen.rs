@@ -1,11 +1,10 @@
 //! Listening, and the loop that accepts connections.
 
-use super::admission::{Admission, Registration};
+use super::admission::Admission;
 use super::timed_stream::{TimedStream, Timeouts};
 use crate::limits;
 use crate::transfer::error::ReceiveError;
-use crate::transfer::receive;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::thread;
@@ -97,7 +96,7 @@ pub struct Accepted {
 }
 
 impl Admission {
-    /// Registers a connection. Returns `None` for one that has no room, which is told so and closed.
+    /// Registers a connection.
     ///
     /// # Errors
     /// Fails if the socket options cannot be set.
@@ -106,20 +105,11 @@ impl Admission {
         stream: TcpStream,
         peer: SocketAddr,
         timeouts: Timeouts,
-    ) -> io::Result<Option<Accepted>> {
+    ) -> io::Result<Accepted> {
         let stream = Arc::new(stream);
-        let (slot, refusal) = match self.register(&stream, peer.ip()) {
-            Registration::Registered(slot) => (slot, None),
-            Registration::NotAllowed(slot) => (slot, Some(ReceiveError::NotAllowed)),
-            Registration::Busy => {
-                // A peer that takes nothing must not hold up the listener.
-                let _ = stream.set_nonblocking(true);
-                let _ = (&*stream).write(&receive::busy_receipt());
-                return Ok(None);
-            }
-        };
+        let (slot, refusal) = self.register(&stream, peer.ip());
         let stream = TimedStream::new(stream, timeouts, Some(slot))?;
-        Ok(Some(Accepted { stream, peer, refusal }))
+        Ok(Accepted { stream, peer, refusal })
     }
 
     /// Accepts connections forever. Calls `serve` for each, in a thread of its own, and once for a series
@@ -154,7 +144,7 @@ impl Admission {
         serve: &(impl Fn(io::Result<Accepted>) + Clone + Send + 'static),
     ) -> io::Result<()> {
         let (stream, peer) = accept(listener)?;
-        let Some(accepted) = self.accept(stream, peer, timeouts)? else { return Ok(()) };
+        let accepted = self.accept(stream, peer, timeouts)?;
         let serve = serve.clone();
         thread::Builder::new().stack_size(limits::STACK).spawn(move || serve(Ok(accepted)))?;
         Ok(())

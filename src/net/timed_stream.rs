@@ -1,6 +1,6 @@
 //! A socket with time limits: the connection of a conversation.
 
-use super::admission::Slot;
+use super::admission::{Call, Slot};
 use super::rate_limiter::RateLimiter;
 use crate::limits;
 use crate::transfer::error::is_timeout;
@@ -206,10 +206,8 @@ impl Connection for TimedStream {
         }
     }
 
-    fn account(&mut self, receipts: &Arc<HeldReceipts>) {
-        if let Some(slot) = &self.slot {
-            slot.account(receipts);
-        }
+    fn account(&mut self, receipts: &Arc<HeldReceipts>, stays_open: bool) -> bool {
+        self.slot.as_ref().is_none_or(|slot| slot.account(receipts, stays_open))
     }
 
     fn pause(&mut self, time: Duration) {
@@ -277,16 +275,13 @@ impl TimedStream {
     fn read_counted(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(slot) = &self.slot else { return (&*self.stream).read(buffer).map_err(timed_out) };
         if !self.reads_own {
-            slot.activity.set_reading();
+            slot.activity.begin(Call::Read);
         }
         let read = (&*self.stream).read(buffer).map_err(timed_out);
-        slot.activity.set_unblocked();
+        slot.activity.end(*read.as_ref().unwrap_or(&0));
         match read {
             Ok(0) => self.check_stopped().map(|()| 0),
-            Ok(bytes) => {
-                slot.activity.count(bytes);
-                Ok(bytes)
-            }
+            Ok(bytes) => Ok(bytes),
             Err(error) => self.check_stopped().and(Err(error)),
         }
     }
@@ -303,9 +298,9 @@ impl Write for TimedStream {
         }
         let bytes = self.rate_limiter.as_ref().map_or(bytes, |limiter| limiter.take(bytes));
         let Some(slot) = &self.slot else { return self.write_to_receiver(bytes) };
-        slot.activity.set_writing();
+        slot.activity.begin(Call::Write);
         let written = (&*self.stream).write(bytes).map_err(timed_out);
-        slot.activity.set_unblocked();
+        slot.activity.end(0);
         written
     }
 

@@ -32,8 +32,9 @@ pub trait Connection: Read + Write {
     /// `ResourceBusy` if the connection has to make room for others.
     fn wait_for_slot(&mut self) -> io::Result<()>;
 
-    /// Accounts for the receipts that are held for the peer. They may be dropped at any time from now on.
-    fn account(&mut self, receipts: &Arc<HeldReceipts>);
+    /// Accounts for the receipts that are held for the peer. Those of one that stays open may be dropped at any
+    /// time from now on. Returns false if there is no room for more.
+    fn account(&mut self, receipts: &Arc<HeldReceipts>, stays_open: bool) -> bool;
 
     /// Writes nothing for this long, so that what was written arrives alone.
     fn pause(&mut self, time: Duration);

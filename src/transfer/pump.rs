@@ -1,5 +1,6 @@
 //! The loop that receives every body, and the part of it that the sender shares.
 
+use crate::limits;
 use std::io::{self, ErrorKind, Read, Write};
 
 /// Why a body was not moved.
@@ -13,22 +14,22 @@ pub enum PumpError {
     Write(io::Error),
 }
 
-/// Moves `size` bytes of a body through a buffer of `BUFFER` bytes. If `from` fails, the bytes before
-/// are written nevertheless, since the sender may resume after them. The buffer is on the stack, whose
-/// memory returns to the system when the thread ends; a heap keeps some for each thread.
+/// Moves `size` bytes of a body through a buffer. If `from` fails, the bytes before are written
+/// nevertheless, since the sender may resume after them. The buffer is on the heap: a stack would keep its
+/// memory for as long as the connection stays, which may be long after the body.
 ///
 /// Calls `advance` with the number of bytes of each read.
 ///
 /// # Errors
 /// Fails if either side fails, or if `from` ends too early.
-#[inline(never)]
-pub fn pump<const BUFFER: usize>(
+pub fn pump(
     from: &mut impl Read,
     to: &mut dyn Write,
     size: u64,
     advance: &mut dyn FnMut(u64),
 ) -> Result<(), PumpError> {
-    let mut buffer = [0; BUFFER];
+    let is_small = size <= limits::SMALL_BODY;
+    let mut buffer = vec![0; if is_small { limits::SMALL_BUFFER } else { limits::BUFFER }];
     let mut left = size;
     while left > 0 {
         let (piece, end) = fill(from, &mut buffer, left, advance);

@@ -97,7 +97,7 @@ pub fn receive<C: Connection>(
             }
         }
     }
-    let receipts = conversation.receipts.take();
+    let receipts = conversation.receipts.clone();
     drop(conversation);
     finish(connection, &receipts, end)
 }
@@ -107,16 +107,9 @@ pub fn receive<C: Connection>(
 /// # Errors
 /// Fails if the receipt could not be delivered.
 pub fn refuse<C: Connection>(connection: &mut C, why: ReceiveError) -> io::Result<()> {
-    let mut receipt = Vec::new();
-    encode(&Err(why), 0, &mut receipt);
-    finish(connection, &receipt, End::Refused)
-}
-
-/// The receipt for a connection that there is no room for.
-pub fn busy_receipt() -> Vec<u8> {
-    let mut receipt = Vec::new();
-    encode(&Err(ReceiveError::Busy), 0, &mut receipt);
-    receipt
+    let receipts = HeldReceipts::default();
+    receipts.add(&Err(why), 0);
+    finish(connection, &receipts, End::Refused)
 }
 
 /// How a conversation ends.
@@ -139,41 +132,68 @@ fn not_begun(error: &io::Error) -> Option<ReceiveError> {
 
 /// The encoded receipts that are written at the end of a connection. Another thread may drop them to
 /// save memory. From then on the connection has none: later ones would be taken for those of earlier files.
-#[derive(Debug)]
-pub struct HeldReceipts(Mutex<Option<Vec<u8>>>);
+#[derive(Debug, Default)]
+pub struct HeldReceipts(Mutex<Held>);
 
-impl Default for HeldReceipts {
-    fn default() -> Self {
-        Self(Mutex::new(Some(Vec::new())))
-    }
+#[derive(Debug, Default)]
+struct Held {
+    bytes: Vec<u8>,
+    are_dropped: bool,
+    /// Bytes of memory of those that are being written.
+    writing: usize,
 }
 
 impl HeldReceipts {
     /// Locks the receipts. Every update is atomic, so the lock is usable even if poisoned.
-    fn lock(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that are held.
-    pub fn length(&self) -> usize {
-        self.lock().as_ref().map_or(0, Vec::len)
+    /// Bytes of memory of the receipts, those among them that are being written.
+    pub fn memory(&self) -> usize {
+        let held = self.lock();
+        held.bytes.capacity() + held.writing
     }
 
-    /// Drops all receipts, and those that follow.
+    /// Drops all receipts that are not being written, and those that follow.
     pub fn drop_all(&self) {
-        *self.lock() = None;
-    }
-
-    /// Adds the receipt for an outcome. Returns how many bytes are held then.
-    fn add(&self, outcome: &Result<Stored, ReceiveError>, received: u64) -> usize {
         let mut held = self.lock();
-        let Some(held) = held.as_mut() else { return 0 };
-        encode(outcome, received, held);
-        held.len()
+        (held.bytes, held.are_dropped) = (Vec::new(), true);
     }
 
-    fn take(&self) -> Vec<u8> {
-        self.lock().as_mut().map(mem::take).unwrap_or_default()
+    fn length(&self) -> usize {
+        self.lock().bytes.len()
+    }
+
+    fn add(&self, outcome: &Result<Stored, ReceiveError>, received: u64) {
+        let mut receipt = Vec::new();
+        encode(outcome, received, &mut receipt);
+        let mut held = self.lock();
+        if !held.are_dropped {
+            let length = held.bytes.len();
+            // Not by doubling, which takes twice the memory.
+            if held.bytes.capacity() < length + receipt.len() {
+                held.bytes.reserve_exact(receipt.len() + length / 8);
+            }
+            held.bytes.append(&mut receipt);
+        }
+    }
+
+    /// Writes the receipts, which count for as long as the peer takes, and returns whether there are any.
+    fn write<C: Connection>(
+        &self,
+        connection: &mut C,
+        phase: fn(usize) -> Phase,
+    ) -> io::Result<bool> {
+        // None are dropped any more in the last phase.
+        connection.enter_phase(phase(self.length()))?;
+        let mut held = self.lock();
+        let bytes = mem::take(&mut held.bytes);
+        held.writing = bytes.capacity();
+        drop(held);
+        connection.write_all(&bytes)?;
+        self.lock().writing = 0;
+        Ok(!bytes.is_empty())
     }
 }
 
@@ -299,7 +319,7 @@ impl<C: Connection> Conversation<'_, C> {
             true => Header::read_first(&mut self.stream),
             false => Header::read(&mut self.stream),
         };
-        let header = match read {
+        let mut header = match read {
             Ok(header) => header,
             Err(HeaderError::None) => return Ok(None),
             Err(error) => {
@@ -311,9 +331,9 @@ impl<C: Connection> Conversation<'_, C> {
         let outcome = match header.dialect {
             Dialect::Extended(options) => {
                 self.reply()?;
-                self.receive_extended(&header, options)
+                self.receive_extended(&mut header, options)
             }
-            _ => self.receive_classic(&header, is_first),
+            _ => self.receive_classic(&mut header, is_first),
         };
         Ok(Some(Received { dialect: Some(header.dialect), outcome }))
     }
@@ -324,41 +344,53 @@ impl<C: Connection> Conversation<'_, C> {
         if outcome.as_ref().is_err_and(|why| why.status().is_some_and(|s| s != Status::TimedOut)) {
             self.skip_rest();
         }
-        let held = self.receipts.add(outcome, self.body.received);
-        if held >= self.accounted + limits::RECEIPTS_STEP {
-            self.accounted = held;
-            self.stream.get_mut().account(&self.receipts);
-        }
+        self.receipts.add(outcome, self.body.received);
     }
 
-    /// Returns whether the connection may go on. Above [`limits::RECEIPTS`] it ends, and its sender sends
-    /// the rest again; but a program that stays connected would not, so it goes on without receipts.
+    /// Returns whether the connection may go on. Without room for further receipts it ends, and its sender
+    /// sends the rest again; but a program that stays connected would not, so it goes on without receipts.
     fn has_room_for_receipts(&mut self, stays_open: bool) -> bool {
-        let has_room = self.receipts.length() <= limits::RECEIPTS;
+        let held = self.receipts.length();
+        let mut has_room = held <= limits::RECEIPTS;
+        if held >= self.accounted + limits::RECEIPTS_STEP {
+            self.accounted = held;
+            has_room &= self.stream.get_mut().account(&self.receipts, stays_open);
+        }
         if !has_room && stays_open {
             self.receipts.drop_all();
         }
         has_room || stays_open
     }
 
-    fn receive_classic(&mut self, header: &Header, is_first: bool) -> Result<Stored, ReceiveError> {
+    fn receive_classic(
+        &mut self,
+        header: &mut Header,
+        is_first: bool,
+    ) -> Result<Stored, ReceiveError> {
         self.body = BodyProgress::of(header.body);
+        let encoded = 4 + 2 * header.name.as_ref().map_or(0, Vec::len);
         let name = self.begin(header)?;
         let mut file = self.storage.inbox.begin(&name).map_err(ReceiveError::Store)?;
         let path = file.path().to_owned();
         let mut body = WithStart { file: &mut file, start: Vec::new() };
         self.receive_body(&mut body, header.body, &path, &mut || {})?;
         let start = body.start;
-        let may_be_cut = is_first && self.may_be_cut(header, &start)?;
+        let may_be_cut = is_first && self.may_be_cut(header, encoded, &start)?;
         Ok(Stored { may_be_cut, ..self.place(file, 0, false)? })
     }
 
     /// Judges what follows the first file of a connection, before the file is placed, since its total may
-    /// count something else than header and body. Returns whether the file may be cut.
+    /// count something else than header and body. `name`: bytes of the encoded name. Returns whether the file
+    /// may be cut.
     ///
     /// # Errors
     /// Fails if it is certain that the file is not what its sender has.
-    fn may_be_cut(&mut self, header: &Header, start: &[u8]) -> Result<bool, ReceiveError> {
+    fn may_be_cut(
+        &mut self,
+        header: &Header,
+        name: usize,
+        start: &[u8],
+    ) -> Result<bool, ReceiveError> {
         let is_text = header.dialect == Dialect::Text;
         let phase = match is_text && uncounted::may_be_rest_of_size(header.body, start) {
             true => Phase::Header,
@@ -369,7 +401,7 @@ impl<C: Connection> Conversation<'_, C> {
         }
         let mut progress = Progress::Coming;
         loop {
-            match uncounted::judge(header, start, self.stream.buffer(), progress) {
+            match uncounted::judge(header, name, start, self.stream.buffer(), progress) {
                 Uncounted::Undecided => {}
                 Uncounted::None => return Ok(false),
                 Uncounted::Some => return Ok(true),
@@ -391,7 +423,7 @@ impl<C: Connection> Conversation<'_, C> {
     /// Receives a file whose sender offers it before it sends the body.
     fn receive_extended(
         &mut self,
-        header: &Header,
+        header: &mut Header,
         options: ExtendedOptions,
     ) -> Result<Stored, ReceiveError> {
         self.body = BodyProgress::of(0);
@@ -451,13 +483,14 @@ impl<C: Connection> Conversation<'_, C> {
         self.place(whole, resumed_at, timed.is_err())
     }
 
-    fn begin(&mut self, header: &Header) -> Result<SafeName, ReceiveError> {
-        let name = header.name.as_deref().unwrap_or_default();
+    /// Begins a file. Takes the name out of the header, since it may be long, and the body may take long.
+    fn begin(&mut self, header: &mut Header) -> Result<SafeName, ReceiveError> {
+        let name = header.name.take().unwrap_or_default();
         let size = header.body;
-        (self.observer)(&Event::Began(&String::from_utf16_lossy(name), size));
+        (self.observer)(&Event::Began(&String::from_utf16_lossy(&name), size));
         match self.storage.max_size {
             Some(limit) if size > limit => Err(ReceiveError::TooLarge { size, limit }),
-            _ => Ok(self.storage.inbox.name(name)),
+            _ => Ok(self.storage.inbox.name(&name)),
         }
     }
 
@@ -506,10 +539,7 @@ impl<C: Connection> Conversation<'_, C> {
             on_activity();
             observer(&Event::Advanced(bytes));
         };
-        let pumped = match size <= limits::SMALL_BODY {
-            true => pump::<{ limits::SMALL_BUFFER }>(stream, file, size, advance),
-            false => pump::<{ limits::BUFFER }>(stream, file, size, advance),
-        };
+        let pumped = pump(stream, file, size, advance);
         let received = body.received;
         pumped.map_err(|error| match error {
             PumpError::Write(error) if error.kind() == ErrorKind::ConnectionAborted => taken_over(),
@@ -544,14 +574,11 @@ impl<C: Connection> Conversation<'_, C> {
 
     /// Writes the receipts that are held to a sender that reads them at once.
     fn reply(&mut self) -> io::Result<()> {
-        let receipts = self.receipts.take();
         self.accounted = 0;
-        if receipts.is_empty() {
+        if self.receipts.length() == 0 {
             return Ok(());
         }
-        let connection = self.stream.get_mut();
-        connection.enter_phase(Phase::Reply(receipts.len()))?;
-        connection.write_all(&receipts)
+        self.receipts.write(&mut **self.stream.get_mut(), Phase::Reply).map(drop)
     }
 
     /// Reads and discards the rest of a refused body, so that the next file is judged on its own. A
@@ -659,11 +686,10 @@ fn encode(outcome: &Result<Stored, ReceiveError>, received: u64, bytes: &mut Vec
 
 /// Writes the receipts and ends the conversation. A refused sender may still be writing: what it has
 /// on the way is read and discarded, so that no reset overtakes the receipt.
-fn finish<C: Connection>(connection: &mut C, receipts: &[u8], end: End) -> io::Result<()> {
-    connection.enter_phase(Phase::Receipts(receipts.len()))?;
-    connection.write_all(receipts)?;
+fn finish<C: Connection>(connection: &mut C, receipts: &HeldReceipts, end: End) -> io::Result<()> {
+    let has_receipts = receipts.write(connection, Phase::Receipts)?;
     connection.half_close()?;
-    if end == End::Refused && !receipts.is_empty() {
+    if end == End::Refused && has_receipts {
         connection.enter_phase(Phase::Drain)?;
         // However this ends, the receipts are on their way.
         let _ = io::copy(&mut connection.take(limits::DRAIN), &mut io::sink());

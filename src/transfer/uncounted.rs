@@ -34,8 +34,15 @@ pub fn may_be_rest_of_size(body: u64, start: &[u8]) -> bool {
     body > 0 && body <= start.len() as u64 && start.iter().all(u8::is_ascii_digit)
 }
 
-/// Judges what follows a file. `start`: the first bytes of its body. `rest`: what has come after it.
-pub fn judge(header: &Header, start: &[u8], rest: &[u8], progress: Progress) -> Uncounted {
+/// Judges what follows a file with a name of `name` bytes, its length among them. `start`: the first bytes of
+/// its body. `rest`: what has come after it.
+pub fn judge(
+    header: &Header,
+    name: usize,
+    start: &[u8],
+    rest: &[u8],
+    progress: Progress,
+) -> Uncounted {
     if rest.is_empty() {
         let goes_on = progress == Progress::Coming;
         return if goes_on { Uncounted::Undecided } else { Uncounted::None };
@@ -56,7 +63,6 @@ pub fn judge(header: &Header, start: &[u8], rest: &[u8], progress: Progress) -> 
     let length =
         start.iter().chain(rest).take(4).fold(0, |length, byte| length << 8 | u64::from(*byte));
     let is_array = rest.len() == 4 && header.body > 0 && length == header.body;
-    let name = 4 + 2 * header.name.as_ref().map_or(0, Vec::len);
     match is_header {
         Some(true) => Uncounted::None,
         _ if progress == Progress::Coming => Uncounted::Undecided,

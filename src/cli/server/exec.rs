@@ -45,6 +45,8 @@ struct State {
     /// Bytes of the jobs that are ready, running or held until a conversation ends.
     bytes: usize,
     workers: usize,
+    /// The key of each job that runs.
+    running: Vec<u128>,
     /// Threads that read the standard error of a command. They may outlive the command.
     readers: usize,
 }
@@ -175,13 +177,16 @@ impl Commands {
 
     fn work(self: &Arc<Self>) {
         let mut state = self.state();
-        while let Some(job) = state.ready.pop_front() {
+        while let Some(job) = state.take_next() {
+            state.running.push(job.key);
             drop(state);
             if let Err(why) = self.run_job(&job) {
                 self.log_failure(&job, &why);
             }
             state = self.state();
             state.bytes -= job.bytes();
+            let ended = state.running.iter().position(|key| *key == job.key);
+            ended.map(|index| state.running.swap_remove(index));
         }
         state.workers -= 1;
         drop(state);
@@ -306,6 +311,15 @@ impl State {
             mem::take(&mut self.held).into_iter().partition(|(other, _)| *other == conversation);
         self.held = others;
         taken.into_iter().map(|(_, job)| job).collect()
+    }
+
+    /// Takes the oldest ready job of the address that has the fewest running.
+    fn take_next(&mut self) -> Option<Job> {
+        let running = |key| self.running.iter().filter(|other| **other == key).count();
+        let ready = self.ready.iter().enumerate();
+        // Of several that are alike this is the first.
+        let (next, _) = ready.min_by_key(|(_, job)| running(job.key))?;
+        self.ready.remove(next)
     }
 
     /// Takes the oldest job of the address whose waiting jobs take the most memory.

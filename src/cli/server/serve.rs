@@ -165,13 +165,11 @@ impl Server {
     fn serve_one(&self, stream: TcpStream, peer: SocketAddr, policy: &AdmissionPolicy) -> Exit {
         let accepted = Admission::new(policy.clone()).accept(stream, peer, self.timeouts);
         match accepted {
-            Ok(Some(Accepted { mut stream, refusal: Some(why), .. })) => {
+            Ok(Accepted { mut stream, refusal: Some(why), .. }) => {
                 self.refuse(&mut stream, peer, why);
                 Exit::Refused
             }
-            Ok(Some(Accepted { mut stream, .. })) => self.handle_only(&mut stream, peer, &peer),
-            // There is only one connection, so there is room for it.
-            Ok(None) => Exit::Refused,
+            Ok(Accepted { mut stream, .. }) => self.handle_only(&mut stream, peer, &peer),
             Err(error) => self.log_no_transfer(Exit::Broken, &peer, &Reason(&error)),
         }
     }
@@ -219,8 +217,7 @@ impl Server {
         let observer = self.handle(stream, peer);
         match observer.exit {
             Some(exit) => exit,
-            // This was logged.
-            None if observer.is_silent => Exit::Broken,
+            None if observer.is_told => Exit::Broken,
             None => self.log_no_transfer(Exit::Broken, from, &"it closed without sending a file"),
         }
     }
@@ -236,7 +233,7 @@ impl Server {
             key: stream.key(),
             file: None,
             exit: None,
-            is_silent: false,
+            is_told: false,
             conversation: self.commands.begin(),
         };
         let delivered =
@@ -264,14 +261,14 @@ struct TransferObserver<'a> {
     file: Option<ReceivedFile>,
     /// The status of the first failure, if any file came.
     exit: Option<Exit>,
-    /// Whether the peer connected and sent nothing.
-    is_silent: bool,
+    /// Whether it was logged why no file came.
+    is_told: bool,
     /// Its commands are run when it has ended and its receipts are written.
     conversation: Conversation,
 }
 
 struct ReceivedFile {
-    /// The name as it was sent.
+    /// The name as it was sent. Without commands, as much of it as the log shows.
     name: String,
     began: Instant,
     id: Id,
@@ -282,8 +279,12 @@ impl TransferObserver<'_> {
         let log = &self.server.log;
         match *event {
             Event::Began(name, size) => {
-                let id = log.printer.begin_from(truncated(name), Some(self.peer), size);
-                self.file = Some(ReceivedFile { name: name.to_owned(), began: Instant::now(), id });
+                let shown = truncated(name);
+                let id = log.printer.begin_from(shown.clone(), Some(self.peer), size);
+                // Commands alone are told all of it.
+                let has_command = [true, false].iter().any(|&it| self.server.commands.has(it));
+                let name = if has_command { name.to_owned() } else { shown };
+                self.file = Some(ReceivedFile { name, began: Instant::now(), id });
             }
             Event::Resumed(bytes) => {
                 if let Some(file) = &self.file {
@@ -307,8 +308,12 @@ impl TransferObserver<'_> {
                     log.printer.end(file.id);
                 }
                 self.log_outcome(file.as_ref(), outcome);
-                self.record(outcome);
-                self.queue_hook(file, outcome);
+                if self.is_transfer(file.is_some(), outcome) {
+                    self.record(outcome);
+                    self.queue_hook(file, outcome);
+                } else {
+                    self.is_told = true;
+                }
             }
         }
     }
@@ -335,16 +340,19 @@ impl TransferObserver<'_> {
         }
     }
 
+    /// Whether an outcome is one of a transfer. A connection that brings no whole header is none, unless it
+    /// has brought a file before, nor is one that had to make room for others.
+    fn is_transfer(&self, has_begun: bool, outcome: &Result<Stored, ReceiveError>) -> bool {
+        match outcome {
+            Err(ReceiveError::Busy) => false,
+            Err(ReceiveError::Malformed(_)) => true,
+            _ => has_begun || self.exit.is_some(),
+        }
+    }
+
     /// Updates the exit status, which is that of the first failure.
     fn record(&mut self, outcome: &Result<Stored, ReceiveError>) {
         let exit = match outcome {
-            // A connection that brings nothing is no outcome.
-            Err(ReceiveError::Silent) => {
-                self.is_silent = true;
-                return;
-            }
-            // So is one that had to make room for others.
-            Err(ReceiveError::Busy) => return,
             Ok(stored) if stored.may_be_cut => Exit::Refused,
             Ok(_) | Err(ReceiveError::AlreadyStored { .. }) => Exit::Done,
             Err(why) => match why.status() {
@@ -359,14 +367,13 @@ impl TransferObserver<'_> {
 
     fn queue_hook(&mut self, file: Option<ReceivedFile>, outcome: &Result<Stored, ReceiveError>) {
         let commands = &self.server.commands;
-        let nothing_came =
-            matches!(outcome, Err(ReceiveError::Silent | ReceiveError::AlreadyStored { .. }));
+        let was_there = matches!(outcome, Err(ReceiveError::AlreadyStored { .. }));
         let outcome = match outcome {
             Ok(stored) if stored.may_be_cut => Err(MAY_BE_CUT.to_owned()),
             Ok(stored) => Ok(stored.clone()),
             Err(why) => Err(why.to_string()),
         };
-        if nothing_came || !commands.has(outcome.is_ok()) {
+        if was_there || !commands.has(outcome.is_ok()) {
             return;
         }
         let name = file.map(|file| file.name).unwrap_or_default();
