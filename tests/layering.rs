@@ -66,7 +66,7 @@ const LAYERS: [Layer; 6] = [
         modules: &["net"],
         imports: &["limits", "text", "transfer"],
         // os: the descriptor of an inherited socket.
-        std: &["fmt", "io", "net", "os", "str", "sync", "thread", "time"],
+        std: &["fmt", "io", "mem", "net", "os", "str", "sync", "thread", "time"],
     },
     Layer {
         name: "cli",

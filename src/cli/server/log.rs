@@ -114,6 +114,7 @@ impl Entry<'_> {
     }
 
     fn object(&self) -> Object {
+        let of = |event, peer: &dyn Display| Object::new(event).text("peer", peer);
         let warning = |why: fmt::Arguments<'_>| Object::new("warning").text("error", &why);
         match *self {
             Self::Error(why) => Object::new("error").text("error", &why),
@@ -132,29 +133,25 @@ impl Entry<'_> {
                 let why = Reason(&why.error);
                 warning(format_args!("{directory} cannot be synchronised: {why}"))
             }
-            Self::NoTransfer(from, why) => {
-                Object::new("failed").text("peer", from).text("error", why)
-            }
-            Self::Connected(peer) => Object::new("connected").text("peer", &peer),
+            Self::NoTransfer(from, why) => of("failed", from).text("error", why),
+            Self::Connected(peer) => of("connected", &peer),
             Self::Stored(
                 peer,
                 name,
                 Stored { name: stored_as, size, digest, resumed_at, .. },
                 time,
-            ) => Object::new("stored")
-                .text("peer", &peer)
+            ) => of("stored", &peer)
                 .text("name", &truncated(name))
                 .text("stored_as", stored_as)
                 .number("size", size)
                 .text("xxh64", &format_args!("{digest:016x}"))
                 .number("seconds", &Seconds(time))
                 .number("resumed_at", &ResumedAt(*resumed_at)),
-            Self::AlreadyStored(peer, name, stored_as) => Object::new("skipped")
-                .text("peer", &peer)
-                .text("name", &truncated(name))
-                .text("stored_as", stored_as),
+            Self::AlreadyStored(peer, name, stored_as) => {
+                of("skipped", &peer).text("name", &truncated(name)).text("stored_as", stored_as)
+            }
             Self::NotStored(peer, name, why) => {
-                let mut object = Object::new(verb(why)).text("peer", &peer);
+                let mut object = of(verb(why), &peer);
                 if let Some(name) = name {
                     object = object.text("name", &truncated(name));
                 }
@@ -164,21 +161,19 @@ impl Entry<'_> {
                 object.text("error", why)
             }
             Self::MayBeCut(peer, stored_as) => {
-                let object = Object::new("warning").text("peer", &peer);
+                let object = of("warning", &peer);
                 object.text("stored_as", stored_as).text("error", &MAY_BE_CUT)
             }
-            Self::Undelivered(peer, why) => {
-                Object::new("no-receipt").text("peer", &peer).text("error", &Reason(why))
-            }
+            Self::Undelivered(peer, why) => of("no-receipt", &peer).text("error", &Reason(why)),
             Self::Leftover(peer, why) | Self::Untimed(peer, why) => {
-                Object::new("warning").text("peer", &peer).text("error", why)
+                of("warning", &peer).text("error", why)
             }
             Self::Command(peer, name, why) => {
-                let object = Object::new("command-failed").text("peer", &peer);
+                let object = of("command-failed", &peer);
                 object.text("name", &truncated(name)).text("error", &why)
             }
             Self::CommandOutput(peer, name, line) => {
-                let object = Object::new("command-output").text("peer", &peer);
+                let object = of("command-output", &peer);
                 object.text("name", &truncated(name)).text("line", &line)
             }
             Self::Console(event) => console_object(event),
