@@ -71,7 +71,7 @@ const LAYERS: [Layer; 6] = [
     Layer {
         name: "cli",
         modules: &["cli"],
-        imports: &["disk", "limits", "net", "text", "transfer", "wire"],
+        imports: &["digest", "disk", "limits", "net", "text", "transfer", "wire"],
         std: &[
             "collections",
             "env",
