@@ -154,6 +154,16 @@ def naming(number):
     over.wait()
 
 
+def lengths(number):
+    # Files with names of many lengths, on connections that stay.
+    connection = connect(f"127.0.0.{number % 2 + 2}")
+    for length in range(1, 1000, 7):
+        connection.sendall(header("n" * length, 0, True))
+    connection.sendall(header(f"last {number}", 0, True))
+    done.append(1)
+    over.wait()
+
+
 def waiting(number):
     # A byte of a header, and no more.
     connection = connect()
@@ -289,7 +299,7 @@ def newest(_):
 gate = threading.Event()
 threads = at_once({name: globals()[name] for name in
                    ("silent", "trickling", "unread", "hoarding", "returning", "idling", "waiting",
-                    "keeping", "resuming", "honest", "beginning", "ordering", "crowding", "newest", "leaving", "scattered", "heavy", "naming")}[what],
+                    "keeping", "resuming", "honest", "beginning", "ordering", "crowding", "newest", "leaving", "scattered", "heavy", "naming", "lengths")}[what],
                   1 if what in ("crowding", "newest", "leaving") else None)
 if what in ("keeping", "honest"):
     for thread in threads:

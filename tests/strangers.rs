@@ -184,6 +184,27 @@ fn a_transfer_takes_its_buffer_and_little_else() {
     strangers.end();
 }
 
+/// With glibc's caches off, as the units have it, names of any lengths leave nothing behind.
+#[test]
+fn names_of_many_lengths_leave_nothing_behind() {
+    let drop = TempDir::new().unwrap();
+    let mut command = Command::new(program("qdropd"));
+    command.args(["--quiet", "--no-sync", "--on-conflict", "replace"]);
+    let unit = read("contrib/systemd/qdropd.service");
+    let setting = unit.lines().find_map(|line| line.strip_prefix("Environment=")).unwrap();
+    let (name, value) = setting.split_once('=').unwrap();
+    let qdropd = Qdropd::spawn(command.env(name, value), drop.path());
+    let count = 300;
+    let strangers = Strangers::start("lengths", &qdropd, count);
+    eventually("all are stored", || {
+        let files = fs::read_dir(drop.path()).unwrap();
+        let names = files.map(|it| it.unwrap().file_name().into_string().unwrap());
+        (names.filter(|name| name.starts_with("last ")).count() == count).then_some(())
+    });
+    assert_bounded(&qdropd, "lengths");
+    strangers.end();
+}
+
 /// What a body took goes back before its connection waits for the next one.
 #[test]
 fn connections_between_two_large_files_take_no_buffers() {
