@@ -491,16 +491,13 @@ fn a_command_is_told_of_each_transfer_that_failed() {
         assert_eq!(told, expected);
     }
 
-    // Whoever brings no header or may not send here starts no program.
+    // Whoever brings nothing or may not send here starts no program.
     let (out, directory) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let script = script(out.path(), TELL);
-    for (bytes, options, exit) in
-        [(&b""[..], &[][..], 4), (b"x", &[], 4), (b"x", &["--allow", "10.0.0.1"], 5)]
-    {
+    for (bytes, options, exit) in [(&b""[..], &[][..], 4), (b"x", &["--allow", "10.0.0.1"], 5)] {
         let (mut client, socket) = connection();
         let mut command = inetd(socket, &["--exec-failed", &script], directory.path());
-        command.args(options).stderr(Stdio::null());
-        tell_in(&mut command, out.path());
+        command.args(options).env("OUT", out.path()).stderr(Stdio::null());
         let service = Service::start(&mut command, directory.path());
         drop(command);
         client.write_all(bytes).unwrap();

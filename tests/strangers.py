@@ -210,19 +210,6 @@ def resuming(number):
     print(receipt == b"QDR1\0", flush=True)
 
 
-def beginning(number):
-    # A part of a header; then it closes, resets or is silent.
-    connection = connect()
-    connection.sendall(b"\0")
-    if number == 1:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    if number < 2:
-        time.sleep(0.2)
-        connection.close()
-    done.append(1)
-    over.wait()
-
-
 def ordering(_):
     # A hundred empty files.
     connection = connect()
@@ -299,7 +286,7 @@ def newest(_):
 gate = threading.Event()
 threads = at_once({name: globals()[name] for name in
                    ("silent", "trickling", "unread", "hoarding", "returning", "idling", "waiting",
-                    "keeping", "resuming", "honest", "beginning", "ordering", "crowding", "newest", "leaving", "scattered", "heavy", "naming", "lengths")}[what],
+                    "keeping", "resuming", "honest", "ordering", "crowding", "newest", "leaving", "scattered", "heavy", "naming", "lengths")}[what],
                   1 if what in ("crowding", "newest", "leaving") else None)
 if what in ("keeping", "honest"):
     for thread in threads:

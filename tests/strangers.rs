@@ -482,25 +482,6 @@ fn the_newest_of_many_with_one_body_each_is_kept() {
     assert_eq!(keeping(1, limits::KEPT + 3), 0);
 }
 
-/// Nor is one that brings a part of a header, and closes, resets or says no more.
-#[test]
-fn who_brings_no_header_is_not_the_outcome_of_once() {
-    let mut qdropd = Qdropd::start(&["--no-sync", "--once"]);
-    let _strangers = Strangers::start("beginning", &qdropd, 3);
-    qdropd.logged("failed: the peer closed after 1 of 16 header bytes");
-    qdropd.logged("failed: cannot read the header: Connection reset by peer");
-    assert_honest_once(&qdropd);
-    qdropd.logged("refused: the sender was silent for too long in the header");
-    assert_eq!(qdropd.wait().code(), Some(0));
-}
-
-#[track_caller]
-fn assert_honest_once(qdropd: &Qdropd) {
-    let source = TempDir::new().unwrap();
-    let sent = send(qdropd.address, &["--require-receipt"], &file(source.path(), "a", b"body"));
-    assert_eq!(sent.exit, 0, "{sent:?}\n{}", qdropd.log());
-}
-
 /// Whoever has many commands waiting delays those of others by one at most.
 #[test]
 fn commands_are_run_in_turn_for_each_address() {

@@ -217,7 +217,8 @@ impl Server {
         let observer = self.handle(stream, peer);
         match observer.exit {
             Some(exit) => exit,
-            None if observer.is_told => Exit::Broken,
+            // This was logged.
+            None if observer.is_silent => Exit::Broken,
             None => self.log_no_transfer(Exit::Broken, from, &"it closed without sending a file"),
         }
     }
@@ -233,7 +234,7 @@ impl Server {
             key: stream.key(),
             file: None,
             exit: None,
-            is_told: false,
+            is_silent: false,
             conversation: self.commands.begin(),
         };
         let delivered =
@@ -261,8 +262,8 @@ struct TransferObserver<'a> {
     file: Option<ReceivedFile>,
     /// The status of the first failure, if any file came.
     exit: Option<Exit>,
-    /// Whether it was logged why no file came.
-    is_told: bool,
+    /// Whether the peer connected and sent nothing.
+    is_silent: bool,
     /// Its commands are run when it has ended and its receipts are written.
     conversation: Conversation,
 }
@@ -308,12 +309,8 @@ impl TransferObserver<'_> {
                     log.printer.end(file.id);
                 }
                 self.log_outcome(file.as_ref(), outcome);
-                if self.is_transfer(file.is_some(), outcome) {
-                    self.record(outcome);
-                    self.queue_hook(file, outcome);
-                } else {
-                    self.is_told = true;
-                }
+                self.record(outcome);
+                self.queue_hook(file, outcome);
             }
         }
     }
@@ -340,19 +337,16 @@ impl TransferObserver<'_> {
         }
     }
 
-    /// Whether an outcome is one of a transfer. A connection that brings no whole header is none, unless it
-    /// has brought a file before, nor is one that had to make room for others.
-    fn is_transfer(&self, has_begun: bool, outcome: &Result<Stored, ReceiveError>) -> bool {
-        match outcome {
-            Err(ReceiveError::Busy) => false,
-            Err(ReceiveError::Malformed(_)) => true,
-            _ => has_begun || self.exit.is_some(),
-        }
-    }
-
     /// Updates the exit status, which is that of the first failure.
     fn record(&mut self, outcome: &Result<Stored, ReceiveError>) {
         let exit = match outcome {
+            // A connection that brings nothing is no outcome.
+            Err(ReceiveError::Silent) => {
+                self.is_silent = true;
+                return;
+            }
+            // So is one that had to make room for others.
+            Err(ReceiveError::Busy) => return,
             Ok(stored) if stored.may_be_cut => Exit::Refused,
             Ok(_) | Err(ReceiveError::AlreadyStored { .. }) => Exit::Done,
             Err(why) => match why.status() {
@@ -367,13 +361,14 @@ impl TransferObserver<'_> {
 
     fn queue_hook(&mut self, file: Option<ReceivedFile>, outcome: &Result<Stored, ReceiveError>) {
         let commands = &self.server.commands;
-        let was_there = matches!(outcome, Err(ReceiveError::AlreadyStored { .. }));
+        let nothing_came =
+            matches!(outcome, Err(ReceiveError::Silent | ReceiveError::AlreadyStored { .. }));
         let outcome = match outcome {
             Ok(stored) if stored.may_be_cut => Err(MAY_BE_CUT.to_owned()),
             Ok(stored) => Ok(stored.clone()),
             Err(why) => Err(why.to_string()),
         };
-        if was_there || !commands.has(outcome.is_ok()) {
+        if nothing_came || !commands.has(outcome.is_ok()) {
             return;
         }
         let name = file.map(|file| file.name).unwrap_or_default();
