@@ -4,8 +4,8 @@
 //!
 //! The first byte of the input sets the receiver's options and how a read fails, the second how
 //! reads are cut, the third which read fails; the rest is what the sender writes. A conversation that has
-//! to make room for others is one whose read fails so. Then its receipts are dropped when it accounts for
-//! them, too.
+//! to make room for others is one whose read fails so. Then there is no room for its receipts either, when it
+//! accounts for them; those of one that stays open are dropped.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -358,10 +358,12 @@ impl Table {
         true
     }
 
-    /// Of the connections that satisfy `which`, the one with the most receipts of the address with the most.
+    /// Of the connections with receipts that satisfy `which`, the one with the most of the address with the
+    /// most.
     fn most_receipts(&mut self, which: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
+        let which = |it: &Entry| it.receipts() > 0 && which(it);
         let mut sums: Vec<(IpAddr, usize)> = Vec::new();
-        for entry in self.connections.iter().filter(|it| it.receipts.is_some() && which(it)) {
+        for entry in self.connections.iter().filter(|it| which(it)) {
             match sums.iter_mut().find(|(key, _)| *key == entry.key) {
                 Some((_, bytes)) => *bytes += entry.receipts(),
                 None => sums.push((entry.key, entry.receipts())),
