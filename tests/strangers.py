@@ -157,7 +157,7 @@ def naming(number):
 def lengths(number):
     # Files with names of many lengths, on connections that stay.
     connection = connect(f"127.0.0.{number % 2 + 2}")
-    for length in range(1, 1000, 7):
+    for length in range(1, 1000, 13):
         connection.sendall(header("n" * length, 1, True) + b"x")
     connection.sendall(header(f"last {number}", 0, True))
     done.append(1)

@@ -194,7 +194,7 @@ fn names_of_many_lengths_leave_nothing_behind() {
     let setting = unit.lines().find_map(|line| line.strip_prefix("Environment=")).unwrap();
     let (name, value) = setting.split_once('=').unwrap();
     let qdropd = Qdropd::spawn(command.env(name, value), drop.path());
-    let count = 300;
+    let count = 150;
     let strangers = Strangers::start("lengths", &qdropd, count);
     eventually("all are stored", || {
         let files = fs::read_dir(drop.path()).unwrap();
