@@ -50,7 +50,7 @@ fn string_at(bytes: &[u8], offset: usize) -> Option<usize> {
     let length = length as usize;
     let come = bytes.get(offset + 4..)?;
     let come = &come[..length.min(come.len() / 2 * 2)];
-    (is_name && readable::text(&units(come)).is_some()).then_some(4 + length)
+    (is_name && readable::text(&units(come)).is_some()).then(|| 4 + length)
 }
 
 /// Describes what the beginning of a stream looks like and what to do. If that is unknown, returns
