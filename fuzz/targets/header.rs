@@ -36,8 +36,10 @@ fuzz_target!(|input: &[u8]| {
             let total = i64::from_be_bytes(*taken.first_chunk().unwrap());
             assert_eq!(u64::try_from(total).unwrap(), taken.len() as u64 + header.body);
             let declared = u32::from_be_bytes(*taken[16..].first_chunk().unwrap());
-            let units = header.name.as_ref().map_or(0, Vec::len);
-            let is_narrow = declared != u32::MAX && declared as usize != 2 * units;
+            let name = header.name.iter().flatten().flat_map(|unit| unit.to_be_bytes());
+            let is_narrow = declared != u32::MAX
+                && !(taken.get(20..20 + declared as usize))
+                    .is_some_and(|it| name.eq(it.iter().copied()));
             // Names of 8 bits, further strings and the layout of 32 bits are read but not written.
             let encoded = header.encode().unwrap();
             if !is_narrow {
