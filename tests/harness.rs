@@ -490,3 +490,18 @@ pub fn send_all(to: SocketAddr, options: &[&str], files: &[PathBuf]) -> Sent {
     args.extend_from_slice(files);
     qdrop(args)
 }
+
+/// A program for --exec. Not written by us: while another test starts a program, that holds what
+/// we have open, and nobody may run a file that is being written to.
+pub fn script(directory: &Path, text: &str) -> String {
+    if text.starts_with("#!/usr/bin/env python3\n") {
+        needed("python3");
+    }
+    let path = directory.join("command");
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(&path).stdin(Stdio::piped());
+    let mut install = install.spawn().unwrap();
+    install.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(install.wait().unwrap().success());
+    path.to_str().unwrap().to_owned()
+}

@@ -2,7 +2,8 @@
 //! differently: it is stored whole, refused, or marked, and never damaged in silence.
 
 use harness::{
-    PATIENCE, Qdropd, Receiver, answer, eventually, noise, program, receipts, transfer, units,
+    PATIENCE, Qdropd, Receiver, answer, eventually, noise, program, receipts, script, transfer,
+    units,
 };
 use qdrop::digest::xxh64;
 use qdrop::text::is_printable;
@@ -13,7 +14,6 @@ use std::fs;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -256,17 +256,6 @@ fn bring(options: &[&str], pieces: &[&[u8]]) -> (Qdropd, i32, Vec<String>, Vec<R
     // They run at the same time.
     told.sort();
     (qdropd, exit, told, receipts)
-}
-
-/// Not written by us: while another test starts a program, that holds what we have open.
-fn script(directory: &Path, text: &str) -> String {
-    let path = directory.join("command");
-    let mut install = Command::new("install");
-    install.args(["-m", "755", "/dev/stdin"]).arg(&path).stdin(Stdio::piped());
-    let mut install = install.spawn().unwrap();
-    install.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    assert!(install.wait().unwrap().success());
-    path.to_str().unwrap().to_owned()
 }
 
 #[test]

@@ -295,21 +295,6 @@ fn inetd_gives_connections_and_listening_sockets() {
     }
 }
 
-/// A program for --exec. Not written by us: while another test starts a program, that holds what
-/// we have open, and nobody may run a file that is being written to.
-fn script(directory: &Path, text: &str) -> String {
-    if text.starts_with("#!/usr/bin/env python3\n") {
-        needed("python3");
-    }
-    let path = directory.join("command");
-    let mut install = Command::new("install");
-    install.args(["-m", "755", "/dev/stdin"]).arg(&path).stdin(Stdio::piped());
-    let mut install = install.spawn().unwrap();
-    install.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    assert!(install.wait().unwrap().success());
-    path.to_str().unwrap().to_owned()
-}
-
 /// Tells in a file of the directory $OUT what it was told: `KEY=VALUE`, each ended by NUL.
 const TELL: &str = "#!/usr/bin/env python3
 import os, sys

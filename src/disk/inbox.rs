@@ -368,6 +368,9 @@ impl Inbox {
     /// Creates a partial file under the first spelling of its name that the file system takes.
     fn create_spelled(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
         let mut first = self.create_in_place(name, id, limits::FILE_NAME);
+        if first.is_ok() {
+            return first;
+        }
         for (spelling, limit) in &spellings(name)[1..] {
             if !matches!(first, Err(StoreError::Disk(_))) {
                 break;

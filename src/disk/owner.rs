@@ -31,7 +31,7 @@ pub(super) struct Owner {
     started: u64,
 }
 
-/// What a name of ours stands for.
+/// What a file with a name of qdropd's is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OwnName {
     /// A partial file.

@@ -198,6 +198,10 @@ impl<'a> Reporter<'a> {
 
     /// Warns once of a receiver that keeps each version of a file, though it is brought up to date.
     fn warn_of_versions(&self, file: &QueuedFile, sent: &Sent) {
+        let Options { quiet, json, extended, .. } = self.options;
+        if !extended.skip || sent.already_stored || *quiet || *json {
+            return;
+        }
         let stem = |name: &str| {
             let name = name.rsplit('/').next().unwrap_or_default().to_owned();
             name.rfind('.').filter(|at| *at > 0).map_or(name.clone(), |at| name[..at].to_owned())
@@ -209,13 +213,7 @@ impl<'a> Reporter<'a> {
                 .parse::<u32>()
                 .ok()
         });
-        if number.is_some()
-            && self.options.extended.skip
-            && !sent.already_stored
-            && !self.options.quiet
-            && !self.options.json
-            && !mem::replace(&mut self.state().warned_of_versions, true)
-        {
+        if number.is_some() && !mem::replace(&mut self.state().warned_of_versions, true) {
             let warning = "qdrop: warning: the receiver keeps what a file was before, and gives the new \
                            one a number; --on-conflict replace of qdropd brings files up to date";
             self.printer.log(warning.to_owned());

@@ -85,13 +85,13 @@ impl Listener<'_> {
                     self.printer.log(format!("qdrop: {peer} connected and took nothing"));
                 }
                 FirstMove::Leaves => {}
-                FirstMove::Says(bytes) if foreign::protocol(&bytes).is_some() => {
-                    let protocol = foreign::protocol(&bytes).unwrap_or_default();
+                FirstMove::Says(bytes) => {
+                    let Some(protocol) = foreign::protocol(&bytes) else { return Ok(stream) };
                     let why = "it is no receiver of files";
                     self.printer
                         .log(format!("qdrop: {peer} took nothing: {why}, but speaks {protocol}"));
                 }
-                FirstMove::Says(_) | FirstMove::Waits => return Ok(stream),
+                FirstMove::Waits => return Ok(stream),
             }
         }
     }

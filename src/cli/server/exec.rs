@@ -288,7 +288,7 @@ fn absolute(name: &SafeName) -> Result<PathBuf, String> {
     let unknown = |why: &dyn Display| format!("not run: the path of the file is not known: {why}");
     let directory = env::current_dir().map_err(|error| unknown(&Reason(&error)))?;
     let path = directory.join(name);
-    // A name relative to elsewhere would be taken for one in the working directory.
+    // The command would look for a relative path in its working directory.
     if !path.is_absolute() {
         return Err(unknown(&"its directory is out of reach"));
     }
