@@ -43,6 +43,7 @@ fn operands_in_the_order_of_other_programs() {
         ("f.bin", "f.bin is a file: HOST comes first, as in qdrop HOST f.bin"),
         ("box 9999 f.bin", "9999 is no file: the port is part of HOST, box:9999"),
         ("box", "no FILE to send; FILE - is standard input, with --name NAME"),
+        ("f.bin 9999", "f.bin is a file: HOST comes first, as in qdrop HOST f.bin"),
         (
             "--listen 127.0.0.1:0 127.0.0.1:9 f.bin",
             "--listen goes without HOST, but there is 127.0.0.1:9",
@@ -62,6 +63,7 @@ fn a_host_is_no_url_no_user_and_no_path() {
     let here = TempDir::new().unwrap();
     file(here.path(), "a", b"body");
     let path = "HOST has no path, the receiver decides where it stores";
+    let four = "is no IPv4 address: four numbers, 0 to 255, without zeros before them";
     let cases = [
         ("http://box:9999/ a", "\"http://box:9999/\": HOST is no URL; write box:9999".to_owned()),
         ("user@box:/srv/x a", format!("\"user@box:/srv/x\": {path}; write box")),
@@ -70,6 +72,12 @@ fn a_host_is_no_url_no_user_and_no_path() {
         ("user@box a", "\"user@box\": there are no users; write box".to_owned()),
         ("::1:9999 a", "\"::1:9999\": write [::1]:9999, or [::1:9999] without a port".to_owned()),
         ("box:http a", "\"box:http\": \"http\" is not a port, 1 to 65535".to_owned()),
+        // The resolver reads numbers as other addresses: 9999 as 0.0.39.15, 192.168.1 as 192.168.0.1.
+        ("9999 a", "\"9999\" names no host; write HOST:PORT".to_owned()),
+        (":9999 a", "\":9999\" names no host; write HOST:PORT".to_owned()),
+        ("192.168.1 a", format!("\"192.168.1\" {four}")),
+        ("192.168.1.256:9 a", format!("\"192.168.1.256:9\" {four}")),
+        ("192.168.001.020 a", format!("\"192.168.001.020\" {four}")),
     ];
     for (line, why) in cases {
         assert_usage(&typed(here.path(), "qdrop", line), "qdrop", &why);

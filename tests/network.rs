@@ -731,7 +731,7 @@ fn link_local_addresses_have_zones() {
     let mut missing = network.enter(program("qdropd"));
     missing.args(["--listen", "fe80::1%eth9"]).arg(there.path());
     let missing = run(&mut assert_cmd::Command::from_std(missing));
-    let why = "option --listen: this machine has no interface for fe80::1%eth9";
+    let why = "option --listen: this machine has no interface for \"fe80::1%eth9\"";
     assert_eq!(missing.exit, 2, "{missing:?}");
     assert!(missing.stderr.contains(why), "{missing:?}");
 }

@@ -4,7 +4,7 @@ use crate::limits;
 use crate::text::Reason;
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -50,8 +50,16 @@ impl FromStr for Address {
                 None => (text, None),
             }
         };
-        if host.is_empty() {
-            return Err(format!("{text:?} names no host"));
+        // The resolver reads 9999 as 0.0.39.15, and 192.168.1 as 192.168.0.1.
+        if host.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(format!("{text:?} names no host; write HOST:PORT"));
+        }
+        if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+            && host.parse::<Ipv4Addr>().is_err()
+        {
+            return Err(format!(
+                "{text:?} is no IPv4 address: four numbers, 0 to 255, without zeros before them"
+            ));
         }
         let port = match port {
             None => PORT,
@@ -119,7 +127,7 @@ pub fn is_bare_ipv6(text: &str) -> Result<bool, String> {
 /// Fails if there is no such interface.
 pub fn resolve_zone(host: &str, port: u16) -> Result<SocketAddr, String> {
     let found = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
-    found.ok_or_else(|| format!("this machine has no interface for {host}"))
+    found.ok_or_else(|| format!("this machine has no interface for {host:?}"))
 }
 
 impl Display for Address {
@@ -307,7 +315,7 @@ mod tests {
             let colon = if why.starts_with("is ") { "" } else { ":" };
             assert_eq!(error, format!("{text:?}{colon} {why}"));
         }
-        for bad in ["", ":1", "[::1", "[::1]x", "[]"] {
+        for bad in ["", ":1", "1", "1:2", "[1]", "1.2.3", "1.2.3.04", ".", "[::1", "[::1]x", "[]"] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
     }
