@@ -48,6 +48,8 @@ fn operands_in_the_order_of_other_programs() {
             "--listen 127.0.0.1:0 127.0.0.1:9 f.bin",
             "--listen goes without HOST, but there is 127.0.0.1:9",
         ),
+        ("--listen 127.0.0.1:0 box:9 f.bin", "--listen goes without HOST, but there is box:9"),
+        ("--listen 127.0.0.1:0 ::1 f.bin", "--listen goes without HOST, but there is ::1"),
     ];
     for (line, why) in cases {
         assert_usage(&typed(here.path(), "qdrop", line), "qdrop", why);
@@ -120,6 +122,10 @@ fn options_of_other_programs() {
         ("qdrop", "--zzz box a", "--zzz"),
         ("qdrop", "--bwlimit 1M box a", "--bwlimit; did you mean --limit-rate?"),
         ("qdrop", "-1 box a", "-1; qdropd has that option"),
+        ("qdrop", "--rate 1M box a", "--rate; did you mean --limit-rate?"),
+        ("qdrop", "--rate-limit=1M box a", "--rate-limit; did you mean --limit-rate?"),
+        ("qdrop", "--retries 3 box a", "--retries; did you mean --retry?"),
+        ("qdrop", "--retry-delay 3 box a", "--retry-delay; did you mean --retry?"),
         ("qdropd", "-r .", "-r; qdrop has that option"),
         ("qdropd", "--keep 3", "--keep; did you mean --keep-open?"),
         ("qdropd", "-p 9999", "-p; the port is part of --listen ADDR:PORT"),
@@ -143,6 +149,67 @@ fn options_of_other_programs() {
     }
     let alone = typed(here.path(), "qdropd", "--exec-timeout 5");
     assert_usage(&alone, "qdropd", "--exec-timeout goes with --exec or --exec-failed");
+}
+
+/// Also one that is a part of a word, or of a number, of those that are right.
+#[test]
+fn a_value_that_is_wrong_is_shown_once() {
+    let here = TempDir::new().unwrap();
+    let not_time = "not a number of seconds above 0, or of another unit, as in 90, 1.5m, 2h or 1d";
+    let cases = [
+        ("qdrop", "--dialect", "qt", "not name-size, header-size, pyqt or text"),
+        ("qdrop", "--jobs", "0", "not a whole number above 0"),
+        ("qdrop", "--retry", "a", "not a whole number"),
+        ("qdrop", "--timeout", "0", not_time),
+        ("qdrop", "--progress", "way", "not auto, always or never"),
+        ("qdropd", "--max-transfers", "0", "not a whole number above 0"),
+        ("qdropd", "--keep-open", "0", not_time),
+        ("qdropd", "--on-conflict", "re", "not rename, replace or refuse"),
+        ("qdropd", "--log", "js", "not text or json"),
+    ];
+    for (name, option, value, why) in cases {
+        let sent = typed(here.path(), name, &format!("{option} {value} a"));
+        assert_usage(&sent, name, &format!("option {option}, value {value}: {why}"));
+    }
+    let cases = [
+        ("qdropd", "--listen", "70000", "\"70000\" is not a port, 0 to 65535"),
+        ("qdropd", "--from", "box:0", "\"box:0\": \"0\" is not a port, 1 to 65535"),
+    ];
+    for (name, option, value, why) in cases {
+        let sent = typed(here.path(), name, &format!("{option} {value} a"));
+        assert_usage(&sent, name, &format!("option {option}: {why}"));
+    }
+}
+
+/// As of a script in which a variable is not set.
+#[test]
+fn an_operand_that_is_empty() {
+    let here = TempDir::new().unwrap();
+    file(here.path(), "a", b"body");
+    let operands = |name, operands: &[&str]| {
+        let mut command = assert_cmd::Command::new(program(name));
+        run(command.args(operands).current_dir(here.path()))
+    };
+    let why = "\"\" is no file; is a variable not set?";
+    for words in [&[NOBODY, ""][..], &[NOBODY, "a", ""], &["--listen", "127.0.0.1:0", "", "a"]] {
+        assert_usage(&operands("qdrop", words), "qdrop", why);
+    }
+    let why = "\"\" names no host; write HOST:PORT";
+    assert_usage(&operands("qdrop", &["", "a"]), "qdrop", why);
+    let why = "\"\" is no directory; is a variable not set?";
+    assert_usage(&operands("qdropd", &[""]), "qdropd", why);
+}
+
+#[test]
+fn what_goes_once_is_not_given_twice() {
+    let here = TempDir::new().unwrap();
+    let line = "--listen 127.0.0.1:0 --listen 127.0.0.1:0 a";
+    let why =
+        "--listen goes once here; 0.0.0.0 is every address of IPv4, [::] usually every address";
+    assert_usage(&typed(here.path(), "qdrop", line), "qdrop", why);
+    let line = format!("--from {NOBODY} --from {NOBODY}");
+    let why = "--from goes once: it takes one transfer from one host";
+    assert_usage(&typed(here.path(), "qdropd", &line), "qdropd", why);
 }
 
 #[test]

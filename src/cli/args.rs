@@ -143,7 +143,7 @@ impl Args {
         let option = &self.option;
         match value {
             "" => format!("option {option}, empty value: {why}"),
-            _ if why.contains(value) => format!("option {option}: {why}"),
+            _ if why.contains(&format!("{value:?}")) => format!("option {option}: {why}"),
             _ => format!("option {option}, value {value}: {why}"),
         }
     }
@@ -154,7 +154,7 @@ impl Args {
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let port = text.strip_prefix("*:").or(text.strip_prefix(':')).unwrap_or(text);
     if is_number(port) {
-        let port = port.parse().map_err(|_| format!("{port} is not a port, 0 to 65535"))?;
+        let port = port.parse().map_err(|_| format!("{port:?} is not a port, 0 to 65535"))?;
         return Ok((Ipv4Addr::UNSPECIFIED, port).into());
     }
     // An ambiguous address must not be listened on.

@@ -30,6 +30,9 @@ pub(super) const QDROP: Program = Program {
         ("--ignore-existing", "did you mean --skip-existing?"),
         ("--parallel", "did you mean --jobs?"),
         ("--partial", "did you mean --resume?"),
+        ("--rate", "did you mean --limit-rate?"),
+        ("--rate-limit", "did you mean --limit-rate?"),
+        ("--retries", "did you mean --retry?"),
         ("--silent", "did you mean --quiet?"),
         ("--times", "did you mean --preserve?"),
         ("--tries", "did you mean --retry?"),
@@ -76,11 +79,11 @@ impl Program {
         if is_its_own {
             return Some(format!("{other} has that option"));
         }
+        let begins = |known: &str| known.starts_with(option) || option.starts_with(known);
         // Four characters are two dashes and too little to go by.
-        let near = |known: &&str| {
-            option.len() > 4 && (known.starts_with(option) || distance(known, option) <= 2)
-        };
-        let rank = |known: &&str| (!known.starts_with(option), distance(known, option));
+        let near =
+            |known: &&str| option.len() > 4 && (begins(known) || distance(known, option) <= 2);
+        let rank = |known: &&str| (!begins(known), distance(known, option));
         let near = long_options(self.help).filter(near).min_by_key(rank);
         near.map(|known| format!("did you mean {known}?"))
     }

@@ -92,6 +92,11 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
         match option.as_str() {
             "-n" | "--name" => given.name = Some(args.value()?),
             "--dialect" => given.dialect = args.value_as(dialect)?,
+            "--listen" if given.listen.is_some() => {
+                return Err("--listen goes once here; 0.0.0.0 is every address of IPv4, \
+                            [::] usually every address"
+                    .to_owned());
+            }
             "--listen" => given.listen = Some(args.value_as(listen_address)?),
             "--allow" => given.allow.push(args.parsed::<Network>()?),
             "--connect-timeout" => given.connect_timeout = Some(args.value_as(seconds)?),
@@ -223,6 +228,9 @@ impl Given {
                 Mode::Listen { address, allow: self.allow.clone() }
             }
         };
+        if operands.as_slice().iter().any(|file| file.is_empty()) {
+            return Err("\"\" is no file; is a variable not set?".to_owned());
+        }
         let files: Vec<PathBuf> = operands.map(PathBuf::from).collect();
         if files.is_empty() {
             return Err("no FILE to send; FILE - is standard input, with --name NAME".to_owned());
@@ -266,7 +274,8 @@ impl Given {
 fn check_no_host(files: &[OsString]) -> Result<(), String> {
     let [first, _, ..] = files else { return Ok(()) };
     let text = first.to_string_lossy();
-    let is_address = text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok();
+    let is_host = text.contains(':') && text.parse::<Address>().is_ok();
+    let is_address = is_host || text.parse::<IpAddr>().is_ok();
     if is_address && !Path::new(first).exists() {
         return Err(format!("--listen goes without HOST, but there is {text}"));
     }

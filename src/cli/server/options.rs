@@ -80,6 +80,9 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
     let mut print = None;
     while let Some(arg) = args.next()? {
         let option = match arg {
+            Arg::Operand(operand) if operand.is_empty() => {
+                return Err("\"\" is no directory; is a variable not set?".to_owned());
+            }
             Arg::Operand(operand) if given.directory.is_none() => {
                 given.directory = Some(PathBuf::from(operand));
                 continue;
@@ -93,6 +96,9 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
         match option.as_str() {
             "-l" | "--listen" => given.listen.push(args.value_as(listen_address)?),
             "-1" | "--once" => given.once = true,
+            "--from" if given.from.is_some() => {
+                return Err("--from goes once: it takes one transfer from one host".to_owned());
+            }
             "--from" => given.from = Some(args.parsed::<Address>()?),
             "--keep-open" => given.keep_open = Some(args.value_as(seconds)?),
             "--inetd" => given.inetd = true,
