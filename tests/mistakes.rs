@@ -338,6 +338,11 @@ fn a_receiver_that_is_not_there() {
          (is qdrop --listen running there?)\n"
     );
     assert_eq!((sent.exit, entries(&sent.stderr)), (3, line));
+    // What should have been DIR.
+    fs::create_dir(source.path().join("drop-here")).unwrap();
+    let sent = typed(source.path(), "qdropd", "--from drop-here");
+    assert!(sent.stderr.ends_with(" (it is a file here: HOST comes first)\n"), "{sent:?}");
+    assert_eq!((sent.exit, sent.stderr.lines().count()), (3, 1), "{sent:?}");
     for sent in [send(NOBODY, &[], &source.path().join("none")), send(NOBODY, &["-v"], &path)] {
         assert!(!sent.stderr.contains("os error"), "{sent:?}");
     }

@@ -9,12 +9,14 @@ mod meter;
 pub mod server;
 
 use crate::limits;
+use crate::net::dial::{Address, DialError};
 use crate::net::listen;
 use crate::text::Reason;
 use exit::Exit;
 use std::env;
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::thread;
 
 fn version(program: &str) -> String {
@@ -103,6 +105,24 @@ fn cannot_listen(address: SocketAddr, error: &io::Error, others: &[SocketAddr]) 
         _ => "",
     };
     format!("cannot listen on {address}: {}{hint}", Reason(error))
+}
+
+/// Returns what to do about a host that cannot be reached. `refused` is for one on which nobody listens.
+fn connect_hint(host: &Address, error: &DialError, refused: &'static str) -> &'static str {
+    match error {
+        DialError::Unresolved(_) if Path::new(host.host()).exists() => {
+            " (it is a file here: HOST comes first)"
+        }
+        _ if error.has(ErrorKind::ConnectionRefused) => refused,
+        // The kernel asks for a scope (ipv6(7)).
+        _ if error.has(ErrorKind::InvalidInput) && host.host().starts_with("fe80:") => {
+            " (a link-local address needs its interface, as in fe80::1%eth0)"
+        }
+        _ if error.has(ErrorKind::TimedOut) => {
+            " (is the machine on, and does its firewall let this port through?)"
+        }
+        _ => "",
+    }
 }
 
 /// Returns what to type on another machine to reach a listener: the address between the two parts of

@@ -4,14 +4,13 @@ use super::options::{Mode, Options};
 use crate::cli::console::Printer;
 use crate::limits;
 use crate::net::allow::Network;
-use crate::net::dial::{Address, DialError, Dialer};
+use crate::net::dial::Dialer;
 use crate::net::listen::{self, FirstMove};
 use crate::text::Reason;
 use crate::wire::foreign;
 use std::fmt::{self, Display, Formatter};
-use std::io::{self, ErrorKind, IsTerminal};
+use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,9 +60,10 @@ impl<'a> Target<'a> {
     /// Makes the next connection. A host may refuse it for as long as `patience`.
     pub(super) fn connect(&self, patience: Duration) -> Result<TcpStream, String> {
         match self {
-            Self::Host(dialer) => dialer
-                .dial(patience)
-                .map_err(|error| format!("{error}{}", connect_hint(dialer.host(), &error))),
+            Self::Host(dialer) => dialer.dial(patience).map_err(|error| {
+                let refused = " (is qdropd running there, and with --listen?)";
+                format!("{error}{}", crate::cli::connect_hint(dialer.host(), &error, refused))
+            }),
             Self::Listener(listener) => listener
                 .accept()
                 .map_err(|error| format!("cannot accept a connection: {}", Reason(&error))),
@@ -103,25 +103,6 @@ impl Listener<'_> {
             refused.push(address);
             self.printer.log(format!("qdrop: {address} refused: --allow does not name it"));
         }
-    }
-}
-
-fn connect_hint(host: &Address, error: &DialError) -> &'static str {
-    match error {
-        DialError::Unresolved(_) if Path::new(host.host()).exists() => {
-            " (it is a file here: HOST comes first)"
-        }
-        _ if error.has(ErrorKind::ConnectionRefused) => {
-            " (is qdropd running there, and with --listen?)"
-        }
-        // The kernel asks for a scope (ipv6(7)).
-        _ if error.has(ErrorKind::InvalidInput) && host.host().starts_with("fe80:") => {
-            " (a link-local address needs its interface, as in fe80::1%eth0)"
-        }
-        _ if error.has(ErrorKind::TimedOut) => {
-            " (is the machine on, and does its firewall let this port through?)"
-        }
-        _ => "",
     }
 }
 

@@ -17,7 +17,7 @@ use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::{self, Event, MAY_BE_CUT, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::fmt::Display;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -124,11 +124,8 @@ impl Server {
         let stream = match Dialer::new(host, limits::CONNECT_TIME).dial(Duration::ZERO) {
             Ok(stream) => stream,
             Err(error) => {
-                let hint = match error.has(ErrorKind::ConnectionRefused) {
-                    true => " (is qdrop --listen running there?)",
-                    false => "",
-                };
-                let why = format!("{error}{hint}");
+                let refused = " (is qdrop --listen running there?)";
+                let why = format!("{error}{}", crate::cli::connect_hint(host, &error, refused));
                 return self.log_no_transfer(Exit::Unreachable, host, &why);
             }
         };
