@@ -45,6 +45,8 @@ fn copy() -> TempDir {
     for built in ["tests/target", "fuzz/target", "bench/__pycache__"] {
         let _ = fs::remove_dir_all(copy.path().join(built));
     }
+    // Whatever umask(2) the checkout was made with.
+    ran(Command::new("chmod").args(["-R", "go=u,go-w"]).arg(copy.path()));
     copy
 }
 
@@ -54,10 +56,10 @@ fn dist(directory: &Path) -> Vec<u8> {
     fs::read(directory.join(format!("target/qdrop-{}.tar.gz", version()))).unwrap()
 }
 
-/// Unpacks an archive and returns its only directory.
+/// Unpacks an archive, with the modes that it has, and returns its only directory.
 fn unpacked(archive: &[u8], there: &Path) -> PathBuf {
     let archive = file(there, "archive.tar.gz", archive);
-    ran(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(there));
+    ran(Command::new("tar").arg("-xpzf").arg(archive).arg("-C").arg(there));
     there.join(format!("qdrop-{}", version()))
 }
 
