@@ -607,6 +607,18 @@ fn a_directory_that_is_not_there() {
         let sent = typed(here.path(), "qdropd", line);
         assert_usage(&sent, "qdropd", "9999 is no directory: write --listen 9999");
     }
+    // As of a directory that root has made. Not even root may make a file in this one.
+    let is_denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    if Path::new("/sys/kernel").exists() && fs::write("/sys/qdrop", "").is_err_and(is_denied) {
+        let sent = typed(here.path(), "qdropd", "/sys");
+        let start = "qdropd: cannot use the directory /sys: cannot create ./.qdrop-";
+        let end = ": Permission denied (the user who runs qdropd has to own it, or to be in a \
+                   group that may write there)\n";
+        assert!(sent.exit == 1 && sent.stderr.starts_with(start), "{sent:?}");
+        assert!(sent.stderr.ends_with(end) && sent.stderr.lines().count() == 1, "{sent:?}");
+    } else {
+        left_out("a directory that nobody may write to", "/sys is none");
+    }
     assert_usage(
         &typed(here.path(), "qdropd", ". a"),
         "qdropd",

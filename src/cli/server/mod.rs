@@ -106,8 +106,15 @@ fn open_inbox(options: &Options, log: &Log) -> Result<Inbox, String> {
         let (shown, reason) = (Escaped(&shown), Reason(&error));
         format!("cannot enter the directory {shown}: {reason}{hint}")
     })?;
-    let (inbox, swept) = Inbox::open(Path::new("."), options.policy)
-        .map_err(|error| format!("cannot use the directory {}: {error}", Escaped(&shown)))?;
+    let (inbox, swept) = Inbox::open(Path::new("."), options.policy).map_err(|error| {
+        let hint = match error.error.kind() {
+            ErrorKind::PermissionDenied => {
+                " (the user who runs qdropd has to own it, or to be in a group that may write there)"
+            }
+            _ => "",
+        };
+        format!("cannot use the directory {}: {error}{hint}", Escaped(&shown))
+    })?;
     if swept > 0 && !options.quiet {
         log.log(&Entry::Swept(swept));
     }
