@@ -56,7 +56,7 @@ fn operands_in_the_order_of_other_programs() {
     }
     // A host may be called as a file is here, but not if there is no such host.
     let sent = typed(here.path(), "qdrop", "f.bin f.bin");
-    assert!(sent.stderr.contains(" (it is a file here: HOST comes first)\n"), "{sent:?}");
+    assert!(sent.stderr.contains(" (it is a path here: HOST comes first)\n"), "{sent:?}");
     assert_eq!((sent.exit, sent.stderr.lines().count()), (3, 1), "{sent:?}");
 }
 
@@ -341,7 +341,7 @@ fn a_receiver_that_is_not_there() {
     // What should have been DIR.
     fs::create_dir(source.path().join("drop-here")).unwrap();
     let sent = typed(source.path(), "qdropd", "--from drop-here");
-    assert!(sent.stderr.ends_with(" (it is a file here: HOST comes first)\n"), "{sent:?}");
+    assert!(sent.stderr.ends_with(" (it is a path here: HOST comes first)\n"), "{sent:?}");
     assert_eq!((sent.exit, sent.stderr.lines().count()), (3, 1), "{sent:?}");
     for sent in [send(NOBODY, &[], &source.path().join("none")), send(NOBODY, &["-v"], &path)] {
         assert!(!sent.stderr.contains("os error"), "{sent:?}");

@@ -111,7 +111,7 @@ fn cannot_listen(address: SocketAddr, error: &io::Error, others: &[SocketAddr]) 
 fn connect_hint(host: &Address, error: &DialError, refused: &'static str) -> &'static str {
     match error {
         DialError::Unresolved(_) if Path::new(host.host()).exists() => {
-            " (it is a file here: HOST comes first)"
+            " (it is a path here: HOST comes first)"
         }
         _ if error.has(ErrorKind::ConnectionRefused) => refused,
         // The kernel asks for a scope (ipv6(7)).
