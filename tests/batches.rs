@@ -19,8 +19,14 @@ fn numbered(directory: &Path, count: usize) -> Vec<PathBuf> {
     (0..count).map(|n| file(directory, &format!("{n:03}"), &content(n))).collect()
 }
 
-fn connections(qdropd: &Qdropd) -> usize {
-    qdropd.log().lines().filter(|line| line.ends_with(": connected")).count()
+/// How many connections there were once the log, which another thread writes, has so many outcomes.
+fn connections(qdropd: &Qdropd, outcomes: usize) -> usize {
+    eventually("the log has all outcomes", || {
+        let log = qdropd.log();
+        let count = |is: &dyn Fn(&str) -> bool| log.lines().filter(|line| is(line)).count();
+        let told = count(&|line| line.contains(": stored ") || line.contains(": refused "));
+        (told == outcomes).then(|| count(&|line| line.ends_with(": connected")))
+    })
 }
 
 /// Takes what a connection brings: the names and the bodies of whole files.
@@ -72,7 +78,7 @@ fn after_a_receipt_files_share_connections_and_arrive_as_they_are() {
     }
     assert_eq!(files(&qdropd.directory), files(source.path()));
     // 1, 2, 4 … at most, if the disk is fast; on a slow one more.
-    let connections = connections(&qdropd);
+    let connections = connections(&qdropd, sources.len());
     assert!((5..100).contains(&connections), "{connections} connections");
 }
 
@@ -128,13 +134,10 @@ fn after_a_refusal_files_share_connections() {
     let source = TempDir::new().unwrap();
     let sources = numbered(source.path(), 30);
     assert_eq!(send_all(qdropd.address, &[], &sources).exit, 0);
-    let before = connections(&qdropd);
+    let before = connections(&qdropd, 30);
     let sent = send_all(qdropd.address, &[], &sources);
     assert_eq!((sent.exit, sent.stderr.lines().count()), (5, 30), "{sent:?}");
-    eventually("the log has all of them", || {
-        (qdropd.log().matches(" exists already").count() == 30).then_some(())
-    });
-    let after = connections(&qdropd) - before;
+    let after = connections(&qdropd, 60) - before;
     assert!(after < 30, "{after} connections");
 }
 
@@ -150,7 +153,7 @@ fn without_a_receipt_each_file_has_a_connection() {
     // Nor does one receiver of the other dialect lose what comes after its file.
     let qdropd = Qdropd::start(&["--verbose"]);
     let sent = send_all(qdropd.address, &["--dialect", "header-size"], &sources);
-    assert_eq!((sent.exit, connections(&qdropd)), (0, 5), "{sent:?}");
+    assert_eq!((sent.exit, connections(&qdropd, 5)), (0, 5), "{sent:?}");
 }
 
 #[test]
