@@ -25,7 +25,7 @@ pub const HEADER: u64 = 20 + 2 * NAME as u64;
 /// Bytes of a header that is a text. It has to come in one piece, and its receivers' buffers are small.
 pub const TEXT_HEAD: usize = 1_000;
 
-/// Characters of a peer's name that are shown in a log or a live line, with their escapes.
+/// Characters of a peer's name that are shown in a log or a live line, escape sequences included.
 pub const SHOWN_NAME: usize = 1024;
 
 /// Bytes of a `QString` that a peer may send as the message of a receipt.
@@ -44,7 +44,8 @@ pub const FILE_NAME: usize = 255;
 /// which encrypts home directories and the shares of network storage.
 pub const SHORT_FILE_NAME: usize = 143;
 
-/// Milliseconds by which a file system may hold another time than a file was given: FAT has steps of 2 s.
+/// Milliseconds by which the modification time that a file system stores may differ from the one that was
+/// set: FAT has steps of 2 s.
 pub const COARSEST_TIME: u64 = 2_000;
 
 /// Bytes of a path below the drop directory. With a number of six digits behind each of [`DEPTH`]
@@ -55,9 +56,9 @@ pub const PATH: usize = 3_200;
 /// a peer's header of 7 KB could name thousands.
 pub const DEPTH: usize = 64;
 
-/// Directories that are known to be what was asked for, or to be on the disk.
+/// Entries of each cache of directories: those that were entered, and those that were synchronised.
 pub const DIRECTORIES: usize = 1_024;
-/// Bytes of the names of these.
+/// Bytes of the names in such a cache.
 pub const DIRECTORIES_MEMORY: usize = 256 * 1024;
 
 /// How long a sender must be silent before another connection may take over its body. It is shorter
@@ -87,22 +88,22 @@ pub const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long a program waits for a host to accept a connection by default.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 
-/// How long each of several addresses of a host is waited for at first, and then. After that each has the
-/// rest of its time.
+/// How long each address of a host with several is tried in the first round, and in the second. In the
+/// last round each has the rest of its time.
 pub const CONNECT_ROUNDS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
 
-/// How long a host that has taken a file without a receipt may refuse the next connection. Many programs
-/// listen again by themselves, some milliseconds after they have closed.
+/// How long a refused connection is tried again at a host that has taken a file without a receipt. Many
+/// programs listen again by themselves, some milliseconds after they have closed.
 pub const LISTEN_AGAIN: Duration = Duration::from_millis(500);
 
-/// The pause before such a host is tried again.
+/// The pause before each such try.
 pub const REFUSED_POLL: Duration = Duration::from_millis(10);
 
-/// How long a sender that listens looks whether a peer leaves again, before it sends. A port scan does so at
-/// once, and would use up the file.
-pub const LOOK_TIME: Duration = Duration::from_millis(250);
+/// How long a sender that listens waits for the first bytes or the close of a peer, before it sends. A port
+/// scan closes at once, and would use up the file.
+pub const FIRST_BYTES_TIME: Duration = Duration::from_millis(250);
 
-/// Addresses whose refusal is logged by a sender that listens. Those of further ones are not.
+/// Addresses whose refusal is logged by a sender that listens. Further ones are refused without a log.
 pub const SHOWN_REFUSALS: usize = 64;
 
 /// How long a receiver waits after a complete file for the sender's end of stream or its next header.
@@ -120,32 +121,32 @@ pub const BODY_START: usize = 20;
 /// How long a receiver waits by default for the next file of a sender that stays connected.
 pub const KEEP_OPEN: Duration = Duration::from_secs(600);
 
-/// Connections without a place: those that are silent, wait or idle between files. Above this number the
+/// Connections without a slot: those that are silent, wait or idle between files. Above this number the
 /// address with the most of them loses one. One address may have three quarters of them.
-pub const WAITING: usize = 512;
+pub const WITHOUT_SLOT: usize = 512;
 
-/// How long the listener waits for one of them to leave, before one is stopped.
-pub const ROOM_TIME: Duration = Duration::from_secs(1);
+/// How long the listener waits for one of them to end before it evicts one.
+pub const EVICTION_WAIT: Duration = Duration::from_secs(1);
 
-/// The listener waits so for one part in so many of the time, over longer than [`ROOM_TIME`].
-pub const ROOM_REST: u32 = 10;
+/// The reciprocal of the share of its time that the listener may spend in such waits, in the long run.
+pub const EVICTION_WAIT_SHARE: u32 = 10;
 
-/// How long a connection may be silent at least. A peer sends its first bytes sooner, also over a
+/// The age at which a silent connection may be evicted. A peer sends its first bytes sooner, also over a
 /// satellite.
 pub const SILENT_GRACE: Duration = Duration::from_millis(250);
 
-/// How long a connection waits for a place before one that brings nothing is stopped for it.
-pub const STOP_AFTER: Duration = Duration::from_secs(1);
+/// How long a connection waits for a slot before a stalled one is evicted for it.
+pub const EVICT_AFTER: Duration = Duration::from_secs(1);
 
-/// A connection brings nothing if it brings fewer bytes than this in each [`NOTHING_TIME`].
-pub const NOTHING: u64 = 1_000;
+/// A connection is stalled if its peer sends fewer bytes than this in each [`PROGRESS_PERIOD`].
+pub const MIN_PROGRESS: u64 = 1_000;
 
-/// See [`NOTHING`].
-pub const NOTHING_TIME: Duration = Duration::from_secs(10);
+/// See [`MIN_PROGRESS`].
+pub const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
 
-/// How long the only connection of an address brings nothing before it is stopped. A stall of half a minute is
+/// How long the only connection of an address is stalled before it is evicted. A stall of half a minute is
 /// no reason.
-pub const NOTHING_ALONE: Duration = Duration::from_secs(35);
+pub const STALL_ALONE: Duration = Duration::from_secs(35);
 
 /// How long a sender of header-size or text pauses after a header, since deployed receivers lose a small
 /// body that arrives together with it. On a busy machine, 20 ms were too short once in 200 times
@@ -156,8 +157,8 @@ pub const HEADER_PAUSE: Duration = Duration::from_millis(100);
 /// receivers look for the name only at the next arrival (docs/PROTOCOL.md, 1).
 pub const SHORT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Bytes of a body that needs no such pause. It cannot have arrived as a whole when a receiver reads for
-/// the first time, since systems take 64 KiB before that.
+/// Bytes of the smallest body that needs no such pause. It cannot have arrived as a whole when a receiver
+/// reads for the first time, since systems buffer 64 KiB before that.
 pub const WHOLE_BODY: u64 = 128 * 1024;
 
 /// How long a sender waits for the receiver's own close after a body, before it ends the stream itself. Of
@@ -165,31 +166,31 @@ pub const WHOLE_BODY: u64 = 128 * 1024;
 /// system's timers add, some 4 ms each, it keeps the first file of a call below 50 ms more.
 pub const CLOSE_TIME: Duration = Duration::from_millis(20);
 
-/// How long the writing of a body may take so that all of it has surely arrived after [`CLOSE_TIME`]. What
-/// waits in the sender's system by then is less than what has gone before.
+/// The longest time of writing a body after which all of it has surely arrived within [`CLOSE_TIME`]. What
+/// waits in the sender's system by then is less than what was sent before.
 pub const AT_ONCE: Duration = Duration::from_millis(150);
 
-/// Bytes of a refused sender that are read and discarded, so that files after a refused one are judged
-/// on their own, and so that a reset of the connection does not overtake the receipt. A sender reads as
-/// many in search of a receipt and of the close.
+/// Bytes of a refused sender that are read and discarded, so that the files after a refused one are
+/// received, and so that a reset of the connection does not overtake the receipt. A sender reads as
+/// many to find a receipt and the end of the stream.
 pub const DRAIN: u64 = 16 * 1024 * 1024;
 
 /// How long reading [`DRAIN`] bytes may take.
 pub const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// Connections that are about to end: receipts are written, or the rest of a refused body is discarded.
-/// They hold no place. Above this number the address with the most of them loses one.
-pub const LEAVING: usize = 256;
+/// Draining connections: receipts are written, or the rest of a refused body is discarded. They hold no
+/// slot. Above this number the address with the most of them loses one.
+pub const DRAINING: usize = 256;
 
 /// Bytes of receipts that are held for one connection until its end. Above that the connection ends,
 /// and its sender sends the rest again.
 pub const RECEIPTS: usize = 256 * 1024;
 
-/// Bytes of receipts after which a connection accounts for them.
+/// Bytes of receipts after which a connection reports them to the admission.
 pub const RECEIPTS_STEP: usize = 4 * 1024;
 
-/// Bytes of receipts that are held for all connections together. Above that the address that holds the
-/// most loses.
+/// Bytes of receipts that are held for all connections together. Above that the address with the most
+/// loses some.
 pub const ALL_RECEIPTS: usize = 4 * 1024 * 1024;
 
 /// How long a batch of files on one connection should take, including its receipts. Files without a
@@ -273,7 +274,7 @@ pub const STACK: usize = 1024 * 1024;
 /// The first and the longest pause after an error of `accept`.
 pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// How often a receiver looks whether its directory is still in its place.
+/// How often a receiver checks that its drop directory is still in its place.
 pub const LOOK: Duration = Duration::from_secs(5);
 
 /// How often a process that has partial files renews its sign of life.

@@ -170,7 +170,7 @@ fn connections_that_idle_between_files_hold_nobody_up() {
 fn the_number_of_idle_connections_is_bounded() {
     let qdropd = Qdropd::start(&["--no-sync"]);
     // All from one address, which may have three quarters of the places to wait.
-    let most = limits::WAITING / 4 * 3;
+    let most = limits::WITHOUT_SLOT / 4 * 3;
     let idle: Vec<TcpStream> = (0..most)
         .map(|number| {
             let mut stream = qdropd.connect();

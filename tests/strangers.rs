@@ -74,7 +74,7 @@ fn resources(qdropd: &Qdropd) -> (usize, usize, usize) {
 #[track_caller]
 fn assert_bounded(qdropd: &Qdropd, what: &str) {
     let active = 2 * limits::TRANSFERS;
-    let connections = active + limits::WAITING + limits::LEAVING;
+    let connections = active + limits::WITHOUT_SLOT + limits::DRAINING;
     let (threads, descriptors, peak) = resources(qdropd);
     println!("{what}: {threads} threads, {descriptors} descriptors, {peak} KiB");
     assert!(threads <= 4 + connections, "{what}: {threads} threads");
@@ -144,7 +144,7 @@ fn receipts_are_bounded_by_bytes() {
 #[test]
 fn receipts_that_are_being_written_are_bounded() {
     let qdropd = Qdropd::start(&["--quiet", "--no-sync", "--on-conflict", "replace"]);
-    let strangers = Strangers::start("leaving", &qdropd, limits::LEAVING);
+    let strangers = Strangers::start("leaving", &qdropd, limits::DRAINING);
     assert_honest(&qdropd, "leaving");
     assert_bounded(&qdropd, "leaving");
     strangers.end();
@@ -209,8 +209,8 @@ fn names_of_many_lengths_leave_nothing_behind() {
 #[test]
 fn connections_between_two_large_files_take_no_buffers() {
     let qdropd = Qdropd::start(&["--quiet", "--no-sync"]);
-    let strangers = Strangers::start("heavy", &qdropd, limits::WAITING);
-    eventually("all are stored", || (qdropd.files().len() >= limits::WAITING).then_some(()));
+    let strangers = Strangers::start("heavy", &qdropd, limits::WITHOUT_SLOT);
+    eventually("all are stored", || (qdropd.files().len() >= limits::WITHOUT_SLOT).then_some(()));
     assert_bounded(&qdropd, "heavy");
     strangers.end();
 }
@@ -359,7 +359,7 @@ fn who_looks_at_its_own_file_keeps_its_place() {
     let mut waiting = qdropd.connect();
     waiting.write_all(&transfer("waiting", b"body")).unwrap();
     // From then on, whoever owes bytes and has two places would be stopped.
-    thread::sleep(limits::NOTHING_TIME + 3 * limits::STOP_AFTER);
+    thread::sleep(limits::PROGRESS_PERIOD + 3 * limits::EVICT_AFTER);
     assert!(!qdropd.log().contains("too many transfers"), "{}", qdropd.log());
     drop(resuming.child.stdin.take());
     for _ in 0..2 {
@@ -385,7 +385,7 @@ fn who_waited_for_our_disk_keeps_its_place() {
     let _waiting = Strangers::start_from("127.0.0.5", "waiting", &qdropd, 1);
     qdropd.logged("stored first 0 ");
     qdropd.logged("stored first 1 ");
-    thread::sleep(3 * limits::STOP_AFTER);
+    thread::sleep(3 * limits::EVICT_AFTER);
     assert!(!qdropd.log().contains("too many transfers"), "{}", qdropd.log());
 }
 
@@ -433,8 +433,8 @@ fn what_is_kept_for_one_address_is_not_pushed_out_by_another() {
 fn who_holds_all_connections_does_not_hold_up_the_listener() {
     let qdropd = Qdropd::start(&["--no-sync", "--quiet"]);
     let all = ["127.0.0.2", "127.0.0.3"]
-        .map(|source| Strangers::start_from(source, "idling", &qdropd, limits::WAITING / 2));
-    eventually("all are stored", || (qdropd.files().len() == limits::WAITING).then_some(()));
+        .map(|source| Strangers::start_from(source, "idling", &qdropd, limits::WITHOUT_SLOT / 2));
+    eventually("all are stored", || (qdropd.files().len() == limits::WITHOUT_SLOT).then_some(()));
     let more = ["127.0.0.2", "127.0.0.3"]
         .map(|source| Strangers::start_from(source, "silent", &qdropd, 50));
     let source = TempDir::new().unwrap();
@@ -456,9 +456,9 @@ fn who_makes_room_is_not_the_outcome_of_once() {
     honest.write_all(&header("honest", 1000)).unwrap();
     honest.write_all(&body[..500]).unwrap();
     eventually("it has a place", || (parts(&qdropd.directory).len() == 1).then_some(()));
-    let own = limits::WAITING / 4 * 3;
+    let own = limits::WITHOUT_SLOT / 4 * 3;
     let _most = Strangers::start_from("127.0.0.2", "waiting", &qdropd, own);
-    let _others = Strangers::start_from("127.0.0.3", "waiting", &qdropd, limits::WAITING - own + 1);
+    let _others = Strangers::start_from("127.0.0.3", "waiting", &qdropd, limits::WITHOUT_SLOT - own + 1);
     qdropd.logged("too many transfers");
     honest.write_all(&body[500..]).unwrap();
     assert_eq!(receipts(honest)[0].status, Status::Stored);
@@ -521,7 +521,7 @@ fn those_that_have_to_leave_are_bounded() {
 #[test]
 fn who_says_something_late_is_not_pushed_out_by_idlers() {
     let qdropd = Qdropd::start(&["--quiet", "--no-sync", "--on-conflict", "replace"]);
-    let _strangers = Strangers::start("newest", &qdropd, limits::WAITING);
+    let _strangers = Strangers::start("newest", &qdropd, limits::WITHOUT_SLOT);
     for _ in 0..10 {
         let mut late = qdropd.connect();
         // Others come meanwhile, and it is younger than any grace.

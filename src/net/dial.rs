@@ -192,7 +192,7 @@ impl Display for DialError {
     }
 }
 
-/// Connects to a host, as often as it is wanted.
+/// Connects to a host, any number of times.
 #[derive(Debug)]
 pub struct Dialer<'a> {
     host: &'a Address,
@@ -202,7 +202,7 @@ pub struct Dialer<'a> {
 }
 
 impl<'a> Dialer<'a> {
-    /// Each address of the host may take `timeout` to accept.
+    /// Creates a dialer that gives each address of the host up to `timeout` to accept.
     pub fn new(host: &'a Address, timeout: Duration) -> Self {
         Self { host, timeout, reached: Mutex::default() }
     }
@@ -214,11 +214,12 @@ impl<'a> Dialer<'a> {
 
     /// Connects to one of the host's addresses, first to the one that accepted last. If there are several,
     /// each is given a short time, then a longer one, so that a dead one delays little. There is never
-    /// more than one connection: classic receivers take one. A refusal counts only after `patience`.
+    /// more than one connection: classic receivers take one. A refused connection is tried again for up to
+    /// `refused_for`.
     ///
     /// # Errors
     /// See [`DialError`].
-    pub fn dial(&self, patience: Duration) -> Result<TcpStream, DialError> {
+    pub fn dial(&self, refused_for: Duration) -> Result<TcpStream, DialError> {
         let began = Instant::now();
         let host = (self.host.host.as_str(), self.host.port);
         let addresses = host.to_socket_addrs().map_err(DialError::Unresolved)?;
@@ -236,7 +237,7 @@ impl<'a> Dialer<'a> {
                     continue;
                 }
                 let is_early = |why: &io::Error| {
-                    why.kind() == ErrorKind::ConnectionRefused && began.elapsed() < patience
+                    why.kind() == ErrorKind::ConnectionRefused && began.elapsed() < refused_for
                 };
                 let mut connected = TcpStream::connect_timeout(address, time);
                 while connected.as_ref().is_err_and(is_early) {

@@ -1,4 +1,4 @@
-//! Sockets that another program opened and gave us as standard input: inetd, systemd.
+//! Sockets that another program, inetd or systemd, opened and passes as standard input.
 
 use super::listen::canonical;
 use std::io::{self, ErrorKind};
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 /// What standard input is.
 #[derive(Debug)]
 pub enum Inherited {
-    /// A connection, with the other end.
+    /// A connection, with the address of the peer.
     Connection(TcpStream, SocketAddr),
     /// A connection whose peer is gone.
     Lost,
@@ -39,7 +39,7 @@ pub fn standard_input() -> io::Result<Inherited> {
     // socket that was never connected answers with `NotConnected`.
     match stream.peek(&mut [0]) {
         Err(error) if error.kind() == ErrorKind::NotConnected => {
-            if is_idle(&stream) {
+            if cannot_accept(&stream) {
                 return Err(io::Error::other("it neither listens nor is connected"));
             }
             Ok(Inherited::Listener(address, TcpListener::from(input)))
@@ -48,11 +48,11 @@ pub fn standard_input() -> io::Result<Inherited> {
     }
 }
 
-/// Returns whether a socket without a connection does not listen. On Linux, to end the writing side of a
-/// listener is allowed and does nothing (`inet_shutdown`). Elsewhere that is not known, so that accept(2)
-/// has to tell.
+/// Returns whether a socket without a connection is known not to listen. On Linux, shutting down the writing
+/// side of a listener succeeds and does nothing (`inet_shutdown`). Elsewhere that is not known, and
+/// accept(2) fails.
 #[cfg(unix)]
-fn is_idle(socket: &TcpStream) -> bool {
+fn cannot_accept(socket: &TcpStream) -> bool {
     cfg!(target_os = "linux") && socket.shutdown(Shutdown::Write).is_err()
 }
 

@@ -51,26 +51,26 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     }
 }
 
-/// What a peer does that has just connected.
+/// What a peer that has just connected sends first.
 #[derive(Debug)]
-pub enum FirstMove {
-    /// It leaves, with or without a reset.
-    Leaves,
-    /// It waits.
-    Waits,
-    /// It says something, which begins so.
-    Says(Vec<u8>),
+pub enum FirstBytes {
+    /// It closed, with or without a reset.
+    Closed,
+    /// Nothing, so far.
+    Pending,
+    /// Something that begins with these bytes.
+    Received(Vec<u8>),
 }
 
-/// Looks for up to `time` at what a peer does that has just connected. Nothing is read.
-pub fn look(stream: &TcpStream, time: Duration) -> FirstMove {
+/// Waits for up to `time` for the first bytes of a peer that has just connected. They stay unread.
+pub fn first_bytes(stream: &TcpStream, time: Duration) -> FirstBytes {
     let mut bytes = [0; 4];
     match stream.set_read_timeout(Some(time)).and_then(|()| stream.peek(&mut bytes)) {
-        Ok(0) => FirstMove::Leaves,
-        Ok(come) => FirstMove::Says(bytes[..come].to_vec()),
+        Ok(0) => FirstBytes::Closed,
+        Ok(n) => FirstBytes::Received(bytes[..n].to_vec()),
         Err(error) => match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => FirstMove::Waits,
-            _ => FirstMove::Leaves,
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => FirstBytes::Pending,
+            _ => FirstBytes::Closed,
         },
     }
 }

@@ -1,6 +1,6 @@
 //! A socket with time limits: the connection of a conversation.
 
-use super::admission::{Call, Slot};
+use super::admission::{Call, Registration};
 use super::rate_limiter::RateLimiter;
 use crate::limits;
 use crate::transfer::error::is_timeout;
@@ -30,34 +30,35 @@ pub struct TimedStream {
     timeouts: Timeouts,
     /// The end of a phase whose reads have a time limit as a whole.
     deadline: Option<Instant>,
-    /// Whether each byte that arrives moves the deadline by what it takes at [`limits::SLOW_PEER`].
-    is_extended: bool,
+    /// Whether each byte that arrives extends the deadline by the time that it takes at
+    /// [`limits::SLOW_PEER`].
+    bytes_extend_deadline: bool,
     /// In a body: when the last byte arrived.
     last_byte: Option<Instant>,
     /// Whether the peer reads its own file first, and owes no byte meanwhile.
     reads_own: bool,
     /// The end of a phase whose writes have a time limit as a whole.
     write_deadline: Option<Instant>,
-    /// Its place among the transfers of a receiver.
-    slot: Option<Slot>,
+    /// Its registration with the admission of a receiver.
+    registration: Option<Registration>,
     /// The bandwidth limit of a sender.
     rate_limiter: Option<Arc<RateLimiter>>,
-    /// Counts what all connections of a sender to this receiver write and read, and what it was when this
-    /// one last did.
-    moves: (Arc<AtomicUsize>, usize),
+    /// The number of reads and writes of all connections of a sender to this receiver, and its value at this
+    /// connection's last one.
+    progress: (Arc<AtomicUsize>, usize),
     /// How long a sender was blocked while it wrote, and the bytes that it wrote.
     written: (Duration, u64),
 }
 
 impl TimedStream {
-    /// Wraps a connected socket. A `slot` is held until the stream is dropped.
+    /// Wraps a connected socket. A `registration` is held until the stream is dropped.
     ///
     /// # Errors
     /// Fails if the socket options cannot be set.
     pub fn new(
         stream: impl Into<Arc<TcpStream>>,
         timeouts: Timeouts,
-        slot: Option<Slot>,
+        registration: Option<Registration>,
     ) -> io::Result<Self> {
         let stream = stream.into();
         stream.set_nodelay(true)?;
@@ -66,65 +67,65 @@ impl TimedStream {
             stream,
             timeouts,
             deadline: None,
-            is_extended: false,
+            bytes_extend_deadline: false,
             last_byte: None,
             reads_own: false,
             write_deadline: None,
-            slot,
+            registration,
             rate_limiter: None,
-            moves: Default::default(),
+            progress: Default::default(),
             written: Default::default(),
         })
     }
 
-    /// Makes it one of several connections of a sender to a receiver, which together have a rate and count
-    /// what they write and read.
+    /// Makes it one of several connections of a sender to a receiver, which share a rate limit and a count
+    /// of reads and writes.
     #[must_use]
     pub fn of_sender(
         self,
         rate_limiter: Option<Arc<RateLimiter>>,
-        moves: Arc<AtomicUsize>,
+        progress: Arc<AtomicUsize>,
     ) -> Self {
-        Self { rate_limiter, moves: (moves, 0), ..self }
+        Self { rate_limiter, progress: (progress, 0), ..self }
     }
 }
 
 impl TimedStream {
-    /// Returns an error if this connection has to make room for others.
-    fn check_stopped(&self) -> io::Result<()> {
-        match &self.slot {
-            Some(slot) if slot.is_stopped() => Err(ErrorKind::ResourceBusy.into()),
+    /// Fails with `ResourceBusy` if this connection was evicted.
+    fn check_evicted(&self) -> io::Result<()> {
+        match &self.registration {
+            Some(registration) if registration.must_end() => Err(ErrorKind::ResourceBusy.into()),
             _ => Ok(()),
         }
     }
 
-    /// The time for so many bytes, as a whole.
+    /// Returns the time limit of a phase as a whole in which this many bytes pass.
     fn whole_time(&self, bytes: u64) -> Duration {
         self.timeouts.idle + at_slow_peer(bytes)
     }
 
-    /// Records that this connection wrote or read.
-    fn count_move(&mut self) {
-        self.moves.1 = self.moves.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+    /// Records a read or write of this connection.
+    fn count_progress(&mut self) {
+        self.progress.1 = self.progress.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
     }
 
-    /// Returns whether another connection of this sender wrote or read, since this one last did or this was
-    /// last asked. A receiver may serve one after another.
-    fn do_others_move(&mut self) -> bool {
-        let now = self.moves.0.load(Ordering::Relaxed);
-        mem::replace(&mut self.moves.1, now) != now
+    /// Returns whether another connection of this sender wrote or read since this one did, or since the last
+    /// call. A receiver may serve one after another.
+    fn others_made_progress(&mut self) -> bool {
+        let now = self.progress.0.load(Ordering::Relaxed);
+        mem::replace(&mut self.progress.1, now) != now
     }
 
-    /// Writes to a receiver. It may take its time in so far as it takes bytes, or another connection of
-    /// this sender moves.
+    /// Writes to a receiver. Waits for as long as the receiver takes bytes, or another connection of this
+    /// sender makes progress.
     fn write_to_receiver(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             let began = Instant::now();
             match (&*self.stream).write(bytes).map_err(timed_out) {
-                Err(error) if is_timeout(&error) && self.do_others_move() => {}
+                Err(error) if is_timeout(&error) && self.others_made_progress() => {}
                 Err(error) => return Err(error),
                 Ok(taken) => {
-                    self.count_move();
+                    self.count_progress();
                     self.written.0 += began.elapsed();
                     self.written.1 += taken as u64;
                     let is_in_time = self.written.0 <= self.whole_time(self.written.1);
@@ -145,7 +146,7 @@ impl TimedStream {
 
 impl Connection for TimedStream {
     fn key(&self) -> u128 {
-        match self.slot.as_ref().map(|slot| slot.key) {
+        match self.registration.as_ref().map(|registration| registration.key) {
             Some(IpAddr::V4(address)) => address.to_ipv6_mapped().to_bits(),
             Some(IpAddr::V6(address)) => address.to_bits(),
             // There is one peer.
@@ -160,14 +161,14 @@ impl Connection for TimedStream {
                 return self.set_write_deadline(Some(self.whole_time(bytes as u64)));
             }
             Phase::Receipts(bytes) => {
-                if let Some(slot) = &self.slot {
-                    slot.leave();
+                if let Some(registration) = &self.registration {
+                    registration.drain();
                 }
                 return self.set_write_deadline(Some(self.whole_time(bytes as u64)));
             }
             Phase::NextFile { .. } => {
-                if let Some(slot) = &self.slot {
-                    slot.idle();
+                if let Some(registration) = &self.registration {
+                    registration.idle();
                 }
             }
             _ => {}
@@ -190,24 +191,26 @@ impl Connection for TimedStream {
             }
             Phase::Reply(_) | Phase::Receipts(_) => return Ok(()),
         };
-        self.is_extended = matches!(phase, Phase::Answer | Phase::Receipt(_));
+        self.bytes_extend_deadline = matches!(phase, Phase::Answer | Phase::Receipt(_));
         self.reads_own = matches!(phase, Phase::Start(1..));
         let now = Instant::now();
-        self.moves.1 = self.moves.0.load(Ordering::Relaxed);
+        self.progress.1 = self.progress.0.load(Ordering::Relaxed);
         self.deadline = whole.then(|| now + time);
         self.last_byte = (!whole).then_some(now);
         if whole { Ok(()) } else { self.stream.set_read_timeout(Some(time.min(limits::QUIET))) }
     }
 
     fn wait_for_slot(&mut self) -> io::Result<()> {
-        match &self.slot {
-            Some(slot) if !slot.acquire() => Err(ErrorKind::ResourceBusy.into()),
+        match &self.registration {
+            Some(registration) if !registration.acquire() => Err(ErrorKind::ResourceBusy.into()),
             _ => Ok(()),
         }
     }
 
     fn account(&mut self, receipts: &Arc<HeldReceipts>, stays_open: bool) -> bool {
-        self.slot.as_ref().is_none_or(|slot| slot.account(receipts, stays_open))
+        self.registration
+            .as_ref()
+            .is_none_or(|registration| registration.account(receipts, stays_open))
     }
 
     fn pause(&mut self, time: Duration) {
@@ -236,15 +239,15 @@ impl Connection for TimedStream {
 impl Read for TimedStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut read = self.read_until(self.deadline, buffer);
-        // The times of an answer and of receipts, for which a sender waits.
-        if self.is_extended {
-            while read.as_ref().is_err_and(is_timeout) && self.do_others_move() {
+        // A sender waits for an answer or for receipts.
+        if self.bytes_extend_deadline {
+            while read.as_ref().is_err_and(is_timeout) && self.others_made_progress() {
                 self.deadline = Some(Instant::now() + self.timeouts.idle);
                 read = self.read_until(self.deadline, buffer);
             }
             if let (Ok(bytes), Some(deadline)) = (&read, &mut self.deadline) {
                 *deadline += at_slow_peer(*bytes as u64);
-                self.count_move();
+                self.count_progress();
             }
         }
         if let Some(last_byte) = &mut self.last_byte {
@@ -271,18 +274,20 @@ impl TimedStream {
         self.read_counted(buffer)
     }
 
-    /// Reads, and lets the admission know of it.
+    /// Reads, and reports the read to the admission.
     fn read_counted(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(slot) = &self.slot else { return (&*self.stream).read(buffer).map_err(timed_out) };
+        let Some(registration) = &self.registration else {
+            return (&*self.stream).read(buffer).map_err(timed_out);
+        };
         if !self.reads_own {
-            slot.activity.begin(Call::Read);
+            registration.activity.begin(Call::Read);
         }
         let read = (&*self.stream).read(buffer).map_err(timed_out);
-        slot.activity.end(*read.as_ref().unwrap_or(&0));
+        registration.activity.end(*read.as_ref().unwrap_or(&0));
         match read {
-            Ok(0) => self.check_stopped().map(|()| 0),
+            Ok(0) => self.check_evicted().map(|()| 0),
             Ok(bytes) => Ok(bytes),
-            Err(error) => self.check_stopped().and(Err(error)),
+            Err(error) => self.check_evicted().and(Err(error)),
         }
     }
 }
@@ -297,10 +302,10 @@ impl Write for TimedStream {
             self.stream.set_write_timeout(Some(left))?;
         }
         let bytes = self.rate_limiter.as_ref().map_or(bytes, |limiter| limiter.take(bytes));
-        let Some(slot) = &self.slot else { return self.write_to_receiver(bytes) };
-        slot.activity.begin(Call::Write);
+        let Some(registration) = &self.registration else { return self.write_to_receiver(bytes) };
+        registration.activity.begin(Call::Write);
         let written = (&*self.stream).write(bytes).map_err(timed_out);
-        slot.activity.end(0);
+        registration.activity.end(0);
         written
     }
 
@@ -309,7 +314,7 @@ impl Write for TimedStream {
     }
 }
 
-/// The time that bytes take at the rate of the slowest peer.
+/// Returns the time that this many bytes take at the rate of the slowest peer.
 fn at_slow_peer(bytes: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / limits::SLOW_PEER)
 }

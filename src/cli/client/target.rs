@@ -5,7 +5,7 @@ use crate::cli::console::Printer;
 use crate::limits;
 use crate::net::allow::Network;
 use crate::net::dial::Dialer;
-use crate::net::listen::{self, FirstMove};
+use crate::net::listen::{self, FirstBytes};
 use crate::text::Reason;
 use crate::wire::foreign;
 use std::fmt::{self, Display, Formatter};
@@ -57,10 +57,10 @@ impl<'a> Target<'a> {
         Ok(Self::Listener(Listener { listener, address, allow, printer, verbose, refused }))
     }
 
-    /// Makes the next connection. A host may refuse it for as long as `patience`.
-    pub(super) fn connect(&self, patience: Duration) -> Result<TcpStream, String> {
+    /// Makes the next connection. If a host refuses it, tries again for up to `refused_for`.
+    pub(super) fn connect(&self, refused_for: Duration) -> Result<TcpStream, String> {
         match self {
-            Self::Host(dialer) => dialer.dial(patience).map_err(|error| {
+            Self::Host(dialer) => dialer.dial(refused_for).map_err(|error| {
                 let refused = " (is qdropd running there, and with --listen?)";
                 format!("{error}{}", crate::cli::connect_hint(dialer.host(), &error, refused))
             }),
@@ -80,18 +80,18 @@ impl Listener<'_> {
                 self.log_refused(peer.ip());
                 continue;
             }
-            match listen::look(&stream, limits::LOOK_TIME) {
-                FirstMove::Leaves if self.verbose => {
+            match listen::first_bytes(&stream, limits::FIRST_BYTES_TIME) {
+                FirstBytes::Closed if self.verbose => {
                     self.printer.log(format!("qdrop: {peer} connected and took nothing"));
                 }
-                FirstMove::Leaves => {}
-                FirstMove::Says(bytes) => {
+                FirstBytes::Closed => {}
+                FirstBytes::Received(bytes) => {
                     let Some(protocol) = foreign::protocol(&bytes) else { return Ok(stream) };
                     let why = "it is no receiver of files";
                     self.printer
                         .log(format!("qdrop: {peer} took nothing: {why}, but speaks {protocol}"));
                 }
-                FirstMove::Waits => return Ok(stream),
+                FirstBytes::Pending => return Ok(stream),
             }
         }
     }
