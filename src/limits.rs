@@ -277,16 +277,16 @@ pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration:
 /// How often a receiver checks that its drop directory is still in its place.
 pub const LOOK: Duration = Duration::from_secs(5);
 
-/// How often a process that has partial files renews its sign of life.
+/// How often a process that has partial files renews its heartbeat.
 pub const RENEWAL: Duration = Duration::from_secs(5);
-/// How old the sign of life of another machine's process, and the last write to its partial file, must be
-/// before the file is removed.
+/// The age of the heartbeat of another machine's process, and of the last write to its partial file, above
+/// which the file is removed.
 pub const LEASE: Duration = Duration::from_secs(20);
 
-/// The pause between two sweeps, and how many times as long as the last sweep it is at least.
+/// The shortest pause between two sweeps, and its shortest ratio to the time that the last sweep took.
 pub const SWEEP: (Duration, u32) = (Duration::from_secs(60), 20);
 
-/// How old the last write to a partial file of another version must be before the file is removed.
+/// The age of the last write to a partial file of another version above which the file is removed.
 pub const FOREIGN_PART: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How often a standard stream that does not block is tried again.

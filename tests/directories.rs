@@ -1017,7 +1017,7 @@ fn a_disk_that_is_full_at_fsync_gets_the_data_again_and_no_second_fsync_of_what_
 
 // --- Who writes a part, and whether it still does.
 
-/// The names of the parts and signs of life in a directory.
+/// The names of the parts and heartbeats in a directory.
 fn own_names(directory: &Path) -> Vec<String> {
     let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
     let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
@@ -1066,9 +1066,9 @@ fn a_part_tells_its_process_and_its_file_and_a_sign_of_life_is_beside_it() {
     identity.extend(1000_u64.to_be_bytes());
     identity.extend(1_700_000_000_000_i64.to_be_bytes());
     assert_eq!(second[4], format!("{:016x}", xxh64(&identity)));
-    let sign = format!(".qdrop-{}-alive.part", first[..3].join("-"));
-    eventually("there is a sign of life", || {
-        own_names(&qdropd.directory).contains(&sign).then_some(())
+    let heartbeat = format!(".qdrop-{}-alive.part", first[..3].join("-"));
+    eventually("there is a heartbeat", || {
+        own_names(&qdropd.directory).contains(&heartbeat).then_some(())
     });
 }
 
@@ -1090,20 +1090,20 @@ fn a_sign_of_life_is_renewed(fault: &str) {
     let (drop_directory, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let qdropd = faulty_receiver(fault, &drop_directory, &log, &["--timeout=3600"]);
     let (stream, _) = half(&qdropd, &header("a", 1000), &[]);
-    let sign = eventually("there is a sign of life", || {
+    let heartbeat = eventually("there is a heartbeat", || {
         own_names(&qdropd.directory).into_iter().find(|name| is_alive(name))
     });
-    let sign = qdropd.directory.join(sign);
-    aged(&sign, 3600);
+    let heartbeat = qdropd.directory.join(heartbeat);
+    aged(&heartbeat, 3600);
     let is_young = || {
         // Where its time cannot be set, another one comes in its place.
-        let time = fs::metadata(&sign).ok()?.modified().unwrap();
+        let time = fs::metadata(&heartbeat).ok()?.modified().unwrap();
         (time.elapsed().unwrap_or_default() < Duration::from_secs(5)).then_some(())
     };
     eventually("it is renewed", is_young);
     // Somebody takes it away.
-    fs::remove_file(&sign).unwrap();
-    eventually("it is made again", || sign.exists().then_some(()));
+    fs::remove_file(&heartbeat).unwrap();
+    eventually("it is made again", || heartbeat.exists().then_some(()));
     drop(stream);
     eventually("both are gone", || own_names(&qdropd.directory).is_empty().then_some(()));
 }
@@ -1127,16 +1127,16 @@ fn the_living_parts_of_a_clone_are_left_alone() {
         .for_each(|name| fs::remove_file(there.path().join(name)).unwrap());
     // On the other box its number is of no process of ours.
     let name = name.replace(&format!("-{}-", clone.pid()), "-4194305-");
-    let sign = name.split('-').take(4).collect::<Vec<_>>().join("-") + "-alive.part";
-    let [part, sign] = [name, sign].map(|name| file(there.path(), &name, b"x"));
+    let heartbeat = name.split('-').take(4).collect::<Vec<_>>().join("-") + "-alive.part";
+    let [part, heartbeat] = [name, heartbeat].map(|name| file(there.path(), &name, b"x"));
     for (ages, stands) in [([0, 0], true), ([3600, 0], true), ([0, 3600], true)] {
         aged(&part, ages[0]);
-        fs::write(&sign, b"").unwrap();
-        aged(&sign, ages[1]);
+        fs::write(&heartbeat, b"").unwrap();
+        aged(&heartbeat, ages[1]);
         let qdropd = Qdropd::start_in(there.path(), &[]);
         assert_eq!((part.exists(), qdropd.log().contains("removed")), (stands, !stands));
     }
-    for path in [&part, &sign] {
+    for path in [&part, &heartbeat] {
         let _ = fs::write(path, b"");
         aged(path, 3600);
     }
@@ -1164,10 +1164,10 @@ fn a_receiver_that_runs_sweeps_the_parts_of_another_that_was_killed() {
         below.exists().then(|| parts(&below)).and_then(|parts| parts.into_iter().next())
     });
     let part = below.join(part);
-    eventually("there is a sign of life", || {
+    eventually("there is a heartbeat", || {
         own_names(there.path()).iter().any(|name| is_alive(name)).then_some(())
     });
-    // Its sender is silent for an hour. The receiver is alive, as its sign says.
+    // Its sender is silent for an hour. The receiver is alive, as its heartbeat says.
     aged(&part, 3600);
     let began = Instant::now();
     let running = Qdropd::start_in(there.path(), &subdirs);
@@ -1175,10 +1175,10 @@ fn a_receiver_that_runs_sweeps_the_parts_of_another_that_was_killed() {
     stream.write_all(&noise(1000)[500..600]).unwrap();
     other.kill();
     aged(&part, 3600);
-    let sign = own_names(there.path()).into_iter().find(|name| is_alive(name)).unwrap();
-    let sign = there.path().join(sign);
-    aged(&sign, 3600);
-    while part.exists() || sign.exists() {
+    let heartbeat = own_names(there.path()).into_iter().find(|name| is_alive(name)).unwrap();
+    let heartbeat = there.path().join(heartbeat);
+    aged(&heartbeat, 3600);
+    while part.exists() || heartbeat.exists() {
         assert!(began.elapsed() < Duration::from_secs(90), "it is not swept");
         thread::sleep(Duration::from_millis(100));
     }

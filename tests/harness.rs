@@ -280,13 +280,13 @@ fn collect(stream: impl Read + Send + 'static) -> (Arc<Mutex<String>>, JoinHandl
     (collected, reader)
 }
 
-/// Whether this is the sign of life of a receiver that has parts.
+/// Whether this is the heartbeat of a receiver that has parts.
 pub fn is_alive(name: &str) -> bool {
     name.starts_with(".qdrop-") && name.ends_with("-alive.part")
 }
 
 /// Every file of a directory with its content. One that vanishes meanwhile is left out, and so are the
-/// signs of life of receivers.
+/// heartbeats of receivers.
 pub fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
     entries

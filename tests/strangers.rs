@@ -458,7 +458,8 @@ fn who_makes_room_is_not_the_outcome_of_once() {
     eventually("it has a place", || (parts(&qdropd.directory).len() == 1).then_some(()));
     let own = limits::WITHOUT_SLOT / 4 * 3;
     let _most = Strangers::start_from("127.0.0.2", "waiting", &qdropd, own);
-    let _others = Strangers::start_from("127.0.0.3", "waiting", &qdropd, limits::WITHOUT_SLOT - own + 1);
+    let _others =
+        Strangers::start_from("127.0.0.3", "waiting", &qdropd, limits::WITHOUT_SLOT - own + 1);
     qdropd.logged("too many transfers");
     honest.write_all(&body[500..]).unwrap();
     assert_eq!(receipts(honest)[0].status, Status::Stored);

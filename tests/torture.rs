@@ -446,11 +446,12 @@ fn after_many_transfers_a_receiver_holds_what_it_held_after_the_first() {
     let at_rest = |what: &str| {
         eventually(what, || {
             let (descriptors, threads, memory) = held(&qdropd);
-            // The listener's thread, the printer's, that of the chores and the first. A sign of life, which
+            // The listener's thread, the printer's, that of the maintenance and the first. A heartbeat, which
             // is open, goes a few seconds after the last part.
             let names = fs::read_dir(there.path()).unwrap().map(|entry| entry.unwrap().file_name());
-            let gives_sign = names.map(|name| name.into_string().unwrap()).any(|it| is_alive(&it));
-            (threads == 4 && !gives_sign).then_some((descriptors, memory))
+            let has_heartbeat =
+                names.map(|name| name.into_string().unwrap()).any(|it| is_alive(&it));
+            (threads == 4 && !has_heartbeat).then_some((descriptors, memory))
         })
     };
     let count = times(2_000, 100_000);

@@ -176,7 +176,7 @@ fuzz_target!(|input: &[u8]| {
     })
     .unwrap();
     assert!(began.is_none() && sender.closed);
-    // The sign of life goes with it.
+    // The heartbeat goes with it.
     drop(storage);
 
     let mut stored = BTreeMap::new();

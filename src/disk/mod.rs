@@ -66,9 +66,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What tells a file or directory from every other: device, inode and time of creation. A file system
-/// gives the number of an inode to another file when the first one is gone. The times of the two
-/// differ, where the system reports them.
+/// Identifies a file or directory by device, inode and time of creation. A file system reuses the inode
+/// number of a file that is gone. The times of the two differ, where the system reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity(u64, u64, Option<SystemTime>);
 

@@ -1,12 +1,11 @@
-//! Which number a name gets that is taken: `name (1)`, `name (2)` and so on.
+//! The search for the number that a taken name gets: `name (1)`, `name (2)` and so on.
 
 /// Numbers that are tried in order before [`gallop`] skips some.
 pub(super) const IN_ORDER: u32 = 16;
 
-/// Returns a number above `taken` that is free and follows a taken one. Looks at the numbers `taken` +
-/// 16, + 48, + 112 and so on until one is free, then bisects. If some numbers below are free, it may
-/// miss them. It looks at about 2 × log2(n) numbers for n taken names, where a search in order looks
-/// at n.
+/// Returns a free number above `taken` whose predecessor is taken. Checks the numbers 16, 48, 112 and so on
+/// above `taken` until one is free, then bisects. It may miss free numbers below. It checks about
+/// 2 × log2(n) numbers for n taken names, where a search in order checks n.
 ///
 /// # Errors
 /// Fails if `is_taken` fails.

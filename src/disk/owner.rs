@@ -1,12 +1,12 @@
-//! Which process a file of the drop directory belongs to that is not a stored one, by its name:
+//! The names of qdropd's own files in the drop directory, which identify the process that made them:
 //!
-//! * `.qdrop-B-PID-STARTED-N-ID.NAME.part` is a partial file. N counts those of the process. ID tells
-//!   which file it is of. NAME is part of it so that a file system that rejects the name does so before
-//!   the body is received.
-//! * `.qdrop-B-PID-STARTED-alive.part` is the sign of life of a process that has partial files.
+//! * `.qdrop-B-PID-STARTED-N-ID.NAME.part` is a partial file. N counts those of the process. ID
+//!   identifies the file that is sent. NAME is included so that a file system that rejects it does so
+//!   before the body is received.
+//! * `.qdrop-B-PID-STARTED-alive.part` is the heartbeat of a process that has partial files (lease.rs).
 //!
-//! B is a digest of the boot of the machine and of the PID namespace: the PID and the start time tell a
-//! process from all others with the same B.
+//! B is a digest of the machine's boot ID and of the PID namespace. Among the processes with the same B, the
+//! PID and the start time are unique.
 
 use super::name::SafeName;
 use super::user;
@@ -31,12 +31,12 @@ pub(super) struct Owner {
     started: u64,
 }
 
-/// What a file with a name of qdropd's is.
+/// What a file is, according to a name that only qdropd gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OwnName {
     /// A partial file.
     Part(Owner),
-    /// The sign of life of a process.
+    /// The heartbeat of a process.
     Alive(Owner),
     /// A partial file of another version.
     Other,
@@ -61,8 +61,8 @@ impl Owner {
         })
     }
 
-    /// Returns whether the process has ended, as far as `us` can tell: both are of one boot and one PID
-    /// namespace.
+    /// Returns whether the process has ended. `None` if it is not of the boot and PID namespace of `us`, so
+    /// that its PID says nothing.
     pub(super) fn has_ended(self, us: Self) -> Option<bool> {
         let can_tell = self.boot == us.boot && self.process != 0 && us.process != 0;
         can_tell.then(|| started(self.process) != Some(self.started))
@@ -76,7 +76,7 @@ impl Owner {
         format!("{unique}{}{SUFFIX}", name.shortened(room))
     }
 
-    /// Returns the name of the sign of life of this process.
+    /// Returns the name of the heartbeat of this process.
     pub(super) fn alive(self) -> String {
         format!("{PREFIX}{self}{ALIVE}{SUFFIX}")
     }

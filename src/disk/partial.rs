@@ -1,6 +1,6 @@
 //! Partial files: files of the drop directory that are not whole yet, under temporary names.
 
-use super::lease::Held;
+use super::lease::LeaseGuard;
 use super::name::SafeName;
 use super::writeback::{BackgroundSync, Writeback};
 use super::{DiskError, is_full, milliseconds};
@@ -27,8 +27,8 @@ pub struct PartialFile {
     pub(super) name: SafeName,
     make_room: MakeRoom,
     digest: Xxh64,
-    /// `None` for a file that lives for a moment only.
-    pub(super) held: Option<Held>,
+    /// `None` for a file that exists only for a moment.
+    pub(super) held: Option<LeaseGuard>,
 }
 
 /// Removes something that the disk can spare, and returns whether there was anything.
@@ -41,7 +41,7 @@ impl MakeRoom {
     }
 
     /// Returns whether `error` is a lack of space and something was removed, so that the same operation
-    /// is worth another try. Each removal makes what can be removed less, so that tries end.
+    /// is worth another try. The number of tries is finite, since each removal leaves less to remove.
     pub(super) fn for_another_try(&self, error: &io::Error) -> bool {
         is_full(error) && (self.0)()
     }
@@ -69,8 +69,7 @@ impl PartialFile {
         writeback: Option<&Arc<Writeback>>,
         make_room: &MakeRoom,
     ) -> Result<Self, DiskError> {
-        // create_new follows no link and takes no file that is already there; the mode is the
-        // umask's alone.
+        // create_new follows no link and opens no existing file. The umask alone sets the mode.
         let create = || OpenOptions::new().write(true).create_new(true).open(&path);
         let file = loop {
             match create() {
@@ -92,7 +91,7 @@ impl PartialFile {
     /// Sets the file's modification time, in milliseconds since 1970 UTC.
     ///
     /// # Errors
-    /// The file system took another time, from which it differs by more than the 2 s of FAT, or none.
+    /// Fails if the file system stores no time, or one that differs by more than [`limits::COARSEST_TIME`].
     pub fn set_modified(&self, modified: i64) -> Result<(), DiskError> {
         let held = self.try_modified(modified)?;
         if held.abs_diff(modified) > limits::COARSEST_TIME {
@@ -102,15 +101,16 @@ impl PartialFile {
         Ok(())
     }
 
-    /// Sets the file's modification time, and returns the one that it has then.
+    /// Sets the file's modification time, and returns the one that the file system stored, in milliseconds
+    /// since 1970 UTC.
     pub(super) fn try_modified(&self, modified: i64) -> Result<i64, DiskError> {
         let since = Duration::from_millis(modified.unsigned_abs());
         let time = match modified {
             0.. => SystemTime::UNIX_EPOCH.checked_add(since),
             _ => SystemTime::UNIX_EPOCH.checked_sub(since),
         };
-        // Others are not to take the file for one that was not written to since then.
-        self.held.iter().for_each(Held::give_sign);
+        // Without a heartbeat, others could take a file with an old time for a stale one.
+        self.held.iter().for_each(LeaseGuard::beat);
         time.ok_or_else(|| ErrorKind::InvalidInput.into())
             .and_then(|time| self.file.set_modified(time))
             .and_then(|()| self.file.metadata()?.modified())
@@ -123,9 +123,8 @@ impl PartialFile {
         &self.temporary.path
     }
 
-    /// Writes the data to the disk. If the disk is full, room is made, and the data are written again,
-    /// for after a failed `fsync` the kernel may have dropped them. A bare second `fsync` would succeed
-    /// without them.
+    /// Writes the data to the disk. If the disk is full, makes room and writes the data again, since the
+    /// kernel may drop them after a failed `fsync`. A second `fsync` alone would succeed without them.
     ///
     /// # Errors
     /// Fails if the disk fails, or if it is full and there is no room to make.
@@ -164,7 +163,7 @@ impl PartialFile {
         if !is_whole {
             return Err(ErrorKind::InvalidData.into());
         }
-        // One that cannot be set was none that a sender set.
+        // A time that cannot be restored was not set by a sender either.
         let _ = self.file.set_modified(modified);
         Ok(())
     }
@@ -204,7 +203,7 @@ impl TemporaryName {
             return Ok(());
         }
         match fs::remove_file(&self.path) {
-            // NFS says so if the answer to its first question was lost.
+            // An NFS client that repeats a request whose reply was lost gets this error.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             result => result,
         }

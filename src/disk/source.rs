@@ -20,10 +20,10 @@ impl Source {
     /// Opens a regular file. Symbolic links are followed.
     ///
     /// # Errors
-    /// Fails if the file cannot be opened, or if it is not a regular file or says that it is empty and is
-    /// not, as those of /proc do, since the size of such is unknown.
+    /// Fails if the file cannot be opened, if it is not a regular file, or if it has size 0 but contents, as
+    /// the files of /proc have, since its real size is unknown.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
-        // This comes before the open, since opening a pipe waits for its other end.
+        // The kind is checked before the open, since opening a pipe waits for its other end.
         let kind = fs::metadata(path).map_err(|error| match fs::symlink_metadata(path) {
             Ok(_) if error.kind() == ErrorKind::NotFound => {
                 DiskError::at("open", path)(io::Error::new(error.kind(), "it is a link to nothing"))
@@ -47,7 +47,7 @@ impl Source {
         Ok(source)
     }
 
-    /// Returns whether an empty file has bytes, and did not just get them.
+    /// Returns whether a file of size 0 has contents, and still has size 0.
     fn has_hidden_bytes(&mut self) -> io::Result<bool> {
         let has_bytes = self.file.read(&mut [0])? > 0;
         self.rewind()?;
@@ -106,7 +106,7 @@ impl Source {
         self.file.rewind()
     }
 
-    /// Returns the size in bytes at the time the file was opened. As many bytes are sent.
+    /// Returns the size in bytes when the file was opened, which is how many bytes are sent.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -117,8 +117,8 @@ impl Source {
         self.modified.map_or(0, milliseconds)
     }
 
-    /// Returns whether the file was written to since it was opened. If it only grew, what it had is what
-    /// was sent.
+    /// Returns whether the file changed since it was opened. Appending does not count, since the bytes before
+    /// are what was sent.
     ///
     /// # Errors
     /// Fails if the disk fails.
@@ -128,7 +128,7 @@ impl Source {
         Ok(metadata.len() < self.size || metadata.len() == self.size && is_other)
     }
 
-    /// The error of a file whose size is not that of its contents, as in /proc and /sys.
+    /// Returns the error of a file whose size is not that of its contents, as in /proc and /sys.
     pub fn unknown_size(&self) -> DiskError {
         let what =
             "its size is not known before it is read; --name NAME HOST - sends standard input";

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 /// One sweep of a drop directory. A partial file is removed
 ///
 /// * of a process of this boot, PID namespace and user: if the process has ended;
-/// * of any other, or where there is no `/proc`: if its process gave no sign of life for
-///   [`limits::LEASE`], and nobody wrote to the file either;
+/// * of any other, or where there is no `/proc`: if its process had no heartbeat for [`limits::LEASE`],
+///   and nobody wrote to the file either;
 /// * of another version: if nobody has written to it for [`limits::FOREIGN_PART`].
 ///
 /// Symbolic links are not followed.
@@ -24,15 +24,15 @@ pub(super) struct Sweep<'a> {
     pub(super) deep: bool,
     /// Returns the time of the file system's clock.
     pub(super) clock: &'a dyn Fn() -> SystemTime,
-    /// That time, once it was needed.
+    /// The cached result of `clock`.
     pub(super) now: Option<SystemTime>,
-    /// What is to be done now and then while a large directory is swept.
+    /// Called now and then while a large directory is swept.
     pub(super) meanwhile: &'a dyn Fn(),
 }
 
 impl Sweep<'_> {
-    /// Returns the number of partial files that were removed. The directories on the way to the current
-    /// one are open, at most [`limits::DEPTH`].
+    /// Sweeps, and returns the number of partial files that were removed. The directories on the way to the
+    /// current one are open, at most [`limits::DEPTH`].
     ///
     /// # Errors
     /// Fails if the drop directory cannot be listed.
@@ -63,7 +63,7 @@ impl Sweep<'_> {
         Ok(swept)
     }
 
-    /// Returns whether a partial file was removed.
+    /// Removes a stale file. Returns whether that was a partial file.
     fn remove_if_stale(&mut self, entry: &DirEntry) -> bool {
         let name = entry.file_name();
         let Some(own) = name.to_str().and_then(OwnName::parse) else { return false };
@@ -83,24 +83,24 @@ impl Sweep<'_> {
 
     fn has_ended(&mut self, owner: Owner, path: &Path, file: &Metadata) -> bool {
         let known = owner.has_ended(self.us).filter(|_| user(file) == self.user);
-        known.unwrap_or_else(|| self.age(file) > limits::LEASE && !self.gives_signs(owner, path))
+        known.unwrap_or_else(|| self.age(file) > limits::LEASE && !self.has_heartbeat(owner, path))
     }
 
-    /// Returns whether the owner of the partial file at `path` gives signs of life. They are in its drop
-    /// directory: this one or, if there are several in each other, one below.
-    fn gives_signs(&mut self, owner: Owner, path: &Path) -> bool {
+    /// Returns whether the owner of the partial file at `path` has a fresh heartbeat. It is in its drop
+    /// directory: this one or, if one is inside the other, one below.
+    fn has_heartbeat(&mut self, owner: Owner, path: &Path) -> bool {
         let name = owner.alive();
         let directories = path.ancestors().skip(1).take(limits::DEPTH);
-        let mut signs = directories
+        let mut heartbeats = directories
             .take_while(|directory| directory.starts_with(self.top))
             .filter_map(|directory| fs::symlink_metadata(directory.join(&name)).ok())
             .collect::<Vec<_>>();
-        signs.retain(Metadata::is_file);
-        signs.iter().any(|sign| self.age(sign) <= limits::LEASE)
+        heartbeats.retain(Metadata::is_file);
+        heartbeats.iter().any(|file| self.age(file) <= limits::LEASE)
     }
 
-    /// Returns the time since a file was written. If that was in the future, a sender set the time: then
-    /// it is the time since the file was changed in any way.
+    /// Returns the time since a file was modified. If that is in the future, a sender set the time, and the
+    /// result is the time since the last change of the inode.
     fn age(&mut self, file: &Metadata) -> Duration {
         let now = *self.now.get_or_insert_with(self.clock);
         let since = |time: SystemTime| now.duration_since(time).ok();
@@ -109,7 +109,7 @@ impl Sweep<'_> {
     }
 }
 
-/// Returns when a file was changed last, its time and its names included.
+/// Returns the time of a file's last change, that of its times and names included (inode(7), ctime).
 #[cfg(unix)]
 fn changed(file: &Metadata) -> Option<SystemTime> {
     let seconds = u64::try_from(std::os::unix::fs::MetadataExt::ctime(file)).ok()?;
@@ -121,7 +121,7 @@ fn changed(_: &Metadata) -> Option<SystemTime> {
     None
 }
 
-// Linux alone tells who runs.
+// Only Linux has /proc.
 #[cfg(target_os = "linux")]
 #[cfg(test)]
 mod tests {
@@ -175,21 +175,21 @@ mod tests {
         let (new, old) = (Duration::from_secs(1), limits::LEASE + Duration::from_secs(2));
         let week = limits::FOREIGN_PART + new;
         let former = ".qdrop-000000ab-1-2-3.x.part".to_owned();
-        // The name, its age, the owner and the age of the sign of life, whether the part stands.
+        // The name, its age, the owner and the age of the heartbeat, whether the part stays.
         let table = [
             (part(us), week, None, true, "ours"),
             (part(earlier), new, None, false, "an earlier process of our number"),
             (part(ended), new, None, false, "one that has ended"),
-            (part(ended), new, Some((ended, new)), false, "with a young sign"),
+            (part(ended), new, Some((ended, new)), false, "with a fresh heartbeat"),
             (part(parent), week, None, true, "one that runs"),
             (part(other), new, None, true, "one of another boot that was just written"),
-            (part(other), old, None, false, "one of another boot that gives no signs"),
-            (part(other), week, Some((other, new)), true, "one that gives signs"),
-            (part(other), old, Some((other, old)), false, "one that gives signs no more"),
-            (part(other), new, Some((other, old)), true, "one whose sign is late"),
-            (part(other), old, Some((parent, new)), false, "one with the signs of another"),
+            (part(other), old, None, false, "one of another boot without a heartbeat"),
+            (part(other), week, Some((other, new)), true, "one with a heartbeat"),
+            (part(other), old, Some((other, old)), false, "one whose heartbeat has stopped"),
+            (part(other), new, Some((other, old)), true, "one whose heartbeat is late"),
+            (part(other), old, Some((parent, new)), false, "one with the heartbeat of another"),
             (part(unknown), new, None, true, "one that could not read who it is"),
-            (part(unknown), old, None, false, "the same, and gives no signs"),
+            (part(unknown), old, None, false, "the same, without a heartbeat"),
             (former.clone(), old, None, true, "one of a former version"),
             (former, week, None, false, "the same, of last week"),
         ];

@@ -1,4 +1,4 @@
-//! Background writeback: while large bodies are received, one thread syncs what has come. Otherwise the
+//! Background writeback: while large bodies are received, one thread syncs what was written. Otherwise the
 //! kernel delays its writes, and the `fsync` at the end has everything to do.
 
 use super::lock;
@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+/// The requests for background syncs, and the loop that serves them.
 #[derive(Debug, Default)]
 pub(super) struct Writeback {
     state: Mutex<State>,
@@ -22,7 +23,7 @@ struct State {
     next: Option<Shared>,
     /// Whether a thread is syncing.
     syncing: bool,
-    /// Whether the housekeeping is to be done now.
+    /// Whether to run the housekeeping now.
     woken: bool,
 }
 
@@ -48,8 +49,8 @@ pub(super) struct BackgroundSync {
 
 impl Writeback {
     /// Runs until `housekeeping` fails, and returns its error. Calls it first, after each wake-up, and
-    /// after the time that it returned. Calls `start_sync` when a sync is requested and no thread is syncing. If that returns false, this
-    /// thread does it.
+    /// after the time that it returned. Calls `start_sync`, which is to start a thread, when a sync is
+    /// requested and no thread is syncing. If that returns false, this thread syncs.
     pub(super) fn run<E>(
         &self,
         start_sync: impl Fn() -> bool,
@@ -74,7 +75,7 @@ impl Writeback {
         }
     }
 
-    /// Syncs what is requested, until there is nothing.
+    /// Syncs the requested files until no request is left.
     pub(super) fn sync_requested(&self) {
         loop {
             let mut state = lock(&self.state);
@@ -90,7 +91,7 @@ impl Writeback {
         }
     }
 
-    /// Makes the running thread do its housekeeping.
+    /// Makes the thread of [`Writeback::run`] do its housekeeping now.
     pub(super) fn wake(&self) {
         lock(&self.state).woken = true;
         self.changed.notify_one();
@@ -112,7 +113,7 @@ impl BackgroundSync {
         if lock(&self.writeback.state).next.is_some() {
             return;
         }
-        // Without the lock, since a disk may be slow and others wait for it.
+        // The lock is not held here, since a disk may be slow.
         let open = || SyncHandle { file: File::open(path).ok(), error: None };
         let handle = self.handle.get_or_insert_with(|| Arc::new(Mutex::new(open())));
         let mut state = lock(&self.writeback.state);
@@ -137,7 +138,7 @@ impl BackgroundSync {
 
 impl Drop for BackgroundSync {
     fn drop(&mut self) {
-        // The errors of a file that is given up do not matter.
+        // Nobody needs the errors of a file that is discarded.
         let _ = self.close();
     }
 }

@@ -338,8 +338,9 @@ impl Table {
         }
     }
 
-    /// Makes room for receipts. Returns whether there is room. Programs that stay connected lose theirs first,
-    /// since they never read any; then peers that have taken none for [`limits::EVICT_AFTER`] are evicted.
+    /// Makes room for receipts. Returns whether there is room. Programs that stay connected lose theirs
+    /// first, since they never read any. Then peers that have taken none for [`limits::EVICT_AFTER`] are
+    /// evicted.
     fn make_room_for_receipts(&mut self) -> bool {
         while self.connections.iter().map(Entry::receipts).sum::<usize>() > limits::ALL_RECEIPTS {
             let stays = |it: &Entry| it.stays_open && it.state != State::Draining;
@@ -428,8 +429,8 @@ impl Entry {
     }
 }
 
-/// Returns the address or network that a peer counts for. An IPv6 peer counts for its /64, unless it shares that
-/// with our end of the connection: a LAN is one /64.
+/// Returns the address or network that a peer counts for. An IPv6 peer counts for its /64, unless it shares
+/// that with our end of the connection: a LAN is one /64.
 fn key(peer: IpAddr, local: IpAddr) -> IpAddr {
     let network = |address: Ipv6Addr| Ipv6Addr::from_bits(address.to_bits() >> 64 << 64);
     match (peer.to_canonical(), local) {
