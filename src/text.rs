@@ -10,7 +10,7 @@ pub struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        for (c, is_plain) in judged(self.0) {
+        for (c, is_plain) in classified(self.0) {
             match c {
                 '\\' => f.write_str("\\\\")?,
                 '\n' => f.write_str("\\n")?,
@@ -31,7 +31,7 @@ pub struct Json<'a>(pub &'a str);
 impl Display for Json<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_char('"')?;
-        for (c, is_plain) in judged(self.0) {
+        for (c, is_plain) in classified(self.0) {
             match c {
                 '"' => f.write_str("\\\"")?,
                 '\\' => f.write_str("\\\\")?,
@@ -51,7 +51,7 @@ impl Display for Json<'_> {
 }
 
 /// Returns each character of a text, and whether it may be displayed as it is.
-fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
+fn classified(text: &str) -> impl Iterator<Item = (char, bool)> {
     let mut before = None;
     text.char_indices().map(move |(at, c)| {
         let after = || text[at + c.len_utf8()..].chars().next();
@@ -70,7 +70,7 @@ fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
 
 /// Returns whether a text has only characters that may be displayed as they are.
 pub fn is_printable(text: &str) -> bool {
-    judged(text).all(|(_, is_plain)| is_plain)
+    classified(text).all(|(_, is_plain)| is_plain)
 }
 
 /// Joins pictographs to one emoji.
@@ -105,12 +105,12 @@ fn takes_variation(c: char) -> bool {
     if c.is_ascii() { matches!(c, '0'..='9' | '#' | '*') } else { is_seen }
 }
 
-/// Returns the beginning of a peer's text, with `…` if that is not all. It has at most `most` characters
-/// when it is displayed with [`Escaped`].
+/// Truncates a peer's text to at most `most` characters, as [`Escaped`] displays it, and appends `…` if it
+/// is longer.
 pub fn shortened(text: &str, most: usize) -> String {
     let mut left = most;
-    let mut judged = judged(text).zip(text.char_indices());
-    let end = judged.find_map(|((_, is_plain), (at, _))| {
+    let mut characters = classified(text).zip(text.char_indices());
+    let end = characters.find_map(|((_, is_plain), (at, _))| {
         let room = left.checked_sub(if is_plain { 1 } else { LONGEST_ESCAPE });
         left = room.unwrap_or(0);
         room.is_none().then_some(at)
@@ -118,10 +118,10 @@ pub fn shortened(text: &str, most: usize) -> String {
     end.map_or_else(|| text.to_owned(), |end| format!("{}…", &text[..end]))
 }
 
-/// Characters of `\u{10ffff}`.
+/// Characters of the longest escape sequence, `\u{10ffff}`.
 const LONGEST_ESCAPE: usize = 10;
 
-/// Displays an error without the number that `io::Error` appends: `Connection refused`.
+/// Displays an error without the number that [`std::io::Error`] appends: `Connection refused`.
 pub struct Reason<'a>(pub &'a dyn Display);
 
 impl Display for Reason<'_> {
@@ -298,7 +298,7 @@ mod tests {
             ("a\u{200b}\u{ad}\u{feff}b", "a\\u{200b}\\u{ad}\\u{feff}b"),
             ("\u{180e}\u{2060}\u{2064}\u{fff9}", "\\u{180e}\\u{2060}\\u{2064}\\u{fff9}"),
             ("x\u{e0041}\u{3164}\u{200c}", "x\\u{e0041}\\u{3164}\\u{200c}"),
-            // An emoji is whole. A joiner or a selector that joins or selects nothing is told.
+            // An emoji stays as it is. A joiner or a selector that joins or selects nothing is escaped.
             ("👩‍💻 ❤️‍🔥 1️⃣ 👍🏽", "👩‍💻 ❤️‍🔥 1️⃣ 👍🏽"),
             ("葛\u{e0100}", "葛\u{e0100}"),
             ("a\u{200d}b\u{fe0f}", "a\\u{200d}b\\u{fe0f}"),

@@ -238,7 +238,7 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "not a whole number above 0".to_owned())
 }
 
-/// Parses a number of times, perhaps 0.
+/// Parses a number, which may be 0.
 pub(super) fn times(text: &str) -> Result<usize, String> {
     if text == "0" { Ok(0) } else { count(text).map_err(|_| "not a whole number".to_owned()) }
 }
@@ -250,8 +250,8 @@ pub(super) fn rate(text: &str) -> Result<u64, String> {
     })
 }
 
-/// Parses a number of bytes, perhaps with a fraction and a unit: K, M, G, T and KiB, MiB, GiB, TiB are powers of
-/// 1024; KB, MB, GB, TB are powers of 1000, as dd(1), rsync(1) and sort(1) have them.
+/// Parses a number of bytes, perhaps with a fraction and a unit. K, M, G, T and KiB, MiB, GiB, TiB are
+/// powers of 1024. KB, MB, GB, TB are powers of 1000, as in dd(1) and rsync(1).
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let wrong = || "not a size: bytes, or a number with a unit, as in 500K, 1.5M, 10MB or 1GiB";
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());

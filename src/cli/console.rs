@@ -1,5 +1,5 @@
-//! Prints everything from one thread, so that the live line does not mix with other lines, and a
-//! terminal or pipe that accepts nothing does not block a transfer.
+//! Prints everything from one thread, so that the live line does not mix with other lines, and a blocked
+//! terminal or pipe does not block a transfer.
 
 use super::meter::{Id, Meter, Report};
 use super::{Blocking, write_output};

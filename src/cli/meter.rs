@@ -15,14 +15,15 @@ pub(super) struct Id(u64);
 pub(super) struct Meter {
     transfers: Vec<Transfer>,
     next: u64,
-    /// Bytes of all transfers so far, and the recent rate in bytes per second.
+    /// Bytes of all transfers so far.
     moved: u64,
+    /// The recent rate in bytes per second.
     rate: u64,
     /// When the first of the active transfers began.
     since: Instant,
     /// When the rate was last measured, and `moved` at that time.
     sample: (Instant, u64),
-    /// The expected total, if it is known.
+    /// The expected totals, if they are known.
     plan: Option<Plan>,
 }
 
@@ -30,8 +31,9 @@ pub(super) struct Meter {
 struct Plan {
     total: usize,
     bytes: u64,
-    /// Transfers and bytes of these that are finished.
+    /// Finished transfers.
     finished: usize,
+    /// Bytes of the finished transfers.
     finished_bytes: u64,
 }
 
@@ -39,11 +41,11 @@ struct Plan {
 struct Transfer {
     id: Id,
     name: String,
-    /// The sender, if there may be several.
+    /// The sender, if there can be several.
     peer: Option<SocketAddr>,
     done: u64,
-    /// Bytes that were transferred before it began.
-    had: u64,
+    /// Bytes that an earlier transfer had moved.
+    resumed_at: u64,
     total: u64,
     began: Instant,
     reported: Instant,
@@ -54,9 +56,11 @@ struct Transfer {
 pub(super) struct Report {
     pub(super) name: String,
     pub(super) peer: Option<SocketAddr>,
-    /// Bytes so far, in all, and per second.
+    /// Bytes so far.
     pub(super) done: u64,
+    /// Bytes of the whole.
     pub(super) size: u64,
+    /// Bytes per second.
     pub(super) rate: u64,
 }
 
@@ -111,13 +115,14 @@ impl Meter {
         let id = Id(self.next);
         self.next += 1;
         let (began, reported) = (now, now);
-        self.transfers.push(Transfer { id, name, peer, done: 0, had: 0, total, began, reported });
+        let (done, resumed_at) = (0, 0);
+        self.transfers.push(Transfer { id, name, peer, done, resumed_at, total, began, reported });
         id
     }
 
     pub(super) fn resume(&mut self, id: Id, bytes: u64) {
         if let Some(transfer) = self.transfer(id) {
-            transfer.had = bytes;
+            transfer.resumed_at = bytes;
             transfer.done += bytes;
         }
     }
@@ -189,7 +194,8 @@ impl Meter {
             .filter(|transfer| now.duration_since(transfer.reported) >= limits::REPORT);
         due.map(|transfer| {
             transfer.reported = now;
-            let rate = Rate::of(transfer.done - transfer.had, now.duration_since(transfer.began)).0;
+            let rate =
+                Rate::of(transfer.done - transfer.resumed_at, now.duration_since(transfer.began)).0;
             let (name, peer) = (transfer.name.clone(), transfer.peer);
             Report { name, peer, done: transfer.done, size: transfer.total, rate }
         })

@@ -23,8 +23,8 @@ fn version(program: &str) -> String {
     format!("{program} {}\n", env!("CARGO_PKG_VERSION"))
 }
 
-/// A standard stream that blocks. Another process that has the same pipe or terminal may have set it not to
-/// (`O_NONBLOCK`).
+/// Makes a standard stream block, even if another process that shares the pipe or terminal has set
+/// `O_NONBLOCK`.
 struct Blocking<T>(T);
 
 impl<T> Blocking<T> {
@@ -56,12 +56,12 @@ impl<T: Write> Write for Blocking<T> {
     }
 }
 
-/// Whether standard error is a terminal that can redraw a line.
+/// Returns whether standard error is a terminal that can redraw a line.
 fn can_redraw() -> bool {
     io::stderr().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Writes a text to standard output. That its reader has gone is no error.
+/// Writes a text to standard output. A closed pipe is not an error.
 fn write_output(text: &str) -> io::Result<()> {
     let mut output = Blocking(io::stdout());
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
@@ -78,7 +78,7 @@ fn print_text(program: &str, text: &str) -> Exit {
     }
 }
 
-/// Prints that standard output took not everything.
+/// Prints that writing to standard output failed.
 fn cannot_write(program: &str, error: &io::Error) -> Exit {
     fatal(&format!("{program}: cannot write to standard output: {}", Reason(error)))
 }
@@ -89,7 +89,8 @@ fn usage_error(program: &str, text: &str) -> Exit {
     Exit::Usage
 }
 
-/// Returns why an address cannot be listened on, and what to do. `others` are listened on already.
+/// Returns why an address cannot be listened on, and what to do. `others`: the addresses that are listened
+/// on already.
 fn cannot_listen(address: SocketAddr, error: &io::Error, others: &[SocketAddr]) -> String {
     let every = |address: &SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
     let hint = match error.kind() {
@@ -144,7 +145,7 @@ fn listener_hint(address: SocketAddr, what: &str, command: [&str; 2]) -> String 
     format!("on another machine: {before} {at}{after}")
 }
 
-/// Prints an error when there is no console.
+/// Prints an error without a console.
 fn fatal(line: &str) -> Exit {
     let _ = writeln!(io::stderr(), "{line}");
     Exit::Local

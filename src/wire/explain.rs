@@ -1,4 +1,4 @@
-//! Describes the beginning of a stream that is no header, for the person whose program sent it.
+//! Describes the beginning of a stream that is not a header, for the person whose program sent it.
 
 use super::qdatastream::units;
 use super::readable;
@@ -7,19 +7,19 @@ use super::{foreign, text_head};
 
 const PRIVATE: &str = "a private protocol; only total, size and name may stand before the file";
 
-/// Bytes at the start of a stream that are examined: three numbers or strings of usual length before a
-/// header.
+/// Bytes at the start of a stream that are examined: room for three numbers or strings of usual length and
+/// a header.
 pub const SNIFF: usize = 128;
 
-/// Bytes in front of a header that are looked behind.
+/// Bytes before a header up to which a header is searched for.
 const IN_FRONT: u8 = 64;
 
-/// Returns whether a stream that begins like this is most likely one of headers.
+/// Returns whether a stream that begins like this most likely begins with a header.
 pub fn is_header(beginning: &[u8]) -> bool {
     is_header_that_counts(beginning, 0)
 }
 
-/// Like [`is_header`], for a header whose second number may count so many bytes of something else.
+/// Like [`is_header`], for a header whose second number may also count `more` bytes of something else.
 fn is_header_that_counts(beginning: &[u8], more: i64) -> bool {
     number_at(beginning, 0).zip(number_at(beginning, 8)).is_some_and(|(total, size)| {
         let name = length_at(beginning, 16);
@@ -27,7 +27,7 @@ fn is_header_that_counts(beginning: &[u8], more: i64) -> bool {
     })
 }
 
-/// Returns whether a second number goes with a name of this length and so many bytes of something else.
+/// Returns whether a second number matches a name of this length and `more` bytes of something else.
 fn is_name_size(size: i64, name: Option<i64>, more: i64) -> bool {
     name.is_some_and(|name| [4, 18, 20].iter().any(|fields| size == fields + name + more))
 }
@@ -37,13 +37,13 @@ fn number_at(bytes: &[u8], offset: usize) -> Option<i64> {
     bytes.get(offset..)?.first_chunk().copied().map(i64::from_be_bytes)
 }
 
-/// Returns the `quint32` at this offset, the length of a string.
+/// Returns the `quint32` at this offset, the length of a string in bytes.
 fn length_at(bytes: &[u8], offset: usize) -> Option<i64> {
     bytes.get(offset..)?.first_chunk().copied().map(|bytes| u32::from_be_bytes(bytes).into())
 }
 
-/// Returns the bytes of a string that begins here and is readable as far as it has come, at most those
-/// of a name.
+/// Returns the encoded size in bytes of a string at this offset, if it is no longer than a name and readable
+/// as far as it has arrived.
 fn string_at(bytes: &[u8], offset: usize) -> Option<usize> {
     let length = u32::from_be_bytes(*bytes.get(offset..)?.first_chunk()?);
     let is_name = length % 2 == 0 && (2..=readable::FILE_NAME_BYTES).contains(&length);
@@ -71,7 +71,7 @@ pub fn explain(prefix: &[u8], why: &str) -> String {
         .map_or_else(|| why.to_owned(), |(what, advice)| format!("it looks like {what} ({advice})"))
 }
 
-/// Whether it is a text. No total has eight readable bytes.
+/// Recognises a text. No total has eight readable bytes.
 fn text(prefix: &[u8]) -> Option<(&'static str, &'static str)> {
     let first = &prefix[..prefix.len().min(8)];
     // The last character may be cut.
@@ -93,7 +93,7 @@ fn text(prefix: &[u8]) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// Whether there is a header behind something.
+/// Recognises a header that something precedes.
 fn in_front(prefix: &[u8]) -> Option<(&'static str, &'static str)> {
     let string = string_at(prefix, 0);
     let behind = |at: &u8| {
@@ -113,10 +113,10 @@ fn in_front(prefix: &[u8]) -> Option<(&'static str, &'static str)> {
     Some((what, PRIVATE))
 }
 
-/// Whether there is something between or behind the fields of a header.
+/// Recognises a header with something between or after its fields.
 fn within(prefix: &[u8]) -> Option<(&'static str, &'static str)> {
     let (total, second) = (number_at(prefix, 0)?, number_at(prefix, 8)?);
-    // Whether the number is a name size that matches the string length at `name`, and may count more.
+    // Whether `size` is the size of the string whose length is at the offset `name`, and `more` bytes.
     let counts_at =
         |size, name, more| length_at(prefix, name).is_some_and(|length| size == length + 4 + more);
     let name_at = |size, name| counts_at(size, name, 0);
@@ -127,13 +127,13 @@ fn within(prefix: &[u8]) -> Option<(&'static str, &'static str)> {
             .into_iter()
             .any(|name| swapped.0 >= swapped.1 && is_name_size(swapped.1, Some(name.into()), 0))
     });
-    // The second number may count what stands before the name.
+    // The second number may count the bytes before the name.
     let is_name_at = |at: u8| {
         let (name, between) = (usize::from(at), i64::from(at) - 16);
         (name_at(second, name) || counts_at(second, name, between))
             && string_at(prefix, name).is_some()
     };
-    // Bytes that the second number counts behind the name.
+    // Bytes after the name that the second number counts.
     let further = length_at(prefix, 16).and_then(|name| second.checked_sub(name + 4)).unwrap_or(0);
     Some(match () {
         () if name_at(second, 24) => ("a header with a command word after the sizes", PRIVATE),

@@ -1,13 +1,13 @@
-//! A buffered stream whose next bytes can be looked at before it is decided whose they are.
+//! A buffered stream whose next bytes can be examined without being consumed.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 
-/// A stream that shows more than one byte ahead.
+/// A stream that can show its next bytes.
 pub trait Peek: BufRead {
-    /// Returns the next bytes, at least `least` of them unless the stream ends before. None is consumed.
+    /// Returns the next bytes without consuming them, at least `least` unless the stream ends before.
     ///
     /// # Errors
-    /// Fails if the stream fails before so many have come. Those that have come are not lost.
+    /// Fails if the stream fails before that many have arrived. Those that have arrived are not lost.
     fn peek(&mut self, least: usize) -> io::Result<&[u8]>;
 }
 
@@ -28,17 +28,17 @@ impl Peek for &[u8] {
 pub struct PeekReader<R> {
     stream: R,
     buffer: Vec<u8>,
-    /// The bytes that are buffered: from the first to the second.
+    /// The range of the buffer that is filled: its start and its end.
     filled: (usize, usize),
 }
 
 impl<R: Read> PeekReader<R> {
-    /// Creates a reader of `stream`, which asks it for `capacity` bytes, or for as many as are peeked.
+    /// Creates a reader of `stream` with a buffer of `capacity` bytes, which grows if more are peeked.
     pub fn with_capacity(capacity: usize, stream: R) -> Self {
         Self { stream, buffer: vec![0; capacity], filled: (0, 0) }
     }
 
-    /// Returns what is buffered.
+    /// Returns the buffered bytes.
     pub fn buffer(&self) -> &[u8] {
         &self.buffer[self.filled.0..self.filled.1]
     }
@@ -48,7 +48,7 @@ impl<R: Read> PeekReader<R> {
         &self.stream
     }
 
-    /// Returns the stream. What is read from it directly comes after what is buffered.
+    /// Returns the stream. Reading from it directly skips the buffered bytes.
     pub fn get_mut(&mut self) -> &mut R {
         &mut self.stream
     }
@@ -86,7 +86,7 @@ impl<R: Read> BufRead for PeekReader<R> {
 
 impl<R: Read> Read for PeekReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // A large piece of a body need not be copied.
+        // A large read bypasses the empty buffer, as with `BufReader`.
         if self.buffer().is_empty() && buffer.len() >= self.buffer.len() {
             return self.stream.read(buffer);
         }

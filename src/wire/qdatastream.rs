@@ -110,8 +110,8 @@ impl<R: Read> Reader<R> {
         self.length(limit)?.map(|length| self.units(length)).transpose()
     }
 
-    /// Reads the length of a `QString` of at most `limit` bytes. Returns `None` for the null string, of
-    /// which nothing follows.
+    /// Reads the length in bytes of a `QString` of at most `limit` bytes. Returns `None` for the null string,
+    /// which has no bytes.
     ///
     /// # Errors
     /// Fails if the length is odd or above `limit` (checked in this order, as in Qt), or if the stream
@@ -124,8 +124,8 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Reads the length of a `QByteArray` of at most `limit` bytes, which may be odd. Returns `None` for
-    /// the null one, of which nothing follows.
+    /// Reads the length of a `QByteArray` of at most `limit` bytes, which may be odd. Returns `None` for the
+    /// null array, which has no bytes.
     ///
     /// # Errors
     /// Fails if the length is above `limit`, or if the stream ends or fails.
@@ -144,7 +144,7 @@ impl<R: Read> Reader<R> {
         self.bytes(length).map(|bytes| units(&bytes))
     }
 
-    /// Reads so many bytes. Memory grows with those that arrive, not with the declared length.
+    /// Reads `length` bytes. Memory grows with those that arrive, not with the declared length.
     ///
     /// # Errors
     /// Fails if the stream ends or fails.
@@ -181,7 +181,7 @@ impl<R: Peek> Reader<R> {
     /// Returns the next bytes as [`Peek::peek`] does.
     ///
     /// # Errors
-    /// Fails if the stream fails before so many have come.
+    /// Fails if the stream fails before that many have arrived.
     pub fn peek(&mut self, least: usize) -> Result<&[u8], ReadError> {
         self.stream.peek(least).map_err(ReadError::Io)
     }

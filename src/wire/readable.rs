@@ -1,17 +1,17 @@
-//! Recognises what people write: names of files, and the further strings of a header.
+//! Heuristics for text that people write: names of files, and the further strings of a header.
 
 use super::qdatastream::units;
 use crate::text::is_printable;
 
-/// Characters of the longest name of a file that any system has.
+/// Characters of the longest file name that any system allows.
 const FILE_NAME: usize = 255;
 
 /// Bytes of the longest such name as UTF-16.
 pub const FILE_NAME_BYTES: u32 = 2 * 255;
 
-/// Decodes the bytes of a name. Most are UTF-16. A name of 8-bit characters (`char *`, `QByteArray`),
-/// with or without a zero at its end, is printable UTF-8 that no UTF-16 gives: its length is odd, or it
-/// ends like the name of a file. In UTF-16, an ending has zeros. Returns `None` if it is neither.
+/// Decodes the bytes of a name. Most are UTF-16. A name of 8-bit characters (`char *`, `QByteArray`), with
+/// or without a NUL at its end, is printable UTF-8 that cannot be the UTF-16 of a name: its length is odd,
+/// or it ends in a file extension, which contains zeros in UTF-16. Returns `None` if it is neither.
 pub fn name(bytes: &[u8]) -> Option<Vec<u16>> {
     let is_odd = bytes.len() % 2 != 0;
     let narrow = String::from_utf8(bytes.strip_suffix(&[0]).unwrap_or(bytes).to_vec()).ok();
@@ -25,7 +25,7 @@ pub fn name(bytes: &[u8]) -> Option<Vec<u16>> {
     }
 }
 
-/// Returns whether a text ends with a dot and up to five letters or digits.
+/// Returns whether a text ends in a file extension: a dot and up to five ASCII letters or digits.
 pub fn ends_like_a_file_name(text: &str) -> bool {
     text.rsplit_once('.').is_some_and(|(stem, ending)| {
         !stem.is_empty()
@@ -39,13 +39,13 @@ pub fn text(units: &[u16]) -> Option<String> {
     String::from_utf16(units).ok().filter(|text| !text.is_empty() && is_printable(text))
 }
 
-/// Returns whether `size` bytes, of which these have come, may be one or more [`text`]s that fill them
-/// exactly. If all of them have come, this is certain.
+/// Returns whether `size` bytes, of which these have arrived, may be one or more [`text`]s that fill them
+/// exactly. If all of them have arrived, the result is certain.
 pub fn may_be_texts(bytes: &[u8], size: usize) -> bool {
     let mut at = 0;
     while at < size {
         let Some(length) = bytes.get(at..).and_then(|rest| rest.first_chunk()) else {
-            // Their length has yet to come.
+            // The length of the next one has not arrived yet.
             return bytes.len() < size && size - at > 4;
         };
         let length = u32::from_be_bytes(*length) as usize;
@@ -62,8 +62,8 @@ pub fn may_be_texts(bytes: &[u8], size: usize) -> bool {
     true
 }
 
-/// Returns whether a name is rather the content of a file, such as a picture in base64: it is longer than
-/// any name, or than any path of letters and digits alone.
+/// Returns whether a name is more likely the content of a file, such as a picture in base64: a component of
+/// it is longer than any file name, or all of it is base64.
 pub fn is_content(name: &[u16]) -> bool {
     let text = String::from_utf16_lossy(name);
     let is_base64 = |text: &str| {

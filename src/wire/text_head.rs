@@ -1,5 +1,5 @@
-//! The header that is a text, `name##size` (docs/PROTOCOL.md, 5). It has no end mark and nothing that
-//! could be checked, so it is taken only where its bytes allow no other reading that would be stored.
+//! The header that is a text, `name##size` (docs/PROTOCOL.md, 5). It has no end mark and no check, so it is
+//! accepted only where its bytes allow no other reading that would be stored.
 
 use super::foreign;
 use crate::limits;
@@ -11,22 +11,22 @@ pub const MARK: &str = "##";
 /// What the first bytes of a stream are.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TextHead {
-    /// A head: the name, the bytes of the file, and its own bytes.
+    /// A head: the name, the size of the file, and the length of the head, both in bytes.
     Whole(String, u64, usize),
-    /// More has to come before it is a head.
+    /// The beginning of a head.
     Begun,
-    /// No head, whatever follows.
+    /// Not a head, whatever follows.
     None,
 }
 
 /// Returns whether a stream that begins with this byte may begin with a text. The first byte of a
-/// `QDataStream` header is 00 or FF, and other control characters are of no text.
+/// `QDataStream` header is 00 or FF, and a text has no other control characters.
 pub fn may_begin_with(byte: u8) -> bool {
     byte >= b' ' && byte != u8::MAX
 }
 
 impl TextHead {
-    /// Judges the first piece of a stream, or all that has come of it.
+    /// Classifies the first piece of a stream, or everything that has arrived of it.
     pub fn of(piece: &[u8]) -> Self {
         let (text, is_cut) = match std::str::from_utf8(piece) {
             Ok(text) => (text, true),
@@ -49,14 +49,14 @@ impl TextHead {
                 }
                 _ => Self::None,
             },
-            // Bytes of the file are behind the size, or the name is cut in an odd place.
+            // Bytes of the file follow the size, or the name is cut in an odd place.
             _ if has_size(text) || foreign::protocol(piece).is_some() => Self::None,
             _ => Self::Begun,
         }
     }
 
-    /// Judges a piece that begins with this text and goes on with what no head has: the file is behind it.
-    /// If the file begins with a digit, the size becomes too large, and the file is never complete.
+    /// Classifies a piece that begins with this text, followed by a byte that no head has: the file follows
+    /// the head. If the file begins with a digit, the size becomes too large, and the file is never complete.
     fn with_file(text: &str) -> Self {
         let mut heads = text.match_indices(MARK).filter_map(|(at, mark)| {
             let rest = &text[at + mark.len()..];
@@ -82,20 +82,20 @@ fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Returns the size that these digits are, as a program writes it.
+/// Parses a size in the form in which programs write it, without leading zeros.
 fn size(digits: &str) -> Option<u64> {
     let is_plain = |size: &u64| i64::try_from(*size).is_ok() && size.to_string() == digits;
     digits.parse().ok().filter(is_plain)
 }
 
-/// Returns whether a mark with a digit behind it is in a text.
+/// Returns whether a text contains a mark that a digit follows.
 pub fn has_size(text: &str) -> bool {
     text.match_indices(MARK)
         .any(|(at, mark)| text[at + mark.len()..].starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Returns whether a head, by its last mark of a file of `size` bytes, could as well be an earlier head
-/// with bytes of its file behind it, of which as many are still to come.
+/// Returns whether a head, whose last mark gives a file of `size` bytes, could as well be a shorter head
+/// that is followed by the beginning of its file, of which another `size` bytes are to come.
 fn is_ambiguous(text: &str, size: u64) -> bool {
     text.match_indices(MARK).any(|(at, mark)| {
         let rest = &text[at + mark.len()..];
@@ -144,8 +144,8 @@ mod tests {
             (b"a##4x##0", TextHead::None),
             (b"a##14x##0", whole("a##14x", 0)),
         ];
-        for (bytes, judged) in table {
-            assert_eq!(TextHead::of(bytes), judged, "{}", String::from_utf8_lossy(bytes));
+        for (bytes, expected) in table {
+            assert_eq!(TextHead::of(bytes), expected, "{}", String::from_utf8_lossy(bytes));
         }
         assert_eq!(TextHead::of(&[b'a'; limits::TEXT_HEAD]), TextHead::Begun);
         assert_eq!(TextHead::of(&[b'a'; limits::TEXT_HEAD + 1]), TextHead::None);

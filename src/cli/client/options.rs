@@ -19,7 +19,7 @@ pub(super) struct Options {
     pub(super) files: Vec<PathBuf>,
     pub(super) name: Option<String>,
     pub(super) recursive: bool,
-    /// The modification time in them is set for each file.
+    /// The modification time in them is not set here, but for each file.
     pub(super) extended: ExtendedOptions,
     pub(super) retry: usize,
     pub(super) jobs: usize,
@@ -238,7 +238,7 @@ impl Given {
         Ok((mode, files))
     }
 
-    /// Checks the names that the files are to have, above all that of standard input.
+    /// Checks the names under which the files are sent, and that standard input goes with the options.
     fn check_names(&self, files: &[PathBuf]) -> Result<(), String> {
         let alone = files.len() == 1;
         if self.name.is_some() && !alone {
@@ -270,7 +270,7 @@ impl Given {
     }
 }
 
-/// Refuses a receiver where receivers connect.
+/// Rejects a receiver with --listen, where receivers connect.
 fn check_no_host(files: &[OsString]) -> Result<(), String> {
     let [first, _, ..] = files else { return Ok(()) };
     let text = first.to_string_lossy();
@@ -282,8 +282,8 @@ fn check_no_host(files: &[OsString]) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses operands in the order of other programs: the receiver last, as scp and rsync have it, or its
-/// port apart, as nc has it.
+/// Rejects operands in the order of other programs: the receiver last, as with scp and rsync, or its port
+/// apart, as with nc.
 fn check_order(host: &OsStr, files: &[OsString]) -> Result<(), String> {
     let exists = |operand: &OsStr| Path::new(operand).symlink_metadata().is_ok();
     let shown = host.to_string_lossy();

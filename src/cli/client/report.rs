@@ -1,4 +1,4 @@
-//! What `qdrop` tells of each file, and the exit status that follows from it.
+//! What `qdrop` prints about each file, and the exit status that follows from it.
 
 use super::options::Options;
 use super::retry::{QueuedFile, WhenBusy, pause_before};
@@ -33,16 +33,16 @@ struct State {
     totals: Totals,
     /// The first failure in the order of the files: its index and exit status.
     failure: Option<(usize, Exit)>,
-    /// XXH64 of each name under which a file is stored, and whether the file was sent just now. A million
-    /// of them have room in memory.
+    /// XXH64 of each name under which a file is stored, and whether the file was sent by this call. Digests
+    /// take less memory than a million names.
     names: HashMap<u64, bool>,
-    /// XXH64 of the names in lower case.
+    /// XXH64 of the same names in lower case.
     lower_names: HashSet<u64>,
-    /// Whether it was said that two names differ in case alone.
+    /// Whether the warning about names that differ only in case was printed.
     warned_of_case: bool,
-    /// Whether it was said that the receiver keeps what a file was before.
+    /// Whether the warning about a receiver that keeps old versions of a file was printed.
     warned_of_versions: bool,
-    /// Whether it was said that the receiver keeps no directories.
+    /// Whether the warning about a receiver that keeps no directories was printed.
     warned_of_flattening: bool,
 }
 
@@ -66,12 +66,12 @@ impl<'a> Reporter<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The exit status: that of the first failure in the order of the files.
+    /// Returns the exit status: that of the first failure in the order of the files.
     pub(super) fn exit(&self) -> Exit {
         self.state().failure.map_or(Exit::Done, |(_, exit)| exit)
     }
 
-    /// Reports a path below a directory that is not sent.
+    /// Reports that a path below a directory is skipped.
     pub(super) fn left_out(&self, path: &Path, why: &str) {
         let path = path.to_string_lossy();
         self.printer.log(format!("qdrop: {} left out: {why}", Escaped(&path)));
@@ -112,14 +112,14 @@ impl<'a> Reporter<'a> {
         }
     }
 
-    /// Returns whether the name under which a file is stored is that of another file that was sent just now.
+    /// Returns whether the name under which a file is stored is that of another file that this call has sent.
     pub(super) fn has_sent(&self, sent: &Sent) -> bool {
         let name = sent.stored_as.as_ref().map(|name| xxh64(name.as_bytes()));
         name.is_some_and(|name| self.state().names.get(&name) == Some(&true))
     }
 
-    /// Records the name under which a file is stored. If another file of this call has it, returns what
-    /// that means.
+    /// Records the name under which a file is stored. If another file of this call has the same name, returns
+    /// the error.
     fn another_of_this_name(&self, sent: &Sent) -> Option<String> {
         let name = sent.stored_as.as_ref()?;
         let mut state = self.state();
@@ -181,7 +181,7 @@ impl<'a> Reporter<'a> {
         });
     }
 
-    /// Warns once of a receiver that takes directories out of names.
+    /// Warns once about a receiver that drops the directories of names.
     fn warn_of_flattening(&self, file: &QueuedFile, sent: &Sent) {
         let flat = sent.stored_as.as_ref().is_some_and(|stored_as| !stored_as.contains('/'));
         if flat
@@ -196,7 +196,7 @@ impl<'a> Reporter<'a> {
         }
     }
 
-    /// Warns once of a receiver that keeps each version of a file, though it is brought up to date.
+    /// Warns once about a receiver that keeps old versions of files, which --skip-existing cannot update.
     fn warn_of_versions(&self, file: &QueuedFile, sent: &Sent) {
         let Options { quiet, json, extended, .. } = self.options;
         if !extended.skip || sent.already_stored || *quiet || *json {
@@ -229,7 +229,7 @@ impl<'a> Reporter<'a> {
         }
     }
 
-    /// Reports that the files after one that is tried again have the same fate.
+    /// Reports that the files after one that is tried again are tried again, too.
     pub(super) fn rest_retrying(&self, files: &[QueuedFile]) {
         if let (Some(file), false) = (files.first(), self.options.quiet) {
             let (pause, most) = (pause_before(file.tries).as_secs(), self.options.retry);
@@ -239,7 +239,7 @@ impl<'a> Reporter<'a> {
         }
     }
 
-    /// Reports that the files after one that failed have the same fate.
+    /// Reports that the files after one that failed have failed, too.
     pub(super) fn rest_failed(&self, files: &[QueuedFile], error: &SendError, exit: Exit) {
         if !files.is_empty() {
             self.printer.log(self.rest_not_sent(files.len()));
@@ -254,7 +254,7 @@ impl<'a> Reporter<'a> {
         format!("qdrop: {count} further {files} not sent {}: the same", Escaped(&target))
     }
 
-    /// Tells who wants to know everything that a file waits for a busy receiver.
+    /// With --verbose, reports that a file waits for a busy receiver.
     pub(super) fn waiting(&self, file: &QueuedFile, error: &SendError, decision: &WhenBusy) {
         let then = match decision {
             WhenBusy::Pause(pause) => format!("trying again in {} s", Seconds(*pause)),
@@ -265,7 +265,7 @@ impl<'a> Reporter<'a> {
         }
     }
 
-    /// Reports a failure for good.
+    /// Reports a failure after which the file is not tried again.
     pub(super) fn failed(&self, file: &QueuedFile, error: &SendError, exit: Exit, time: Duration) {
         self.printer.log(self.failure(file, error));
         self.record_failed(file, error, exit, time);
@@ -304,7 +304,7 @@ impl<'a> Reporter<'a> {
         format!("qdrop: {} not sent {}: {why}", Escaped(&path), Escaped(&target))
     }
 
-    /// Sums up several files on a terminal.
+    /// Prints a summary of several files, on a terminal.
     pub(super) fn sum_up(&self, time: Duration) {
         let Totals { sent, skipped, failed, bytes } = self.state().totals;
         let files = sent + skipped + failed;
@@ -319,7 +319,7 @@ impl<'a> Reporter<'a> {
         self.printer.log(format!("qdrop: {files} files: {counts}; {bytes} in {time} s"));
     }
 
-    /// Prints an object whose members are always there: `sent` or `error`, and what follows from them.
+    /// Prints a JSON object whose members are the same for every outcome: `sent` or `error` is given.
     fn print_json(
         &self,
         file: &QueuedFile,
@@ -363,7 +363,7 @@ impl<'a> Reporter<'a> {
     }
 }
 
-/// Returns what a receiver did that gave no receipt.
+/// Returns what a receiver did instead of giving a receipt.
 fn instead_of_receipt(sent: &Sent) -> String {
     match (&sent.answer, sent.closed_by_receiver) {
         (Some(answer), _) => format!("answered: {}", Escaped(answer)),
@@ -372,13 +372,13 @@ fn instead_of_receipt(sent: &Sent) -> String {
     }
 }
 
-/// Returns what a receiver says of a file that it has stored, for display.
+/// Returns the message of a receipt, truncated for display.
 fn message(sent: &Sent) -> Option<String> {
     let message = sent.message.as_deref().filter(|message| !message.is_empty());
     message.map(|message| shortened(message, limits::SHOWN_MESSAGE))
 }
 
-/// Returns the name that a receiver gives, for display: no more than the longest path has.
+/// Returns the name that a receipt gives, truncated to the longest path for display.
 fn stored_as(sent: &Sent) -> Option<String> {
     sent.stored_as.as_deref().map(|name| shortened(name, limits::PATH))
 }

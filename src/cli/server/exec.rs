@@ -29,7 +29,7 @@ const VARIABLES: [&str; 6] =
 pub(super) struct Commands {
     stored: Option<PathBuf>,
     failed: Option<PathBuf>,
-    /// How long one may run.
+    /// How long a command may run.
     timeout: Duration,
     log: Log,
     state: Mutex<State>,
@@ -40,26 +40,26 @@ pub(super) struct Commands {
 struct State {
     ready: VecDeque<Job>,
     /// The jobs of conversations that have not ended, oldest first, each with its conversation.
-    held: VecDeque<(Conversation, Job)>,
+    held: VecDeque<(ConversationId, Job)>,
     conversations: u64,
     /// Bytes of the jobs that are ready, running or held until a conversation ends.
     bytes: usize,
     workers: usize,
     /// The key of each job that runs.
     running: Vec<u128>,
-    /// Threads that read the standard error of a command. They may outlive the command.
+    /// Threads that read the standard error of commands. They may outlive their commands.
     readers: usize,
 }
 
-/// A conversation whose jobs are held until it ends.
+/// Identifies a conversation whose jobs are held until it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Conversation(u64);
+pub(super) struct ConversationId(u64);
 
 /// A transfer for which a command is run.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) peer: SocketAddr,
-    /// Tells the address or network that it counts for from others.
+    /// Identifies the address or network that the job counts for, see [`crate::transfer::Connection::key`].
     pub(super) key: u128,
     /// The name as it was sent.
     pub(super) name: String,
@@ -83,7 +83,7 @@ impl Commands {
     ///
     /// # Errors
     /// Fails if one of them does not exist or is not executable.
-    pub(super) fn find(
+    pub(super) fn resolve(
         stored: Option<&str>,
         failed: Option<&str>,
         timeout: Duration,
@@ -100,16 +100,16 @@ impl Commands {
         self.program(is_stored).is_some()
     }
 
-    /// Begins a conversation, which has to [`Commands::run`] what it holds.
-    pub(super) fn begin(&self) -> Conversation {
+    /// Begins a conversation, which must call [`Commands::run`] at its end.
+    pub(super) fn begin(&self) -> ConversationId {
         let mut state = self.state();
         state.conversations += 1;
-        Conversation(state.conversations)
+        ConversationId(state.conversations)
     }
 
     /// Holds a job until its conversation ends. Over [`limits::COMMANDS_MEMORY`], the address whose jobs
     /// take the most memory loses its oldest ones.
-    pub(super) fn hold(&self, conversation: Conversation, job: Job) {
+    pub(super) fn hold(&self, conversation: ConversationId, job: Job) {
         let mut dropped = Vec::new();
         let mut state = self.state();
         state.bytes += job.bytes();
@@ -125,8 +125,8 @@ impl Commands {
         }
     }
 
-    /// Drops the jobs of a conversation that has not ended.
-    pub(super) fn forget(&self, conversation: Conversation) {
+    /// Discards the jobs of a conversation that has not ended.
+    pub(super) fn discard(&self, conversation: ConversationId) {
         let mut state = self.state();
         for job in state.take_held(conversation) {
             state.bytes -= job.bytes();
@@ -134,11 +134,11 @@ impl Commands {
     }
 
     /// Runs the jobs of a conversation that has ended, without waiting for them.
-    pub(super) fn run(self: &Arc<Self>, conversation: Conversation) {
+    pub(super) fn run(self: &Arc<Self>, conversation: ConversationId) {
         let mut state = self.state();
         for job in state.take_held(conversation) {
             state.ready.push_back(job);
-            // A worker ends when no job is ready, so that none is idle.
+            // A worker ends when no job is ready, so there are no idle ones.
             if state.workers >= limits::COMMANDS {
                 continue;
             }
@@ -146,7 +146,7 @@ impl Commands {
             let thread = thread::Builder::new().stack_size(limits::STACK);
             match thread.spawn(move || worker.work()) {
                 Ok(_) => state.workers += 1,
-                // The running workers take the job.
+                // A running worker takes the job.
                 Err(_) if state.workers > 0 => {}
                 Err(error) => {
                     let Some(job) = state.ready.pop_back() else { continue };
@@ -236,7 +236,7 @@ impl Commands {
             let (commands, peer, name) = (self.clone(), job.peer, job.name.clone());
             let thread = thread::Builder::new().stack_size(limits::STACK);
             let thread = thread.spawn(move || {
-                commands.read(stderr, peer, &name);
+                commands.log_stderr(stderr, peer, &name);
                 // Wakes the thread that waits for the end of the command.
                 drop(sender);
             });
@@ -256,7 +256,7 @@ impl Commands {
     }
 
     /// Logs the standard error of a command, up to [`limits::COMMAND_LINES`], and reads it to its end.
-    fn read(&self, stderr: ChildStderr, peer: SocketAddr, name: &str) {
+    fn log_stderr(&self, stderr: ChildStderr, peer: SocketAddr, name: &str) {
         let mut stderr = BufReader::new(stderr);
         for _ in 0..limits::COMMAND_LINES {
             let mut line = Vec::new();
@@ -283,7 +283,7 @@ impl Commands {
 /// Returns the path of a stored file as it is now, in case the drop directory was renamed.
 ///
 /// # Errors
-/// Fails if the path of the directory cannot be told, or is longer than the system's calls take.
+/// Fails if the path of the directory is unknown, or longer than system calls accept.
 fn absolute(name: &SafeName) -> Result<PathBuf, String> {
     let unknown = |why: &dyn Display| format!("not run: the path of the file is not known: {why}");
     let directory = env::current_dir().map_err(|error| unknown(&Reason(&error)))?;
@@ -294,7 +294,7 @@ fn absolute(name: &SafeName) -> Result<PathBuf, String> {
     }
     match path.symlink_metadata() {
         Ok(_) => Ok(path),
-        // What was removed meanwhile, and what others may not see, has its path all the same.
+        // A file that was removed meanwhile, or that may not be examined, still has this path.
         Err(error) if is_missing_or_hidden(&error) => Ok(path),
         Err(error) => Err(unknown(&Reason(&error))),
     }
@@ -305,8 +305,8 @@ fn is_missing_or_hidden(error: &io::Error) -> bool {
 }
 
 impl State {
-    /// Takes the jobs that are held until this conversation ends.
-    fn take_held(&mut self, conversation: Conversation) -> Vec<Job> {
+    /// Takes the jobs that are held for a conversation.
+    fn take_held(&mut self, conversation: ConversationId) -> Vec<Job> {
         let (taken, others): (VecDeque<_>, VecDeque<_>) =
             mem::take(&mut self.held).into_iter().partition(|(other, _)| *other == conversation);
         self.held = others;
@@ -317,7 +317,7 @@ impl State {
     fn take_next(&mut self) -> Option<Job> {
         let running = |key| self.running.iter().filter(|other| **other == key).count();
         let ready = self.ready.iter().enumerate();
-        // Of several that are alike this is the first.
+        // `min_by_key` returns the first of several minima.
         let (next, _) = ready.min_by_key(|(_, job)| running(job.key))?;
         self.ready.remove(next)
     }
@@ -351,8 +351,8 @@ fn safe_argument(name: &str) -> String {
     }
 }
 
-/// Waits for the end of a command. Kills the command after `timeout` and returns `None`; its own child
-/// processes go on. `read` disconnects when its standard error is closed.
+/// Waits for the end of a command. After `timeout`, kills the command, but not its own child processes, and
+/// returns `None`. `read` disconnects when its standard error is closed.
 fn wait(
     child: &mut Child,
     read: &Receiver<()>,
@@ -374,7 +374,7 @@ fn wait(
         if closed {
             thread::sleep(pause.min(left));
         } else if read.recv_timeout(pause.min(left)) == Err(RecvTimeoutError::Disconnected) {
-            // A command that ends closes its standard error a moment before.
+            // A command closes its standard error a moment before it ends.
             closed = true;
             pause = limits::COMMAND_POLL.0;
             continue;

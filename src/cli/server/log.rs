@@ -72,9 +72,9 @@ pub(super) enum Entry<'a> {
     WorldWritable(&'a str),
     /// With --subdirs: other users can make directories in this directory.
     Shared(&'a str),
-    /// There is no room for files.
-    Full,
-    /// This directory cannot be synchronised: why.
+    /// The disk is full at the start.
+    DiskFull,
+    /// This directory cannot be synchronised, and why.
     Unsynced(&'a str, &'a DiskError),
     /// Nothing was received from the only sender: its address, and why.
     NoTransfer(&'a dyn Display, &'a dyn Display),
@@ -86,14 +86,14 @@ pub(super) enum Entry<'a> {
     AlreadyStored(SocketAddr, &'a str, &'a SafeName),
     /// A file was not stored. It has a name if there was a header.
     NotStored(SocketAddr, Option<&'a str>, &'a ReceiveError),
-    /// A stored file is followed by what is no header.
+    /// Bytes that are not a header follow a stored file, so that it may be cut.
     MayBeCut(SocketAddr, &'a SafeName),
     /// Receipts could not be delivered.
     Undelivered(SocketAddr, &'a io::Error),
     /// A file is stored, but its temporary name could not be removed.
-    Leftover(SocketAddr, &'a DiskError),
-    /// A file could not have the time of the sender's file.
-    Untimed(SocketAddr, &'a DiskError),
+    TemporaryNotRemoved(SocketAddr, &'a DiskError),
+    /// The modification time of a file could not be set.
+    TimeNotPreserved(SocketAddr, &'a DiskError),
     /// The command for a file of this name failed or was not run.
     Command(SocketAddr, &'a str, &'a str),
     /// A line that the command wrote to standard error.
@@ -128,7 +128,7 @@ impl Entry<'_> {
             Self::Shared(directory) => {
                 warning(format_args!("other users can make directories in {directory}"))
             }
-            Self::Full => warning(format_args!("the disk is full")),
+            Self::DiskFull => warning(format_args!("the disk is full")),
             Self::Unsynced(directory, why) => {
                 let why = Reason(&why.error);
                 warning(format_args!("{directory} cannot be synchronised: {why}"))
@@ -165,7 +165,7 @@ impl Entry<'_> {
                 object.text("stored_as", stored_as).text("error", &MAY_BE_CUT)
             }
             Self::Undelivered(peer, why) => of("no-receipt", &peer).text("error", &Reason(why)),
-            Self::Leftover(peer, why) | Self::Untimed(peer, why) => {
+            Self::TemporaryNotRemoved(peer, why) | Self::TimeNotPreserved(peer, why) => {
                 of("warning", &peer).text("error", why)
             }
             Self::Command(peer, name, why) => {
@@ -201,7 +201,7 @@ impl Display for Entry<'_> {
                  (chmod go-w helps)",
                 Escaped(directory)
             ),
-            Self::Full => f.write_str(
+            Self::DiskFull => f.write_str(
                 "qdropd: warning: the disk is full: files are refused until there is room",
             ),
             Self::Unsynced(directory, why) => write!(
@@ -238,8 +238,8 @@ impl Display for Entry<'_> {
             Self::Undelivered(peer, why) => {
                 write!(f, "{peer}: no receipt delivered: {}", Reason(why))
             }
-            Self::Leftover(peer, why) => write!(f, "{peer}: {why}; the next start does"),
-            Self::Untimed(peer, why) => {
+            Self::TemporaryNotRemoved(peer, why) => write!(f, "{peer}: {why}; the next start does"),
+            Self::TimeNotPreserved(peer, why) => {
                 write!(f, "{peer}: {why}; the file has that of its arrival")
             }
             Self::Command(peer, name, why) => {
@@ -392,7 +392,7 @@ mod tests {
             r#"{"event":"warning","error":"other users can make directories in /srv/a\\b"}"#,
         );
         assert_entry(
-            &Entry::Full,
+            &Entry::DiskFull,
             "qdropd: warning: the disk is full: files are refused until there is room",
             r#"{"event":"warning","error":"the disk is full"}"#,
         );
@@ -453,12 +453,12 @@ mod tests {
             r#"{"event":"no-receipt","peer":"192.0.2.1:5","error":"it \"failed\""}"#,
         );
         assert_entry(
-            &Entry::Leftover(peer, &disk),
+            &Entry::TemporaryNotRemoved(peer, &disk),
             "192.0.2.1:5: cannot remove x\\n: it \"failed\"; the next start does",
             r#"{"event":"warning","peer":"192.0.2.1:5","error":"cannot remove x\\n: it \"failed\""}"#,
         );
         assert_entry(
-            &Entry::Untimed(peer, &disk),
+            &Entry::TimeNotPreserved(peer, &disk),
             "192.0.2.1:5: cannot remove x\\n: it \"failed\"; the file has that of its arrival",
             r#"{"event":"warning","peer":"192.0.2.1:5","error":"cannot remove x\\n: it \"failed\""}"#,
         );

@@ -51,12 +51,12 @@ fn run(options: &Options) -> Exit {
     };
     let log = Log { printer: console.printer(), format };
     let exit = receive(options, &log).unwrap_or_else(|why| {
-        // Who starts the program sees this at once, so that it needs no time.
+        // The person who starts the program sees this at once, so it needs no timestamp.
         let format = if format == LogFormat::Dated { LogFormat::Text } else { format };
         Log { format, ..log }.log(&Entry::Error(&why));
         Exit::Local
     });
-    // A receiver goes on without its first line.
+    // Standard output has only the addresses. It may be closed.
     let _ = console.close();
     exit
 }
@@ -74,7 +74,7 @@ fn log_format(options: &Options) -> LogFormat {
 /// Receives one transfer with --once and --from, one connection if --inetd has one, else forever.
 fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
     let (exec, exec_failed) = (options.exec.as_deref(), options.exec_failed.as_deref());
-    let commands = Commands::find(exec, exec_failed, options.exec_timeout, log.clone())?;
+    let commands = Commands::resolve(exec, exec_failed, options.exec_timeout, log.clone())?;
     let inbox = open_inbox(options, log)?;
     let storage = Storage { inbox, max_size: options.max_size };
     let server = Server::new(storage, commands, log.clone(), options);
@@ -85,14 +85,14 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
         Mode::From(host) => server.receive_from(host),
         Mode::Inetd(policy) => server.serve_inherited(policy)?,
     };
-    // A supervisor waits for the end of one whose directory is gone, in which there is nothing to remove.
+    // If the directory is gone, there is nothing to remove, and the supervisor waits for this process.
     if exit != Exit::Local {
         server.finish();
     }
     Ok(exit)
 }
 
-/// Enters the drop directory, once, so that nobody can put another directory in its place later.
+/// Enters the drop directory. This happens once, so that nobody can replace the directory later.
 fn open_inbox(options: &Options, log: &Log) -> Result<Inbox, String> {
     let shown = options.directory.to_string_lossy();
     env::set_current_dir(&options.directory).map_err(|error| {
@@ -119,7 +119,7 @@ fn open_inbox(options: &Options, log: &Log) -> Result<Inbox, String> {
         log.log(&Entry::Swept(swept));
     }
     if inbox.began_full() {
-        log.log(&Entry::Full);
+        log.log(&Entry::DiskFull);
     }
     if let Some(why) = inbox.unsynced() {
         log.log(&Entry::Unsynced(&shown, why));

@@ -192,7 +192,7 @@ impl Given {
         if self.exec_timeout.is_some() && self.exec.is_none() && self.exec_failed.is_none() {
             return Err("--exec-timeout goes with --exec or --exec-failed".to_owned());
         }
-        // Who asks for one transfer does not wait for a program that stays connected.
+        // With one transfer, a program that stays connected is not waited for.
         let default = match self.once || self.from.is_some() {
             true => limits::LINGER,
             false => limits::KEEP_OPEN,

@@ -1,6 +1,6 @@
-//! Serving: where connections come from, and what is logged and run for what they bring.
+//! Serving: where connections come from, and what is logged and run for the files that they bring.
 
-use super::exec::{Commands, Conversation, Job};
+use super::exec::{Commands, ConversationId, Job};
 use super::log::{Entry, Log, truncated};
 use super::options::Options;
 use crate::cli::exit::Exit;
@@ -54,8 +54,8 @@ impl Server {
         Arc::new(Self { storage, commands, log, timeouts, quiet, verbose, outcome, finished })
     }
 
-    /// Maintains the drop directory. Ends the program when that is gone, so that its supervisor starts it
-    /// again.
+    /// Maintains the drop directory. If the directory is gone, ends the program, so that its supervisor
+    /// starts it again.
     pub(super) fn maintenance_loop(self: &Arc<Self>) {
         let start_sync = || {
             let server = self.clone();
@@ -71,13 +71,13 @@ impl Server {
         self.end(Exit::Local);
     }
 
-    /// Removes what is of no use any more, and waits for the commands.
+    /// Removes the partial files and the heartbeat, and waits for the commands.
     pub(super) fn finish(&self) {
         self.storage.inbox.close();
         self.commands.wait();
     }
 
-    /// Listens on these addresses and serves what comes.
+    /// Listens on these addresses and serves connections.
     pub(super) fn listen(
         self: &Arc<Self>,
         addresses: &[SocketAddr],
@@ -112,7 +112,7 @@ impl Server {
                 self.log.log(&Entry::Listening(address, &hint));
             }
         }
-        // Without --once this waits until the drop directory is gone.
+        // Without --once this waits until the drop directory is gone, if ever.
         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.finished.wait_while(outcome, |outcome| outcome.is_none());
         let outcome = *outcome.unwrap_or_else(PoisonError::into_inner);
@@ -198,7 +198,7 @@ impl Server {
         }
     }
 
-    /// Ends what waits for the outcome.
+    /// Records the outcome and wakes the thread that waits for it.
     fn end(&self, exit: Exit) {
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
         self.finished.notify_all();
@@ -214,13 +214,13 @@ impl Server {
         let observer = self.handle(stream, peer);
         match observer.exit {
             Some(exit) => exit,
-            // This was logged.
+            // `log_outcome` has logged this.
             None if observer.is_silent => Exit::Broken,
             None => self.log_no_transfer(Exit::Broken, from, &"it closed without sending a file"),
         }
     }
 
-    /// Receives what a connection brings.
+    /// Receives the files of a connection.
     fn handle(&self, stream: &mut TimedStream, peer: SocketAddr) -> TransferObserver<'_> {
         if self.verbose {
             self.log.log(&Entry::Connected(peer));
@@ -243,14 +243,14 @@ impl Server {
         observer
     }
 
-    /// Logs that the only sender has brought nothing. `exit` says whose fault that is.
+    /// Logs that nothing was received from the only sender, and returns `exit`.
     fn log_no_transfer(&self, exit: Exit, from: &dyn Display, why: &dyn Display) -> Exit {
         self.log.log(&Entry::NoTransfer(from, why));
         exit
     }
 }
 
-/// Logs the events of one conversation, and collects what they lead to.
+/// Logs the events of one conversation, and derives its exit status and commands.
 struct TransferObserver<'a> {
     server: &'a Server,
     peer: SocketAddr,
@@ -261,8 +261,8 @@ struct TransferObserver<'a> {
     exit: Option<Exit>,
     /// Whether the peer connected and sent nothing.
     is_silent: bool,
-    /// Its commands are run when it has ended and its receipts are written.
-    conversation: Conversation,
+    /// Its commands are run after the conversation, when the receipts are written.
+    conversation: ConversationId,
 }
 
 struct ReceivedFile {
@@ -279,7 +279,7 @@ impl TransferObserver<'_> {
             Event::Began(name, size) => {
                 let shown = truncated(name);
                 let id = log.printer.begin_from(shown.clone(), Some(self.peer), size);
-                // Commands alone are told all of it.
+                // Only commands get the full name.
                 let has_command = [true, false].iter().any(|&it| self.server.commands.has(it));
                 let name = if has_command { name.to_owned() } else { shown };
                 self.file = Some(ReceivedFile { name, began: Instant::now(), id });
@@ -296,10 +296,10 @@ impl TransferObserver<'_> {
             }
             Event::MayBeCut(stored) => {
                 log.log(&Entry::MayBeCut(self.peer, &stored.name));
-                self.server.commands.forget(self.conversation);
+                self.server.commands.discard(self.conversation);
             }
-            Event::Leftover(error) => log.log(&Entry::Leftover(self.peer, error)),
-            Event::Untimed(error) => log.log(&Entry::Untimed(self.peer, error)),
+            Event::Leftover(error) => log.log(&Entry::TemporaryNotRemoved(self.peer, error)),
+            Event::Untimed(error) => log.log(&Entry::TimeNotPreserved(self.peer, error)),
             Event::Ended(outcome) => {
                 let file = self.file.take();
                 if let Some(file) = &file {
@@ -337,12 +337,12 @@ impl TransferObserver<'_> {
     /// Updates the exit status, which is that of the first failure.
     fn record(&mut self, outcome: &Result<Stored, ReceiveError>) {
         let exit = match outcome {
-            // A connection that brings nothing is no outcome.
+            // A connection without a file has no outcome.
             Err(ReceiveError::Silent) => {
                 self.is_silent = true;
                 return;
             }
-            // So is one that had to make room for others.
+            // Neither has one that was evicted.
             Err(ReceiveError::Busy) => return,
             Ok(stored) if stored.may_be_cut => Exit::Refused,
             Ok(_) | Err(ReceiveError::AlreadyStored { .. }) => Exit::Done,
