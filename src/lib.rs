@@ -26,10 +26,13 @@
 //! * **receipt**: what a receiver says of a file afterwards; **digest**: XXH64 of a body.
 //! * **extended transfer**: one whose sender offers a file before it sends the body.
 //! * **drop directory**: where a receiver stores. **Inbox**: that directory, open.
-//! * **partial file**: a file there that is not whole yet; **kept**: of an interrupted transfer.
-//! * **placement**: the step that gives a whole partial file its final name.
-//! * **slot**: the place of a connection among the transfers at once; a connection between two files
-//!   is **idle**, a refused one whose rest is discarded is **draining**.
+//! * **partial file**: a file there that is not complete yet; **kept**: one of an interrupted transfer.
+//! * **placement**: the step that gives a complete partial file its final name.
+//! * **lease**: the claim of a process to its partial files, shown by a **heartbeat**, a file that it renews.
+//! * **slot**: one of the `--max-transfers` places for connections that transfer in parallel. A connection
+//!   between two files is **idle** and holds none. One whose receipts are written, or whose refused body is
+//!   discarded, is **draining**. One that makes room for others is **evicted**, and one whose peer sends
+//!   next to nothing is **stalled**.
 //!
 //! docs/PROTOCOL.md is the wire, docs/DESIGN.md the reasons.
 
