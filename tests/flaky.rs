@@ -1918,7 +1918,7 @@ fn a_receiver_that_does_not_know_the_question_is_told_from_a_broken_line() {
     }
 }
 
-/// A full house, or a box that is busy starting, is silent as well.
+/// A receiver without a free slot, or a machine that is busy starting, is silent as well.
 #[test]
 fn a_receiver_that_was_silent_is_tried_again() {
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));

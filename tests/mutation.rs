@@ -258,7 +258,7 @@ fn strings(bytes: &[u8], from: u64, to: u64, all: bool) -> Result<Vec<QString>, 
 
 /// docs/PROTOCOL.md, 1: field after field, and none that a wrong one stands before. Without their end, it
 /// is not known what follows the bytes.
-fn judge(bytes: &[u8], has_ended: bool) -> Result<Layout, Flaw> {
+fn oracle_header(bytes: &[u8], has_ended: bool) -> Result<Layout, Flaw> {
     let total = number(bytes, 0, 8)?;
     // A qint64; and the shortest header has a name without units.
     require((20..1 << 63).contains(&total))?;
@@ -317,7 +317,7 @@ fn judge(bytes: &[u8], has_ended: bool) -> Result<Layout, Flaw> {
 }
 
 /// docs/PROTOCOL.md, 2: a receipt and its length.
-fn judge_receipt(bytes: &[u8]) -> Result<(Receipt, u64), Flaw> {
+fn oracle_receipt(bytes: &[u8]) -> Result<(Receipt, u64), Flaw> {
     let mut at = 21;
     let mut string = || {
         let length = length(bytes, at, 64 * 1024)?;
@@ -397,8 +397,8 @@ fn headers_are_judged_by_the_protocol_alone() {
         let mut stream = Metered::new(&input);
         let read = Header::read(&mut stream);
         let taken = stream.delivered as u64;
-        let judged = judge(&input, true);
-        tally.count(match (read, &judged) {
+        let expected = oracle_header(&input, true);
+        tally.count(match (read, &expected) {
             (Ok(Header { dialect, name, body }), Ok(layout)) => {
                 assert_eq!((dialect, &name), (layout.dialect, &layout.name), "{input:02x?}");
                 assert_eq!((body, taken), (layout.body, layout.length), "{input:02x?}");
@@ -417,7 +417,7 @@ fn headers_are_judged_by_the_protocol_alone() {
                 "cut"
             }
             (Err(HeaderError::None), Err(Flaw::Cut)) if input.is_empty() => "none",
-            (read, _) => panic!("{read:?}, but {judged:?} by the protocol: {input:02x?}"),
+            (read, _) => panic!("{read:?}, but {expected:?} by the protocol: {input:02x?}"),
         });
     });
     tally.assert_often(&["name-size", "header-size", "malformed", "cut"]);
@@ -446,10 +446,10 @@ fn receipts_are_whole_or_none() {
         let mut stream = Metered::new(&input);
         let read = Receipt::read(&mut stream).map_err(|error| error.kind());
         let taken = stream.delivered as u64;
-        let judged = judge_receipt(&input);
-        tally.count(match (read, judged) {
-            (Ok(Some(receipt)), Ok(judged)) => {
-                assert_eq!((receipt, taken), judged, "{input:02x?}");
+        let expected = oracle_receipt(&input);
+        tally.count(match (read, expected) {
+            (Ok(Some(receipt)), Ok(expected)) => {
+                assert_eq!((receipt, taken), expected, "{input:02x?}");
                 "whole"
             }
             (Ok(None), Err(Flaw::Malformed)) => "none",
@@ -458,7 +458,7 @@ fn receipts_are_whole_or_none() {
                 "none"
             }
             (Err(ErrorKind::UnexpectedEof), Err(Flaw::Cut)) => "cut",
-            (read, judged) => panic!("{read:?}, but {judged:?}: {input:02x?}"),
+            (read, expected) => panic!("{read:?}, but {expected:?}: {input:02x?}"),
         });
     });
     tally.assert_often(&["whole", "none", "cut"]);
@@ -630,7 +630,7 @@ fn conversation(random: &mut Random, headers: &[Vec<u8>]) -> Vec<u8> {
             let body = body + random.below(8) as u64;
             Header { dialect, name, body }.encode().unwrap()
         };
-        let size = judge(&bytes, true).map_or(0, |header| header.body.min(5000));
+        let size = oracle_header(&bytes, true).map_or(0, |header| header.body.min(5000));
         if random.below(8) == 0 {
             mutate(random, &mut bytes, &headers[0], 1);
         }
@@ -641,12 +641,12 @@ fn conversation(random: &mut Random, headers: &[Vec<u8>]) -> Vec<u8> {
 
 /// A file that is stored, or the status that it is refused with; without one, there is nobody to
 /// tell.
-type Fate = Result<Stored, Option<Status>>;
+type FileOutcome = Result<Stored, Option<Status>>;
 
 /// What becomes of a connection.
 struct Outcome {
     /// Of each file, with the bytes of its body that came.
-    fates: Vec<(Fate, u64)>,
+    outcomes: Vec<(FileOutcome, u64)>,
     /// What is in the directory in the end.
     files: BTreeMap<String, Vec<u8>>,
     /// What was awaited in turn.
@@ -665,7 +665,7 @@ enum Uncounted {
 fn uncounted(body: &[u8], rest: &[u8], end: End, encoded: usize) -> Uncounted {
     let rest = &rest[..rest.len().min(limits::HEADER_BUFFER)];
     let has_ended = end == End::Closed && rest.len() < limits::HEADER_BUFFER;
-    let header = judge(rest, has_ended);
+    let header = oracle_header(rest, has_ended);
     let is_cut = header.as_ref().is_err_and(|flaw| *flaw == Flaw::Cut);
     let size = (body.len() as u32).to_be_bytes();
     if rest.is_empty() || header.is_ok() {
@@ -690,7 +690,7 @@ fn expected(
     on_conflict: OnConflict,
     max_size: Option<u64>,
 ) -> Outcome {
-    let mut fates = Vec::new();
+    let mut outcomes = Vec::new();
     let mut files = BTreeMap::new();
     let mut awaited = vec![Phase::FirstByte];
     if !stream.is_empty() {
@@ -698,18 +698,18 @@ fn expected(
     }
     let gone = (end == End::Silence).then_some(Status::TimedOut);
     if stream.is_empty() && gone.is_some() {
-        fates.push((Err(gone), 0));
+        outcomes.push((Err(gone), 0));
     }
     // Whether the stream ends where a file does.
     let mut whole = stream.is_empty() && gone.is_none();
     let mut is_first = true;
     while !stream.is_empty() {
         whole = false;
-        let header = match judge(stream, end == End::Closed) {
+        let header = match oracle_header(stream, end == End::Closed) {
             Ok(header) => header,
             Err(flaw) => {
                 let status = if flaw == Flaw::Cut { gone } else { Some(Status::Malformed) };
-                fates.push((Err(status), 0));
+                outcomes.push((Err(status), 0));
                 break;
             }
         };
@@ -739,7 +739,7 @@ fn expected(
         };
         is_first = false;
         let may_be_cut = uncounted == Uncounted::Some;
-        fates.push(match refusal {
+        outcomes.push(match refusal {
             Some(status) => (Err(Some(status)), if size > limits::DRAIN { 0 } else { come }),
             None if come < size => (Err(gone), come),
             None if uncounted == Uncounted::Certain => (Err(Some(Status::Malformed)), come),
@@ -764,10 +764,10 @@ fn expected(
             awaited.push(Phase::Header);
         }
     }
-    if !whole && fates.iter().any(|(fate, _)| *fate != Err(None)) {
+    if !whole && outcomes.iter().any(|(outcome, _)| *outcome != Err(None)) {
         awaited.push(Phase::Drain);
     }
-    Outcome { fates, files, awaited }
+    Outcome { outcomes, files, awaited }
 }
 
 fn names(directory: &Path) -> BTreeSet<String> {
@@ -809,7 +809,7 @@ fn conversations_store_what_they_report_and_nothing_else() {
             answer: Vec::new(),
             closed: false,
         };
-        let mut told: Vec<Fate> = Vec::new();
+        let mut told: Vec<FileOutcome> = Vec::new();
         let mut come = 0;
         receive(&mut sender, &Storage { inbox, max_size }, &mut |event| match event {
             Event::Began(..) => come = 0,
@@ -835,11 +835,11 @@ fn conversations_store_what_they_report_and_nothing_else() {
         .unwrap();
         assert!(sender.closed);
 
-        let Outcome { fates, files: stored, awaited } =
+        let Outcome { outcomes, files: stored, awaited } =
             expected(&stream, end, on_conflict, max_size);
         let what = format!("{on_conflict:?}, {max_size:?}, {end:?}");
-        let same = told.iter().eq(fates.iter().map(|(fate, _)| fate));
-        assert!(same, "{told:?}, not {fates:?}: {what}");
+        let same = told.iter().eq(outcomes.iter().map(|(outcome, _)| outcome));
+        assert!(same, "{told:?}, not {outcomes:?}: {what}");
         let mut waited = sender.awaited.iter().peekable();
         let mut ahead = awaited.iter().peekable();
         while let Some(next) = ahead.next() {
@@ -855,17 +855,17 @@ fn conversations_store_what_they_report_and_nothing_else() {
         assert_eq!(names(outer.path()).len(), 1, "beside the directory: {what}");
 
         let mut answer = sender.answer.as_slice();
-        for (fate, come) in fates {
-            let status = fate.as_ref().map_or_else(|status| *status, |_| Some(Status::Stored));
+        for (outcome, come) in outcomes {
+            let status = outcome.as_ref().map_or_else(|status| *status, |_| Some(Status::Stored));
             let Some(status) = status else {
                 tally.count("broken");
                 continue;
             };
             tally.count(if status == Status::Stored { "stored" } else { "refused" });
             let receipt = Receipt::read(&mut answer).unwrap().expect("a whole receipt");
-            let has_message = !fate.as_ref().is_ok_and(|stored| !stored.may_be_cut);
+            let has_message = !outcome.as_ref().is_ok_and(|stored| !stored.may_be_cut);
             assert_eq!(receipt.message.is_some(), has_message);
-            let (digest, name) = match fate {
+            let (digest, name) = match outcome {
                 Ok(stored) => (stored.digest, Some(units(stored.name.as_str()))),
                 Err(_) => (0, None),
             };

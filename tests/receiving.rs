@@ -661,17 +661,17 @@ fn one_address_may_have_so_many_transfers_at_once() {
 fn when_all_places_are_taken_nobody_is_refused() {
     let qdropd = Qdropd::start(&[]);
     let body = noise(1000);
-    let guests = (0..16).map(|n| format!("guest {n}"));
-    let mut guests = guests.map(|name| (begun(&qdropd, &name, &body), name)).collect::<Vec<_>>();
+    let senders = (0..16).map(|n| format!("sender {n}"));
+    let mut senders = senders.map(|name| (begun(&qdropd, &name, &body), name)).collect::<Vec<_>>();
     under_way(&qdropd, 16);
     let mut late = qdropd.connect();
     late.write_all(&transfer("late", &body)).unwrap();
     idle(&qdropd);
     assert_eq!(qdropd.files().len(), 16, "the seventeenth waits");
-    let (stream, name) = guests.remove(0);
+    let (stream, name) = senders.remove(0);
     assert_eq!(finish(stream, &body), [stored(&name, &body)]);
     assert_eq!(receipts(late), [stored("late", &body)]);
-    for (stream, name) in guests {
+    for (stream, name) in senders {
         assert_eq!(finish(stream, &body), [stored(&name, &body)]);
     }
     assert_eq!(qdropd.files().into_values().collect::<Vec<_>>(), vec![body; 17]);

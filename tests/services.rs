@@ -381,8 +381,8 @@ impl Commanding {
     }
 }
 
-/// Waits until so many threads are there.
-fn settle(commanding: &Commanding, threads: usize) {
+/// Waits until the receiver has this many threads.
+fn wait_for_threads(commanding: &Commanding, threads: usize) {
     eventually("the threads end", || (commanding.threads() == threads).then_some(()));
 }
 
@@ -639,7 +639,7 @@ fn commands_that_hang_hold_up_no_transfer_and_are_bounded() {
     eventually("each has run or is lost", || (running() - 1 + lost() == 70).then_some(()));
     let before = lost();
     assert!((10..30).contains(&before), "{before} were not run");
-    settle(&commanding, threads);
+    wait_for_threads(&commanding, threads);
     for n in 1..=40 {
         assert_eq!(commanding.deliver(&transfer(&name, b"body")).1, [0]);
         eventually("it has run", || (running() - 1 + before == 70 + n).then_some(()));
@@ -683,7 +683,7 @@ fn without_commands_there_is_no_thread_for_them() {
     let without = Commanding::start("", &[]);
     let threads = without.threads();
     assert_eq!(with.deliver(&transfer("a", b"body")).1, [0]);
-    settle(&with, threads);
+    wait_for_threads(&with, threads);
 }
 
 #[test]

@@ -615,21 +615,21 @@ local function show_header(tree, tvb, at, left, message)
     if file.extended then
         branch:add(f.magic, tvb(at, 8))
         local flags = branch:add(f.flags, tvb(at + 8, 4))
-        local wishes = {}
-        for _, wish in ipairs({
+        local requests = {}
+        for _, request in ipairs({
             { f.resume, 1, "resume" },
             { f.preserve, 2, "set the time" },
             { f.skip, 4, "skip if there" },
         }) do
-            flags:add(wish[1], tvb(at + 8, 4))
-            if math.floor(u32(tvb, at + 8) / wish[2]) % 2 == 1 then
-                wishes[#wishes + 1] = wish[3]
+            flags:add(request[1], tvb(at + 8, 4))
+            if math.floor(u32(tvb, at + 8) / request[2]) % 2 == 1 then
+                requests[#requests + 1] = request[3]
             end
         end
         branch:add(f.size, tvb(at + 12, 8))
         add_time(branch, tvb, at + 20)
         add_string(branch, f.name, tvb, at + 28, left - 28)
-        if #wishes > 0 then about = about .. " (" .. table.concat(wishes, ", ") .. ")" end
+        if #requests > 0 then about = about .. " (" .. table.concat(requests, ", ") .. ")" end
     elseif message.dialect == "text" then
         branch:add(f.name, tvb(at, #file.name), file.name)
         branch:add(f.body_size, tvb(at + #file.name + 2), exact(file.size))
@@ -824,8 +824,8 @@ local function walk(tvb, pinfo, tree, call, again)
     return words
 end
 
--- What a call is about, when it is seen for the first time.
-local function meet(tvb, pinfo)
+-- Returns the state of a call that is seen for the first time.
+local function first_sight(tvb, pinfo)
     local c = connection(pinfo)
     -- Who connected: the side whose port is not the known one.
     local connector = pinfo.src_port ~= pinfo.match_uint
@@ -852,7 +852,7 @@ local function dissect(tvb, pinfo, root)
     -- Not by its length too: what TCP puts together is shorter when it is shown again, without the
     -- beginning of the next message.
     local key = pinfo.number .. ":" .. offset
-    if not pinfo.visited then calls[key] = meet(tvb, pinfo) end
+    if not pinfo.visited then calls[key] = first_sight(tvb, pinfo) end
     local call = calls[key]
     if not call or not call.start then return 0 end
 

@@ -155,17 +155,17 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(swept, 0);
     let storage = Storage { inbox, max_size: [None, Some(100)][how / 4 % 2] };
 
-    let mut fates: Vec<Result<Stored, Option<Status>>> = Vec::new();
+    let mut outcomes: Vec<Result<Stored, Option<Status>>> = Vec::new();
     let mut began = None;
     let mut come = 0;
     receive(&mut sender, &storage, &mut |event| match event {
         Event::Began(_, size) => (began, come) = (Some(*size), 0),
         Event::Resumed(bytes) | Event::Advanced(bytes) => come += bytes,
-        Event::MayBeCut(stored) => assert_eq!(fates, [Ok((*stored).clone())]),
+        Event::MayBeCut(stored) => assert_eq!(outcomes, [Ok((*stored).clone())]),
         Event::Leftover(error) | Event::Untimed(error) => panic!("{error}"),
-        Event::Ended(fate) => {
+        Event::Ended(outcome) => {
             let begun = began.take();
-            fates.push(match fate {
+            outcomes.push(match outcome {
                 Ok(stored) => {
                     assert_eq!((begun, come), (Some(stored.size), stored.size));
                     Ok(stored.clone())
@@ -180,7 +180,7 @@ fuzz_target!(|input: &[u8]| {
     drop(storage);
 
     let mut stored = BTreeMap::new();
-    for Stored { name, size, digest, .. } in fates.iter().flatten() {
+    for Stored { name, size, digest, .. } in outcomes.iter().flatten() {
         let before = stored.insert(name.as_str().to_owned(), (*size, *digest));
         assert!(before.is_none() || on_conflict == OnConflict::Replace, "{name} was overwritten");
     }
@@ -204,8 +204,8 @@ fuzz_target!(|input: &[u8]| {
     }
 
     let mut answer = sender.answer.as_slice();
-    for fate in &fates {
-        if let Err(None) = fate {
+    for outcome in &outcomes {
+        if let Err(None) = outcome {
             // The connection is gone, and there is nobody to tell.
             continue;
         }
@@ -215,7 +215,7 @@ fuzz_target!(|input: &[u8]| {
                 Answer::Receipt(receipt) => break receipt,
             }
         };
-        match fate {
+        match outcome {
             Ok(stored) => {
                 assert_eq!((receipt.status, receipt.body), (Status::Stored, stored.size));
                 assert_eq!(receipt.digest, stored.digest);
