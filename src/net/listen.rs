@@ -21,7 +21,7 @@ pub fn listen(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
 
 /// Returns an address at which other machines can reach a listener on `address`. For a listener on every
 /// address that is the one from which this machine reaches others; `None` if there is no network.
-pub fn outside(address: IpAddr) -> Option<IpAddr> {
+pub fn reachable_address(address: IpAddr) -> Option<IpAddr> {
     if !address.is_unspecified() {
         return Some(address);
     }

@@ -79,7 +79,7 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
     let storage = Storage { inbox, max_size: options.max_size };
     let server = Server::new(storage, commands, log.clone(), options);
     let maintained = server.clone();
-    serve::start(move || maintained.maintenance_loop())?;
+    serve::spawn(move || maintained.maintenance_loop())?;
     let exit = match &options.mode {
         Mode::Listen(addresses, policy) => server.listen(addresses, policy)?,
         Mode::From(host) => server.receive_from(host),

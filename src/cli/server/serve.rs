@@ -24,7 +24,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Starts a thread.
-pub(super) fn start(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+pub(super) fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let thread = thread::Builder::new().stack_size(limits::STACK).spawn(work);
     thread.map(drop).map_err(|error| format!("cannot start a thread: {}", Reason(&error)))
 }
@@ -59,7 +59,7 @@ impl Server {
     pub(super) fn maintenance_loop(self: &Arc<Self>) {
         let start_sync = || {
             let server = self.clone();
-            start(move || server.storage.inbox.sync_requested()).is_ok()
+            spawn(move || server.storage.inbox.sync_requested()).is_ok()
         };
         let on_swept = |parts| {
             if !self.quiet {
@@ -68,7 +68,7 @@ impl Server {
         };
         let gone = self.storage.inbox.maintenance_loop(&start_sync, &on_swept);
         self.log.log(&Entry::Error(&format!("{gone} (start qdropd again)")));
-        self.end(Exit::Local);
+        self.set_outcome(Exit::Local);
     }
 
     /// Removes the partial files and the heartbeat, and waits for the commands.
@@ -102,7 +102,7 @@ impl Server {
         for (address, listener) in listeners {
             let (admission, server) = (admission.clone(), self.clone());
             let (once, timeouts) = (policy.once, self.timeouts);
-            start(move || {
+            spawn(move || {
                 admission
                     .accept_loop(&listener, timeouts, move |accepted| server.serve(accepted, once));
             })?;
@@ -191,7 +191,7 @@ impl Server {
             return;
         }
         let Some(exit) = self.handle(&mut stream, peer).exit else { return };
-        self.end(exit);
+        self.set_outcome(exit);
         // The connection keeps its place, so that no other one transfers until the program exits.
         loop {
             thread::park();
@@ -199,7 +199,7 @@ impl Server {
     }
 
     /// Records the outcome and wakes the thread that waits for it.
-    fn end(&self, exit: Exit) {
+    fn set_outcome(&self, exit: Exit) {
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
         self.finished.notify_all();
     }
