@@ -75,7 +75,7 @@ pub(super) enum Entry<'a> {
     /// The disk is full at the start.
     DiskFull,
     /// This directory cannot be synchronised, and why.
-    Unsynced(&'a str, &'a DiskError),
+    CannotSync(&'a str, &'a DiskError),
     /// Nothing was received from the only sender: its address, and why.
     NoTransfer(&'a dyn Display, &'a dyn Display),
     /// A connection was accepted.
@@ -129,7 +129,7 @@ impl Entry<'_> {
                 warning(format_args!("other users can make directories in {directory}"))
             }
             Self::DiskFull => warning(format_args!("the disk is full")),
-            Self::Unsynced(directory, why) => {
+            Self::CannotSync(directory, why) => {
                 let why = Reason(&why.error);
                 warning(format_args!("{directory} cannot be synchronised: {why}"))
             }
@@ -204,7 +204,7 @@ impl Display for Entry<'_> {
             Self::DiskFull => f.write_str(
                 "qdropd: warning: the disk is full: files are refused until there is room",
             ),
-            Self::Unsynced(directory, why) => write!(
+            Self::CannotSync(directory, why) => write!(
                 f,
                 "qdropd: warning: {} cannot be synchronised ({}): a power cut may take the names of \
                  files that were just stored",
@@ -397,7 +397,7 @@ mod tests {
             r#"{"event":"warning","error":"the disk is full"}"#,
         );
         assert_entry(
-            &Entry::Unsynced("/srv/a\\b", &disk),
+            &Entry::CannotSync("/srv/a\\b", &disk),
             "qdropd: warning: /srv/a\\\\b cannot be synchronised (it \"failed\"): a power cut may take \
              the names of files that were just stored",
             r#"{"event":"warning","error":"/srv/a\\b cannot be synchronised: it \"failed\""}"#,

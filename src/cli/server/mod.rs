@@ -122,7 +122,7 @@ fn open_inbox(options: &Options, log: &Log) -> Result<Inbox, String> {
         log.log(&Entry::DiskFull);
     }
     if let Some(why) = inbox.unsynced() {
-        log.log(&Entry::Unsynced(&shown, why));
+        log.log(&Entry::CannotSync(&shown, why));
     }
     if inbox.is_world_writable() {
         log.log(&Entry::WorldWritable(&shown));
