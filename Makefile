@@ -194,7 +194,7 @@ fuzz:
 			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -malloc_limit_mb=1; \
 	done
 
-$(target)/bench/floor: bench/floor.rs
+$(target)/bench/floor: bench/floor.rs src/digest.rs
 	@mkdir -p $(@D)
 	$(RUSTC) --edition 2024 -O -o $@ $<
 

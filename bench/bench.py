@@ -35,7 +35,8 @@ from pathlib import Path
 
 import document
 import peers
-from peers import CURL, ENV, FLOOR, NO_SYNC, OTHERS, QDROPD, RESULTS, RSYNC, obstacle, version
+from peers import CURL, ENV, FLOOR, FLOOR_DIGEST, NO_SYNC, OTHERS, QDROPD, RESULTS, RSYNC
+from peers import RSYNC_FSYNC, obstacle, version
 
 KB, MB, GB = 1_000, 1_000_000, 1_000_000_000
 PATIENCE = 900  # seconds, for one measurement
@@ -272,19 +273,20 @@ def megabytes(size):
     return figure(size / MB) if size else ""
 
 
-def transfers(samples, amount, unit, reference=None):
-    """A table of tools. The last column compares each round with the same round of `reference`."""
+def transfers(samples, amount, unit, *references):
+    """A table of tools. The last columns compare each round with the same round of a reference."""
+    references = [tool.name for tool in references if tool.name in samples]
     head = ["", "seconds", unit, "CPU s", "sender MB", "receiver MB"]
     rows = []
     for name, own in samples.items():
         seconds = median(own, "seconds")
         row = [name, figure(seconds), figure(amount / seconds), figure(median(own, "cpu"))]
         row += [megabytes(median(own, "sender")), megabytes(median(own, "receiver"))]
-        if reference in samples:
+        for reference in references:
             pairs = zip(own, samples[reference])
             row.append(figure(statistics.median(a.seconds / b.seconds for a, b in pairs)))
         rows.append(row)
-    return [head + [f"time / {reference}"] * (reference in samples), *rows]
+    return [head + [f"time / {reference}" for reference in references], *rows]
 
 
 def file_system(path):
@@ -315,14 +317,14 @@ def write(workload, table, note, tools, samples=None, name=None):
 
 def memory():
     """1 GB from memory to memory."""
-    tools = [FLOOR, QDROPD, NO_SYNC, *OTHERS]
+    tools = [FLOOR, FLOOR_DIGEST, QDROPD, NO_SYNC, *OTHERS]
     with source(1, GB) as files:
         samples = in_turn("memory", tools, files, args.memory)
-    table = transfers(samples, GB / MB, "MB/s", FLOOR.name)
+    table = transfers(samples, GB / MB, "MB/s", FLOOR, FLOOR_DIGEST)
     write("memory", table, way(args.memory), tools, samples)
 
 
-def to_disk(workload, count, size, tools, amount, unit, reference):
+def to_disk(workload, count, size, tools, amount, unit, references):
     """From memory to a disk: those that wait for it in a table of their own."""
     # ext4 looks for a new inode past all that were deleted in the last seconds, which made ten
     # thousand files take six times as long after ten thousand others.
@@ -334,24 +336,25 @@ def to_disk(workload, count, size, tools, amount, unit, reference):
     for durable, name in ((True, f"{workload}, durable"), (False, workload)):
         some = [tool for tool in tools if tool.durable == durable]
         own = {tool.name: samples[tool.name] for tool in some if tool.name in samples}
-        table = transfers(own, amount, unit, reference[durable].name)
+        table = transfers(own, amount, unit, *references[durable])
         write(workload, table, way(args.dir), some, own, name)
 
 
 def disk():
     """1 GB from memory to a disk."""
-    tools = [peers.DD_FSYNC, QDROPD, peers.RSYNC_FSYNC, FLOOR, peers.DD, NO_SYNC, *OTHERS]
-    to_disk("disk", 1, GB, tools, GB / MB, "MB/s", (FLOOR, peers.DD_FSYNC))
+    tools = [peers.DD_FSYNC, QDROPD, RSYNC_FSYNC, FLOOR, FLOOR_DIGEST, peers.DD, NO_SYNC, *OTHERS]
+    references = [FLOOR, FLOOR_DIGEST], [peers.DD_FSYNC]
+    to_disk("disk", 1, GB, tools, GB / MB, "MB/s", references)
 
 
 def small():
     """10,000 files of 1 KB from memory to a disk, with one call of the sender."""
-    to_disk("small", 10_000, KB, peers.FOR_MANY, 10_000, "files/s", (FLOOR, peers.RSYNC_FSYNC))
+    to_disk("small", 10_000, KB, peers.FOR_MANY, 10_000, "files/s", ([FLOOR], [RSYNC_FSYNC]))
 
 
 def medium():
     """1,000 files of 1 MB from memory to a disk, with one call of the sender."""
-    to_disk("medium", 1_000, MB, peers.FOR_MANY, GB / MB, "MB/s", (FLOOR, peers.RSYNC_FSYNC))
+    to_disk("medium", 1_000, MB, peers.FOR_MANY, GB / MB, "MB/s", ([FLOOR], [RSYNC_FSYNC]))
 
 
 def senders():
@@ -391,7 +394,7 @@ def several():
         tools = [one, *(peers.behind_haproxy(one, count) for count in (1, 3))]
         samples = in_turn(name, tools, files, where, **how)
         # Of the receivers behind HAProxy time(1) knows nothing.
-        table = [row[:3] + row[6:] for row in transfers(samples, amount, unit, one.name)]
+        table = [row[:3] + row[6:] for row in transfers(samples, amount, unit, one)]
         haproxy = replace(tools[1], name="HAProxy")
         write("several", table, way(where), [QDROPD, haproxy], samples, name)
 

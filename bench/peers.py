@@ -80,6 +80,12 @@ FLOOR = Tool(
     send="floor send 127.0.0.1:{port} {files}",
     one_shot=True,
 )
+FLOOR_DIGEST = replace(
+    FLOOR,
+    name="floor with XXH64",
+    receive=FLOOR.receive.replace("floor", "floor --digest"),
+    send=FLOOR.send.replace("floor", "floor --digest"),
+)
 QDROPD = Tool(
     name="qdropd",
     package="",
