@@ -198,7 +198,7 @@ $(target)/bench/floor: bench/floor.rs src/digest.rs
 	@mkdir -p $(@D)
 	$(RUSTC) --edition 2024 -O -o $@ $<
 
-$(target)/bench/hole.so: bench/hole.c
+$(target)/bench/hole.so $(target)/bench/flush.so: $(target)/bench/%.so: bench/%.c
 	@mkdir -p $(@D)
 	$(CC) -O2 -fPIC -shared -o $@ $<
 
@@ -209,7 +209,7 @@ $(target)/bench/hole.so: bench/hole.c
 # installed are left out. As root, for the network of slow.
 # Debian: apt-get install gcc python3 time gnuplot-nox iproute2 util-linux netcat-openbsd ncat socat \
 #	rsync openssh-server openssh-client curl vsftpd qtbase5-dev haproxy
-bench: all $(target)/bench/floor $(target)/bench/hole.so
+bench: all $(addprefix $(target)/bench/,floor hole.so flush.so)
 	@set -e; for qmake in $(firstword $(QMAKE)); do \
 		$(qt_peers); \
 		export QDROP_QT=$$peers/bin; \

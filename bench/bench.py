@@ -36,7 +36,7 @@ from pathlib import Path
 import document
 import peers
 from peers import CURL, ENV, FLOOR, FLOOR_DIGEST, NO_SYNC, OTHERS, QDROPD, RESULTS, RSYNC
-from peers import RSYNC_FSYNC, obstacle, version
+from peers import RSYNC_FSYNC, obstacle, preloaded, version
 
 KB, MB, GB = 1_000, 1_000_000, 1_000_000_000
 PATIENCE = 900  # seconds, for one measurement
@@ -294,9 +294,10 @@ def file_system(path):
     return found.stdout.strip().replace("ext2/ext3", "ext4")
 
 
-def way(where):
+def way(where, rounds=None):
     """From where to where, and how often."""
-    rounds = f"median of {args.rounds} rounds" if args.rounds > 1 else "one round"
+    rounds = rounds or args.rounds
+    rounds = f"median of {rounds} rounds" if rounds > 1 else "one round"
     return f"{file_system(args.memory)} to {file_system(where)}, {rounds}"
 
 
@@ -355,6 +356,16 @@ def small():
 def medium():
     """1,000 files of 1 MB from memory to a disk, with one call of the sender."""
     to_disk("medium", 1_000, MB, peers.FOR_MANY, GB / MB, "MB/s", ([FLOOR], [RSYNC_FSYNC]))
+
+
+def durable():
+    """2,000 files of 1 KB onto a disk whose flush takes 10 ms and serves all who wait for it."""
+    count, rounds = 2_000, min(3, args.rounds)
+    tools = [preloaded(tool, "flush.so") for tool in (QDROPD, RSYNC_FSYNC)]
+    with source(count, KB) as files:
+        samples = in_turn("durable", tools, files, args.memory, rounds)
+    table = transfers(samples, count, "files/s", tools[1])
+    write("durable", table, way(args.memory, rounds), tools, samples)
 
 
 def senders():
@@ -473,8 +484,7 @@ def sparse():
     The sender reads a hole, and bench/hole.c lets the receiver's file be one: all but the write is
     as ever, and no disk is too small.
     """
-    receive = NO_SYNC.receive.replace("exec", f"exec env LD_PRELOAD={RESULTS}/hole.so")
-    tool, samples = replace(NO_SYNC, receive=receive), {}
+    tool, samples = preloaded(NO_SYNC, "hole.so"), {}
     for size in (10**digits for digits in range(6, 12)):
         if size <= args.largest:
             rounds = args.rounds if size < 10 * GB else 1
@@ -565,7 +575,7 @@ def plot(table):
 
 
 WORKLOADS = [
-    memory, disk, small, medium, senders, crowd, several, connections, sparse, slow, curve
+    memory, disk, small, durable, medium, senders, crowd, several, connections, sparse, slow, curve
 ]  # fmt: skip
 
 

@@ -124,6 +124,12 @@ def behind_haproxy(tool, count):
     )
 
 
+def preloaded(tool, library):
+    """With a library of bench/ in its receiver."""
+    preload = f"exec env LD_PRELOAD={RESULTS}/{library}"
+    return replace(tool, receive=tool.receive.replace("exec", preload))
+
+
 NC = Tool(
     name="netcat-openbsd",
     package="netcat-openbsd",
