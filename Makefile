@@ -194,7 +194,8 @@ fuzz:
 			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -malloc_limit_mb=1; \
 	done
 
-$(target)/bench/floor: bench/floor.rs src/digest.rs
+$(target)/bench/floor: src/digest.rs
+$(target)/bench/floor $(target)/bench/relay: $(target)/bench/%: bench/%.rs
 	@mkdir -p $(@D)
 	$(RUSTC) --edition 2024 -O -o $@ $<
 
@@ -209,7 +210,7 @@ $(target)/bench/hole.so $(target)/bench/flush.so: $(target)/bench/%.so: bench/%.
 # installed are left out. As root, for the network of slow.
 # Debian: apt-get install gcc python3 time gnuplot-nox iproute2 util-linux netcat-openbsd ncat socat \
 #	rsync openssh-server openssh-client curl vsftpd qtbase5-dev haproxy
-bench: all $(addprefix $(target)/bench/,floor hole.so flush.so)
+bench: all $(addprefix $(target)/bench/,floor relay hole.so flush.so)
 	@set -e; for qmake in $(firstword $(QMAKE)); do \
 		$(qt_peers); \
 		export QDROP_QT=$$peers/bin; \

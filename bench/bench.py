@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import functools
 import getpass
+import itertools
 import json
 import os
 import re
@@ -36,7 +37,7 @@ from pathlib import Path
 import document
 import peers
 from peers import CURL, ENV, FLOOR, FLOOR_DIGEST, NO_SYNC, OTHERS, QDROPD, RESULTS, RSYNC
-from peers import RSYNC_FSYNC, obstacle, preloaded, version
+from peers import RSYNC_FSYNC, RSYNC_TREE, obstacle, preloaded, version
 
 KB, MB, GB = 1_000, 1_000_000, 1_000_000_000
 PATIENCE = 900  # seconds, for one measurement
@@ -181,17 +182,27 @@ def idle_cost(tool):
         return receiver.stop()[1]
 
 
-def measure(tool, source, where, at_once=False, inside=(), kept=None):
-    """A transfer of all files in `source`, by one sender or by one for each, all at once."""
+def measure(
+    tool, source, where, at_once=False, inside=(), kept=None, before=None, round_trip=None
+):  # fmt: skip
+    """A transfer of all that is in `source`, by one sender or by one for each, all at once.
+
+    The receiver has what is in `before`, and is so many milliseconds away.
+    """
     expected, idle = sizes(source), idle_cost(tool)
-    names = " ".join(sorted(expected))
+    names = " ".join(sorted(os.listdir(source)))
     os.sync()
     with contextlib.ExitStack() as stack:
         stack.enter_context(patience(tool))
         files = "$file" if at_once else names
         places = stack.enter_context(prepared(tool, where, names, files, kept))
         here, drop = places["here"], places["drop"]
+        if before:
+            subprocess.run(["cp", "-a", f"{before}/.", drop], check=True)
         receiver = tool.receive and stack.enter_context(receiving(tool, places, inside))
+        if round_trip is not None:
+            places |= {"near": places["port"], "port": free_port(), "round_trip": round_trip}
+            stack.enter_context(receiving(peers.RELAY, places, inside))
         send = tool.send.format(**places)
         script = here / "send"  # A word of a command line has 128 KiB at most.
         script.write_text(f"for file in {names}; do {send} & done; wait" if at_once else send)
@@ -214,19 +225,27 @@ def measure(tool, source, where, at_once=False, inside=(), kept=None):
     return Sample(ended - began, cpu + receiver_cpu - idle, sender_peak, receiver_peak)
 
 
-def sizes(directory):
-    """Of its files, but for hidden ones, which are not whole yet."""
+def sizes(directory, below=""):
+    """Of all files below it, but for hidden ones, which are not whole yet."""
+    found = {}
     with os.scandir(directory) as entries:
-        return {entry.name: entry.stat().st_size for entry in entries if entry.name[0] != "."}
+        for entry in entries:
+            if entry.is_dir():
+                found |= sizes(entry.path, f"{below}{entry.name}/")
+            elif entry.name[0] != ".":
+                found[below + entry.name] = entry.stat().st_size
+    return found
 
 
 @contextlib.contextmanager
-def source(count, size, sparse=False):
-    """A directory in memory with so many files of noise."""
+def source(count, size, sparse=False, tree=False):
+    """A directory in memory with so many files of noise, or with a tree of them, 100 a directory."""
     with tempfile.TemporaryDirectory(dir=args.memory, prefix="qdrop-bench-") as path:
         noise = os.urandom(min(size, 16 * MB))
         for number in range(count):
-            with open(Path(path, f"{number:05}"), "wb") as file:
+            place = Path(path, f"tree/{number // 100:03}" if tree else "")
+            place.mkdir(parents=True, exist_ok=True)
+            with open(place / f"{number:05}", "wb") as file:
                 for start in range(0, 0 if sparse else size, len(noise)):
                     file.write(noise[: size - start])
                 file.truncate(size)
@@ -366,6 +385,33 @@ def durable():
         samples = in_turn("durable", tools, files, args.memory, rounds)
     table = transfers(samples, count, "files/s", tools[1])
     write("durable", table, way(args.memory, rounds), tools, samples)
+
+
+def trees():
+    """A tree that is brought up to date over round trips of 0.1 to 100 ms."""
+    tools = [RSYNC_TREE, peers.QDROP_TREE]
+    count, size = 5_000, 2 * KB
+    table, samples = [], {}
+    with source(count, size, tree=True) as old, source(0, 0) as new:
+        shutil.copytree(old, new, dirs_exist_ok=True)
+        for path in sorted(Path(new).glob("tree/*/*"))[::100]:
+            path.write_bytes(os.urandom(size + 1))
+        steps = ("first time", old, None), ("unchanged", old, old), ("1 % changed", new, old)
+        for round_trip, (step, files, before) in itertools.product((0.1, 1, 20, 100), steps):
+            row, how = f"{round_trip} ms, {step}", {"before": before, "round_trip": round_trip}
+            own = in_turn(f"trees, {row}", tools, files, args.memory, **how)
+            head, *rows = transfers(own, count, "files/s", RSYNC_TREE)
+            table = table or [["", *(tool[0] for tool in rows), *head[6:]]]
+            table.append([row, *(tool[1] for tool in rows), *rows[-1][6:]])
+            samples |= {f"{name}, {row}": taken for name, taken in own.items()}
+    write("trees", table, f"seconds, {way(args.memory)}", tools, samples)
+
+    count, rounds = 100_000, min(3, args.rounds)
+    with source(count, size, tree=True) as files:
+        how = {"before": files, "round_trip": 0.1}
+        samples = in_turn("trees, many", tools, files, args.memory, rounds, **how)
+    table = transfers(samples, count, "files/s", RSYNC_TREE)
+    write("trees", table, way(args.memory, rounds), tools, samples, "trees, many")
 
 
 def senders():
@@ -575,7 +621,8 @@ def plot(table):
 
 
 WORKLOADS = [
-    memory, disk, small, durable, medium, senders, crowd, several, connections, sparse, slow, curve
+    memory, disk, small, durable, medium, trees, senders, crowd, several, connections, sparse, slow,
+    curve,
 ]  # fmt: skip
 
 

@@ -98,6 +98,12 @@ QDROPD = Tool(
 NO_SYNC = replace(
     QDROPD, name="qdropd --no-sync", receive=f"{QDROPD.receive} --no-sync", durable=False
 )
+QDROP_TREE = replace(
+    QDROPD,
+    name="qdrop -r --preserve --skip-existing",
+    receive=f"{QDROPD.receive} --subdirs --on-conflict replace",
+    send=QDROPD.send.replace("--quiet", "--quiet -r --preserve --skip-existing"),
+)
 # Several small files at once go to several receivers.
 JOBS = replace(QDROPD, name="one qdropd", send=QDROPD.send.replace("--quiet", "--quiet --jobs 8"))
 
@@ -130,6 +136,15 @@ def preloaded(tool, library):
     return replace(tool, receive=tool.receive.replace("exec", preload))
 
 
+# In front of a receiver: what comes to {port} goes to {near}.
+RELAY = Tool(
+    name="relay",
+    package="rustc",
+    programs="relay",
+    version="echo",
+    receive="exec relay 127.0.0.1:{port} 127.0.0.1:{near} {round_trip}",
+    send="",
+)
 NC = Tool(
     name="netcat-openbsd",
     package="netcat-openbsd",
@@ -172,6 +187,7 @@ RSYNC_FSYNC = replace(
     send=RSYNC.send.replace("-W", "-W --fsync"),
     durable=True,
 )
+RSYNC_TREE = replace(RSYNC, name="rsync -a, daemon", send=RSYNC.send.replace("-W", "-a"))
 SCP = Tool(
     name="scp",
     package="openssh-client openssh-server",
