@@ -2,28 +2,28 @@
 
 use super::{DiskError, milliseconds};
 use crate::limits;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A file that is being sent.
-#[derive(Debug)]
-pub struct Source {
-    file: File,
-    path: PathBuf,
+/// What tells whether a file is still the one that was listed: size and modification time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
     size: u64,
     modified: Option<SystemTime>,
 }
 
-impl Source {
-    /// Opens a regular file. Symbolic links are followed.
+impl Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self { size: metadata.len(), modified: metadata.modified().ok() }
+    }
+
+    /// Examines a regular file. Symbolic links are followed.
     ///
     /// # Errors
-    /// Fails if the file cannot be opened, if it is not a regular file, or if it has size 0 but contents, as
-    /// the files of /proc have, since its real size is unknown.
-    pub fn open(path: &Path) -> Result<Self, DiskError> {
-        // The kind is checked before the open, since opening a pipe waits for its other end.
+    /// Fails if there is no such file, or if it is not a regular file.
+    pub fn of_path(path: &Path) -> Result<Self, DiskError> {
         let kind = fs::metadata(path).map_err(|error| match fs::symlink_metadata(path) {
             Ok(_) if error.kind() == ErrorKind::NotFound => {
                 DiskError::at("open", path)(io::Error::new(error.kind(), "it is a link to nothing"))
@@ -39,15 +39,66 @@ impl Source {
             let error = io::Error::new(ErrorKind::InvalidInput, what);
             return Err(DiskError::at("send", path)(error));
         }
-        let file = File::open(path).map_err(DiskError::at("open", path))?;
-        let mut source = Self::of(file, path)?;
-        if source.size == 0 && source.has_hidden_bytes().map_err(DiskError::at("read", path))? {
-            return Err(source.unknown_size());
-        }
-        Ok(source)
+        Ok(Self::of(&kind))
     }
 
-    /// Returns whether a file of size 0 has contents, and still has size 0.
+    /// Returns the size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Returns the modification time in milliseconds since 1970 UTC; 0 if the system does not report
+    /// it.
+    pub fn modified(&self) -> i64 {
+        self.modified.map_or(0, milliseconds)
+    }
+
+    /// Returns whether a file that was `before` was written to since. One that only grew still begins with
+    /// what it had.
+    fn is_changed(self, before: Self) -> bool {
+        self.size < before.size || self.size == before.size && self.modified != before.modified
+    }
+}
+
+/// A file that is being sent.
+#[derive(Debug)]
+pub struct Source {
+    file: File,
+    path: PathBuf,
+    stamp: Stamp,
+}
+
+impl Source {
+    /// Opens a regular file. Symbolic links are followed.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be opened, or if it is not a regular file or says that it is empty and is
+    /// not, as those of /proc do, since the size of such is unknown.
+    pub fn open(path: &Path) -> Result<Self, DiskError> {
+        // This comes before the open, since opening a pipe waits for its other end.
+        Stamp::of_path(path)?;
+        let file = File::open(path).map_err(DiskError::at("open", path))?;
+        Self::of(file, path)?.with_known_size()
+    }
+
+    /// Opens a regular file to send what was listed of it. Symbolic links are followed. Returns `None` if
+    /// it has changed since. If it only grew, what it had is sent.
+    ///
+    /// # Errors
+    /// Fails as [`Source::open`] does.
+    pub fn open_listed(path: &Path, listed: Stamp) -> Result<Option<Self>, DiskError> {
+        let source = Self::open(path)?;
+        let is_listed = !source.stamp.is_changed(listed);
+        Ok(is_listed.then_some(Self { stamp: listed, ..source }))
+    }
+
+    fn with_known_size(mut self) -> Result<Self, DiskError> {
+        let is_unknown = self.size() == 0
+            && self.has_hidden_bytes().map_err(DiskError::at("read", &self.path))?;
+        if is_unknown { Err(self.unknown_size()) } else { Ok(self) }
+    }
+
+    /// Returns whether an empty file has bytes, and did not just get them.
     fn has_hidden_bytes(&mut self) -> io::Result<bool> {
         let has_bytes = self.file.read(&mut [0])? > 0;
         self.rewind()?;
@@ -78,8 +129,7 @@ impl Source {
 
     fn of(file: File, path: &Path) -> Result<Self, DiskError> {
         let metadata = file.metadata().map_err(DiskError::at("examine", path))?;
-        let modified = metadata.modified().ok();
-        Ok(Self { file, path: path.to_owned(), size: metadata.len(), modified })
+        Ok(Self { file, path: path.to_owned(), stamp: Stamp::of(&metadata) })
     }
 
     fn rewound(file: File, path: &Path) -> Result<Self, DiskError> {
@@ -106,29 +156,25 @@ impl Source {
         self.file.rewind()
     }
 
-    /// Returns the size in bytes when the file was opened, which is how many bytes are sent.
+    /// Returns the size in bytes at the time the file was listed, or else opened. As many bytes are sent.
     pub fn size(&self) -> u64 {
-        self.size
+        self.stamp.size()
     }
 
-    /// Returns the modification time in milliseconds since 1970 UTC; 0 if the system does not report
-    /// it.
+    /// Returns the modification time, as [`Stamp::modified`] does.
     pub fn modified(&self) -> i64 {
-        self.modified.map_or(0, milliseconds)
+        self.stamp.modified()
     }
 
-    /// Returns whether the file changed since it was opened. Appending does not count, since the bytes before
-    /// are what was sent.
+    /// Returns whether the file was written to since then. If it only grew, what it had is what was sent.
     ///
     /// # Errors
     /// Fails if the disk fails.
     pub fn has_changed(&self) -> io::Result<bool> {
-        let metadata = self.file.metadata()?;
-        let is_other = metadata.modified().ok() != self.modified;
-        Ok(metadata.len() < self.size || metadata.len() == self.size && is_other)
+        Ok(Stamp::of(&self.file.metadata()?).is_changed(self.stamp))
     }
 
-    /// Returns the error of a file whose size is not that of its contents, as in /proc and /sys.
+    /// The error of a file whose size is not that of its contents, as in /proc and /sys.
     pub fn unknown_size(&self) -> DiskError {
         let what =
             "its size is not known before it is read; --name NAME HOST - sends standard input";
@@ -139,11 +185,6 @@ impl Source {
     pub fn path(&self) -> &Path {
         &self.path
     }
-}
-
-/// Returns the size in bytes of the file at `path`; 0 if it is unknown.
-pub fn size(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 fn create_unnamed(directory: &Path) -> io::Result<File> {

@@ -9,8 +9,8 @@ use crate::cli::Blocking;
 use crate::cli::exit::Exit;
 use crate::cli::meter::Id;
 use crate::disk::DiskError;
-use crate::disk::source::{self, Source};
-use crate::disk::tree::{Found, sendable, walk};
+use crate::disk::source::{Source, Stamp};
+use crate::disk::tree::{Found, Walk, sendable};
 use crate::limits;
 use crate::net::rate_limiter::RateLimiter;
 use crate::net::timed_stream::{TimedStream, Timeouts};
@@ -111,18 +111,32 @@ impl Run<'_> {
 
     /// Fills the queue with everything that is to be sent.
     fn collect_files(&mut self) {
-        let mut queue = VecDeque::new();
-        for (index, found) in self.find_files().into_iter().enumerate() {
-            match found {
-                Found::File(path, name) => {
-                    queue.push_back(QueuedFile::new(index, path, name));
+        let (mut queue, mut bytes, mut index) = (VecDeque::new(), 0_u64, 0);
+        for path in &self.options.files {
+            if !(self.options.recursive && path.is_dir()) {
+                let own = path.file_name().unwrap_or(path.as_os_str());
+                let name = self.options.name.clone();
+                let name = name.unwrap_or_else(|| sendable(own));
+                queue.push_back(QueuedFile::new(index, path.clone(), name));
+                let size = Stamp::of_path(path).map_or(0, |stamp| stamp.size());
+                bytes = bytes.saturating_add(size);
+                index += 1;
+                continue;
+            }
+            for found in Walk::new(path) {
+                match found {
+                    Found::File(path, name, stamp) => {
+                        queue.push_back(QueuedFile::new(index, path, name));
+                        bytes = bytes.saturating_add(stamp.size());
+                    }
+                    Found::Skipped(path, why) => self.reporter.left_out(&path, why),
+                    Found::Failed(error) => {
+                        let path = error.path.clone();
+                        let name = path.to_string_lossy().into_owned();
+                        self.fail(QueuedFile::new(index, path, name), error);
+                    }
                 }
-                Found::Skipped(path, why) => self.reporter.left_out(&path, why),
-                Found::Failed(error) => {
-                    let path = error.path.clone();
-                    let name = path.to_string_lossy().into_owned();
-                    self.fail(QueuedFile::new(index, path, name), error);
-                }
+                index += 1;
             }
         }
         // Standard input has a name of its own, so it is the only file.
@@ -139,26 +153,9 @@ impl Run<'_> {
         }
         if queue.len() > 1 {
             // For the progress bar.
-            let bytes = queue.iter().map(|file| source::size(&file.path));
-            let bytes = bytes.fold(0, u64::saturating_add);
             self.reporter.printer.plan(queue.len(), bytes);
         }
         self.shared().queue = queue;
-    }
-
-    fn find_files(&self) -> Vec<Found> {
-        let mut found = Vec::new();
-        for path in &self.options.files {
-            if self.options.recursive && path.is_dir() {
-                found.extend(walk(path));
-            } else {
-                let own = path.file_name().unwrap_or(path.as_os_str());
-                let name = self.options.name.clone();
-                let name = name.unwrap_or_else(|| sendable(own));
-                found.push(Found::File(path.clone(), name));
-            }
-        }
-        found
     }
 
     /// Records that a local file cannot be read.
