@@ -12,7 +12,7 @@ use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, sho
 use crate::transfer::error::SendError;
 use crate::transfer::send::Sent;
 use crate::wire::header::Dialect;
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::mem;
@@ -33,12 +33,10 @@ struct State {
     totals: Totals,
     /// The first failure in the order of the files: its index and exit status.
     failure: Option<(usize, Exit)>,
-    /// XXH64 of each name under which a file is stored, and whether the file was sent by this call. Digests
-    /// take less memory than a million names.
-    names: HashMap<u64, bool>,
-    /// XXH64 of the same names in lower case.
-    lower_names: HashSet<u64>,
-    /// Whether the warning about names that differ only in case was printed.
+    /// The names under which files are stored, as [`remembered`] has them. A million take 17 MB, and at no
+    /// moment more, as a table does that grows.
+    names: BTreeSet<u64>,
+    /// Whether it was said that two names differ in case alone.
     warned_of_case: bool,
     /// Whether the warning about a receiver that keeps old versions of a file was printed.
     warned_of_versions: bool,
@@ -54,6 +52,22 @@ struct Totals {
     failed: usize,
     /// Bytes of the files that were sent.
     bytes: u64,
+}
+
+/// What a name is remembered for.
+#[derive(Clone, Copy)]
+enum NameOf {
+    /// A file that the receiver had.
+    Skipped,
+    /// A file that was sent just now.
+    Sent,
+    /// A file of either kind, in lower case, where that is another name.
+    LowerCase,
+}
+
+/// Returns what is remembered of a name: its XXH64, whose last bits tell what for.
+fn remembered(name: &str, of: NameOf) -> u64 {
+    xxh64(name.as_bytes()) & !0b11 | of as u64
 }
 
 impl<'a> Reporter<'a> {
@@ -114,8 +128,8 @@ impl<'a> Reporter<'a> {
 
     /// Returns whether the name under which a file is stored is that of another file that this call has sent.
     pub(super) fn has_sent(&self, sent: &Sent) -> bool {
-        let name = sent.stored_as.as_ref().map(|name| xxh64(name.as_bytes()));
-        name.is_some_and(|name| self.state().names.get(&name) == Some(&true))
+        let name = sent.stored_as.as_ref().map(|name| remembered(name, NameOf::Sent));
+        name.is_some_and(|name| self.state().names.contains(&name))
     }
 
     /// Records the name under which a file is stored. If another file of this call has the same name, returns
@@ -123,13 +137,12 @@ impl<'a> Reporter<'a> {
     fn another_of_this_name(&self, sent: &Sent) -> Option<String> {
         let name = sent.stored_as.as_ref()?;
         let mut state = self.state();
-        let is_another = state.names.insert(xxh64(name.as_bytes()), !sent.already_stored);
-        if !state.lower_names.insert(xxh64(name.to_lowercase().as_bytes()))
-            && is_another.is_none()
-            && !self.options.quiet
-            && !self.options.json
-            && !mem::replace(&mut state.warned_of_case, true)
-        {
+        let is_another = state.has_file(name);
+        let fate = if sent.already_stored { NameOf::Skipped } else { NameOf::Sent };
+        state.names.insert(remembered(name, fate));
+        let warns = !self.options.quiet && !self.options.json && !state.warned_of_case;
+        if warns && !is_another && state.has_other_case(name) {
+            state.warned_of_case = true;
             self.printer.log(format!(
                 "qdrop: warning: {} differs from another name of this call in case alone; a receiver \
                  whose disk does not tell them apart has one of the two",
@@ -137,11 +150,15 @@ impl<'a> Reporter<'a> {
             ));
         }
         drop(state);
-        is_another?;
+        if !is_another {
+            return None;
+        }
         let name = shortened(name, limits::PATH);
-        let what = match sent.already_stored {
-            true => "what the receiver has in its place, {}, is another file of this call",
-            false => "it took the place of another file of this call, {}",
+        let what = match fate {
+            NameOf::Skipped => {
+                "what the receiver has in its place, {}, is another file of this call"
+            }
+            _ => "it took the place of another file of this call, {}",
         };
         let what = what.replace("{}", &Escaped(&name).to_string());
         Some(format!(
@@ -363,7 +380,27 @@ impl<'a> Reporter<'a> {
     }
 }
 
-/// Returns what a receiver did instead of giving a receipt.
+impl State {
+    /// Returns whether a file of this call is stored under this name.
+    fn has_file(&self, name: &str) -> bool {
+        let fates = [NameOf::Skipped, NameOf::Sent];
+        fates.iter().any(|&fate| self.names.contains(&remembered(name, fate)))
+    }
+
+    /// Returns whether a file of this call has a name that differs from this one in case alone, and remembers
+    /// this one for the next.
+    fn has_other_case(&mut self, name: &str) -> bool {
+        let lower = name.to_lowercase();
+        let key = remembered(&lower, NameOf::LowerCase);
+        if lower == name {
+            return self.names.contains(&key);
+        }
+        let is_new = self.names.insert(key);
+        !is_new || self.has_file(&lower)
+    }
+}
+
+/// Returns what a receiver did that gave no receipt.
 fn instead_of_receipt(sent: &Sent) -> String {
     match (&sent.answer, sent.closed_by_receiver) {
         (Some(answer), _) => format!("answered: {}", Escaped(answer)),
