@@ -1158,6 +1158,16 @@ fn names_that_differ_in_case_alone_are_warned_of() {
     let warning =
         "qdrop: warning: Photo.jpg differs from another name of this call in case alone; ";
     assert!(sent.stderr.starts_with(warning), "{sent:?}");
+    // Whichever comes first.
+    for names in [["x", "X"], ["Y", "y"]] {
+        let paths = names.map(|name| {
+            put(source.path(), name, name.as_bytes());
+            source.path().join(name)
+        });
+        let sent = send_all(qdropd.address, &[], &paths);
+        let warning = format!("qdrop: warning: {} differs ", names[1]);
+        assert!(sent.exit == 0 && sent.stderr.starts_with(&warning), "{sent:?}");
+    }
 }
 
 /// A drop directory is sent on while something is received there.
@@ -1283,7 +1293,7 @@ fn a_directory_that_cannot_be_listed_fails_and_the_rest_is_sent() {
     let sent = send(qdropd.address, &["-r", "--json", "--retry=9"], &source.path().join("top"));
     assert_eq!((sent.exit, sent.stderr.lines().count()), (1, 1), "{sent:?}");
     assert!(sent.stderr.contains("name too long"), "{sent:?}");
-    let lines = parsed(&sent);
+    let lines = parsed_files(&sent);
     let outcomes: Vec<&str> = lines.iter().map(|line| &*line["outcome"]).collect();
     assert_eq!(outcomes, ["failed", "stored", "stored"]);
     assert_eq!(lines[0]["status"], "1");
@@ -1763,6 +1773,7 @@ for line in sys.stdin.buffer:
     for key, value in json.loads(line).items():
         assert isinstance(value, {'size': (int, type(None)), 'seconds': (int, float),
             'resumed_at': (int, type(None)), 'refusal': (int, type(None)),
+            'files': int, 'stored': int, 'sent': int, 'skipped': int, 'failed': int, 'bytes': int,
             'status': int, 'closed_by_receiver': (bool, type(None))}.get(key, (str, type(None)))), (key, value)
         print(key, str(value).encode().hex())
     print()";
@@ -1777,6 +1788,29 @@ for line in sys.stdin.buffer:
     let lines = output.stdout.split_terminator("\n\n");
     lines.map(|line| line.lines().filter_map(pair).collect()).collect()
 }
+
+/// The lines of several files, without the one that sums them up, which adds up.
+fn parsed_files(sent: &Sent) -> Vec<BTreeMap<String, String>> {
+    let mut lines = parsed(sent);
+    let summary = lines.pop().unwrap();
+    assert!(summary.keys().eq(SUMMARY_KEYS), "{summary:?}");
+    let is_good = |line: &&BTreeMap<_, _>| line["status"] == "0";
+    let good: Vec<_> = lines.iter().filter(is_good).collect();
+    let mut expected = vec![("files", lines.len()), ("failed", lines.len() - good.len())];
+    for outcome in ["stored", "sent", "skipped"] {
+        expected.push((outcome, good.iter().filter(|line| line["outcome"] == outcome).count()));
+    }
+    let came = good.iter().filter(|line| line["outcome"] != "skipped");
+    expected.push(("bytes", came.map(|line| line["size"].parse::<usize>().unwrap()).sum()));
+    for (key, value) in expected {
+        assert_eq!(summary[key], value.to_string(), "{key} of {summary:?}");
+    }
+    assert_eq!((&*summary["outcome"], &*summary["status"]), ("summary", &*sent.exit.to_string()));
+    lines
+}
+
+const SUMMARY_KEYS: [&str; 9] =
+    ["bytes", "failed", "files", "outcome", "seconds", "sent", "skipped", "status", "stored"];
 
 const KEYS: [&str; 14] = [
     "answer",
@@ -1818,7 +1852,7 @@ fn json_is_json_whatever_the_names_and_the_outcome() {
     for options in [&["--json"][..], &["--json", "--preserve", "--skip-existing"]] {
         let sent = patiently(options, qdropd.address, &sources);
         assert_eq!((sent.exit, sent.stderr.lines().count()), (5, 2), "{sent:?}");
-        let lines = parsed(&sent);
+        let lines = parsed_files(&sent);
         assert_eq!(lines.len(), sources.len(), "{sent:?}");
         for line in &lines {
             assert!(line.keys().eq(KEYS), "{line:?}");
@@ -1868,9 +1902,38 @@ fn json_is_json_whatever_the_names_and_the_outcome() {
     receiver.join();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sent = patiently(&["--json", "--retry=1"], port, &sources[..2]);
-    let lines = parsed(&sent);
+    let lines = parsed_files(&sent);
     assert_eq!((sent.exit, lines.len()), (3, 2), "{sent:?}");
     assert!(lines.iter().all(|line| line["status"] == "3" && line["error"].contains("refused")));
+}
+
+/// A program knows by what it wrote whether the last line sums up.
+#[test]
+fn a_tree_is_summed_up_for_programs_whatever_is_in_it() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--subdirs"]));
+    let options = ["-r", "-q", "--json", "--preserve", "--skip-existing"];
+    let sum = |expected: &[&str]| {
+        let sent = send(qdropd.address, &options, source.path());
+        let lines = parsed_files(&sent);
+        let outcomes: Vec<&str> = lines.iter().map(|line| &*line["outcome"]).collect();
+        assert_eq!((outcomes, sent.exit), (expected.to_vec(), 0), "{sent:?}");
+    };
+    sum(&[]);
+    put(source.path(), "a", b"body");
+    sum(&["stored"]);
+    sum(&["skipped"]);
+    put(source.path(), "b/c", b"body");
+    sum(&["skipped", "stored"]);
+    // A Qt program takes what has no receipt.
+    let receiver = Receiver::start(|mut stream| io::copy(&mut stream, &mut io::sink()).unwrap());
+    let sent =
+        send(receiver.address, &["-r", "--json", "--require-receipt"], &source.path().join("b"));
+    receiver.join();
+    assert_eq!((sent.exit, parsed_files(&sent).len()), (6, 1), "{sent:?}");
+    let receiver = Receiver::start(|mut stream| io::copy(&mut stream, &mut io::sink()).unwrap());
+    let sent = send(receiver.address, &["-r", "--json"], &source.path().join("b"));
+    receiver.join();
+    assert_eq!((sent.exit, &*parsed_files(&sent)[0]["outcome"]), (0, "sent"), "{sent:?}");
 }
 
 // --- Receivers that know nothing of all this.

@@ -720,8 +720,9 @@ fn streams_that_do_not_block_are_waited_for() {
     eventually("many are stored", || (qdropd.files().len() >= FILES / 2).then_some(()));
     let mut lines = String::new();
     reader.read_to_string(&mut lines).unwrap();
-    assert_eq!(lines.lines().count(), FILES);
-    assert!(lines.lines().all(|line| line.starts_with(r#"{"outcome":"stored","#)), "{lines}");
+    assert_eq!(lines.lines().count(), FILES + 1);
+    let is_stored = |line: &str| line.starts_with(r#"{"outcome":"stored","#);
+    assert!(lines.lines().take(FILES).all(is_stored), "{lines}");
     assert_eq!(qdrop.wait().unwrap().code(), Some(0));
     // Standard input, too.
     let (mut writer, input) = UnixStream::pair().unwrap();
@@ -1042,7 +1043,8 @@ fn of_many_files_to_nobody_one_line_tells_and_another_counts() {
     let files: Vec<_> =
         (0..300).map(|n| file(source.path(), &format!("{n:03}"), b"body")).collect();
     let sent = send_all(NOBODY.parse().unwrap(), &["--retry=1", "--json"], &files);
-    assert_eq!((sent.exit, sent.stdout.lines().count()), (3, 300));
+    // One sums up.
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (3, 301));
     for (line, path) in sent.stdout.lines().zip(&files) {
         assert!(line.contains(&format!(r#""file":"{}""#, path.display())), "{line}");
         assert!(line.contains(r#""outcome":"failed""#) && line.contains("refused"), "{line}");
@@ -1163,6 +1165,31 @@ fn a_narrow_terminal_shows_the_beginning_of_the_numbers() {
             assert!(!shown[..shown.len().min(18)].contains('/'), "{columns}: {line:?}");
         }
         assert!(drawn.iter().any(|line| line.contains("% [")), "{drawn:?}");
+    }
+}
+
+/// What the receiver has already is no less there than what was sent.
+#[test]
+fn the_bar_of_a_tree_counts_what_was_skipped() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--subdirs"]));
+    let top = source.path().join("top");
+    fs::create_dir(&top).unwrap();
+    let to = qdropd.address.to_string();
+    let args = ["-r", "--preserve", "--skip-existing", &to, top.to_str().unwrap()];
+    for name in ["a", "b"] {
+        sparse(&top, name, 4_000_000);
+    }
+    assert_eq!(qdrop(args).exit, 0);
+    for (columns, name, expected) in [(80, "c", "3/3 top/c"), (40, "d", "")] {
+        sparse(&top, name, 1_500_000);
+        let args = [&["--limit-rate=1M"][..], &args].concat();
+        let sent = Running::on_terminal(columns, "qdrop", &args).wait();
+        assert_eq!(sent.exit, 0, "{sent:?}");
+        let (_, drawn) = terminal(&sent.stdout, columns);
+        let bars = drawn.iter().filter_map(|row| row.split_once("% [")?.0.rsplit_once(' '));
+        let mut bars = bars.map(|(label, percent)| (label.trim(), percent.parse().unwrap()));
+        let is_right = |(label, percent)| label == expected && (84..100).contains(&percent);
+        assert!(bars.any(is_right), "{drawn:?}");
     }
 }
 

@@ -151,9 +151,21 @@ impl Printer {
         self.0.wake(state, PrinterState::Watching);
     }
 
-    /// Announces a number of transfers and their bytes in total.
-    pub(super) fn plan(&self, transfers: usize, bytes: u64) {
-        self.0.state().meter.plan(transfers, bytes);
+    /// Announces further files and their bytes. Each is to be settled once.
+    pub(super) fn planned(&self, files: usize, bytes: u64) {
+        let mut state = self.0.state();
+        state.meter.planned(files, bytes, Instant::now());
+        self.0.watch(state);
+    }
+
+    /// Announces that all files are planned, so that the time left can be told.
+    pub(super) fn all_planned(&self) {
+        self.0.state().meter.all_planned();
+    }
+
+    /// Records that a planned file has its outcome. `untransferred`: bytes that are there without a transfer.
+    pub(super) fn settled(&self, untransferred: u64) {
+        self.0.state().meter.settled(untransferred);
     }
 
     /// Begins a transfer of `total` bytes.
@@ -165,9 +177,7 @@ impl Printer {
     pub(super) fn begin_from(&self, name: String, peer: Option<SocketAddr>, total: u64) -> Id {
         let mut state = self.0.state();
         let id = state.meter.begin(name, peer, total, Instant::now());
-        if self.0.progress != Progress::None {
-            self.0.wake(state, PrinterState::Sleeping);
-        }
+        self.0.watch(state);
         id
     }
 
@@ -198,6 +208,13 @@ impl Shared {
             state.thread = PrinterState::Printing;
             drop(state);
             self.changed.notify_all();
+        }
+    }
+
+    /// Has the printing thread watch the progress.
+    fn watch(&self, state: MutexGuard<'_, State>) {
+        if self.progress != Progress::None {
+            self.wake(state, PrinterState::Sleeping);
         }
     }
 

@@ -156,7 +156,7 @@ How it is sent:
 What is printed:
       --progress auto|always|never
                               show a progress bar [auto: on a terminal]
-      --json                  print one JSON object for each file
+      --json                  print one JSON object for each file, and a summary
   -q, --quiet                 print only errors
   -v, --verbose               print what is being done as well
   -h, --help                  print this help

@@ -23,18 +23,20 @@ pub(super) struct Meter {
     since: Instant,
     /// When the rate was last measured, and `moved` at that time.
     sample: (Instant, u64),
-    /// The expected totals, if they are known.
+    /// What is expected, if it was announced.
     plan: Option<Plan>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Plan {
-    total: usize,
+    /// Files and their bytes, as far as they are known.
+    files: usize,
     bytes: u64,
-    /// Finished transfers.
-    finished: usize,
-    /// Bytes of the finished transfers.
-    finished_bytes: u64,
+    /// Whether these are all.
+    is_whole: bool,
+    /// Files that have their outcome, and bytes that are there.
+    settled: usize,
+    settled_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -96,8 +98,31 @@ impl Meter {
         }
     }
 
-    pub(super) fn plan(&mut self, transfers: usize, bytes: u64) {
-        self.plan = Some(Plan { total: transfers, bytes, finished: 0, finished_bytes: 0 });
+    pub(super) fn planned(&mut self, files: usize, bytes: u64, now: Instant) {
+        self.start_anew(now);
+        let plan = self.plan.get_or_insert_default();
+        plan.files += files;
+        plan.bytes = plan.bytes.saturating_add(bytes);
+    }
+
+    pub(super) fn all_planned(&mut self) {
+        self.plan.get_or_insert_default().is_whole = true;
+    }
+
+    pub(super) fn settled(&mut self, untransferred: u64) {
+        if let Some(plan) = &mut self.plan {
+            plan.settled += 1;
+            plan.settled_bytes = plan.settled_bytes.saturating_add(untransferred);
+        }
+    }
+
+    /// Measures anew if there was nothing to do.
+    fn start_anew(&mut self, now: Instant) {
+        if self.is_empty() {
+            self.rate = 0;
+            self.since = now;
+            self.sample = (now, self.moved);
+        }
     }
 
     pub(super) fn begin(
@@ -107,11 +132,7 @@ impl Meter {
         total: u64,
         now: Instant,
     ) -> Id {
-        if self.is_empty() {
-            self.rate = 0;
-            self.since = now;
-            self.sample = (now, self.moved);
-        }
+        self.start_anew(now);
         let id = Id(self.next);
         self.next += 1;
         let (began, reported) = (now, now);
@@ -141,15 +162,15 @@ impl Meter {
     pub(super) fn end(&mut self, id: Id) {
         let Some(at) = self.transfers.iter().position(|transfer| transfer.id == id) else { return };
         let over = self.transfers.remove(at);
-        if let Some(plan) = &mut self.plan {
-            plan.finished += 1;
-            plan.finished_bytes = plan.finished_bytes.saturating_add(over.done);
+        if let Some(plan) = self.plan.as_mut().filter(|_| over.done >= over.total) {
+            // What broke off is transferred again.
+            plan.settled_bytes = plan.settled_bytes.saturating_add(over.done);
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let planned = |plan: &Plan| (1..plan.total).contains(&plan.finished);
-        self.transfers.is_empty() && !self.plan.as_ref().is_some_and(planned)
+        let is_done = |plan: &Plan| plan.is_whole && plan.settled >= plan.files;
+        self.transfers.is_empty() && self.plan.as_ref().is_none_or(is_done)
     }
 
     /// Returns the live line: a name on the left, the numbers of all transfers on the right. It fits
@@ -158,8 +179,12 @@ impl Meter {
     /// `None` in the first moments of a transfer.
     pub(super) fn live(&mut self, now: Instant) -> Option<String> {
         self.measure(now);
-        let first = self.transfers.first()?;
-        let began = if self.plan.is_some() { self.since } else { first.began };
+        // A single file needs no counts.
+        let plan = self.plan.as_ref().filter(|plan| plan.files > 1 || !plan.is_whole);
+        let began = match (plan, self.transfers.first()) {
+            (Some(_), _) if !self.is_empty() => self.since,
+            (_, first) => first?.began,
+        };
         if now.duration_since(began) < limits::REDRAW {
             return None;
         }
@@ -168,18 +193,23 @@ impl Meter {
             done = done.saturating_add(transfer.done);
             total = total.saturating_add(transfer.total);
         }
-        let mut label = match self.transfers.len() {
-            1 => label(&first.name, first.peer),
-            n => format!("{n} transfers"),
+        let mut label = match &self.transfers[..] {
+            [] => "files".to_owned(),
+            [one] => label(&one.name, one.peer),
+            all => format!("{} transfers", all.len()),
         };
-        if let Some(plan) = &self.plan {
-            done = done.saturating_add(plan.finished_bytes);
-            // Retries move more bytes than planned.
-            total = plan.bytes.max(done);
-            let at = (plan.finished + 1).min(plan.total);
-            label = format!("{at}/{} {label}", plan.total);
+        let mut numbers = numbers(done, total, self.rate);
+        if let Some(Plan { files, bytes, is_whole, settled, settled_bytes }) = plan {
+            done = done.saturating_add(*settled_bytes);
+            if *is_whole {
+                let at = (settled + self.transfers.len().min(1)).min(*files);
+                label = format!("{at}/{files} {label}");
+                // What was transferred in vain makes more than was planned.
+                numbers = self::numbers(done, done.max(*bytes), self.rate);
+            } else {
+                numbers = counts(*settled, *files, done, self.rate);
+            }
         }
-        let numbers = numbers(done, total, self.rate);
         let back = NUMBERS - 1;
         // In a narrower terminal, what does not fit ends up in the last column, which is cleared.
         Some(format!("\x1b[?7l\r\x1b[K{label}\x1b[999C\x1b[{back}D{numbers}\x1b[K\x1b[?7h"))
@@ -226,6 +256,14 @@ fn numbers(done: u64, total: u64, rate: u64) -> String {
     let left = time_left(total.saturating_sub(done), rate);
     let percent = percent(done, total);
     format!("{percent:>3}% [{bar}] {bytes:>#5} {:>#7} {left:>5}", Rate(rate))
+}
+
+/// The numbers while it is not known how many files there are.
+fn counts(settled: usize, files: usize, done: u64, rate: u64) -> String {
+    let files = format!("{settled} of {files}+");
+    let counts = format!("{files:>19} {:>#5} {:>#7}", Bytes(done), Rate(rate));
+    let columns = NUMBERS - 1;
+    format!("{counts:<columns$}")
 }
 
 fn percent(done: u64, total: u64) -> u64 {
@@ -281,6 +319,65 @@ mod tests {
         assert!(meter.live(at(2)).unwrap().contains(" 25% [###........."));
         meter.end(first);
         assert!(meter.live(at(3)).unwrap().contains("  0% [............]"));
+    }
+
+    #[test]
+    fn what_is_there_counts_and_the_end_is_foretold_when_it_is_known() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut meter = Meter::new(start);
+        meter.planned(3, 3 * GIB, at(0));
+        assert_eq!(meter.live(at(0)), None, "too early to flicker");
+        meter.settled(GIB);
+        let id = meter.begin("a".to_owned(), None, GIB, at(1));
+        meter.advance(id, GIB / 2);
+        let line = meter.live(at(1)).unwrap();
+        assert!(line.contains("\x1b[Ka\x1b["), "{line:?}");
+        let known = "            1 of 3+  1.5G  512M/s      ";
+        assert!(line.contains(known), "{line:?}");
+        // What breaks off is not there.
+        meter.end(id);
+        meter.planned(7, GIB, at(1));
+        let line = meter.live(at(1)).unwrap();
+        assert!(line.contains("\x1b[Kfiles\x1b["), "{line:?}");
+        assert!(line.contains("           1 of 10+  1.0G  512M/s      "), "{line:?}");
+        meter.all_planned();
+        let line = meter.live(at(1)).unwrap();
+        assert!(line.contains("\x1b[K1/10 files\x1b["), "{line:?}");
+        assert!(line.contains(" 25% [###.........]  1.0G  512M/s  0:06"), "{line:?}");
+        let id = meter.begin("b".to_owned(), None, GIB, at(1));
+        meter.advance(id, GIB);
+        meter.end(id);
+        meter.begin("c".to_owned(), None, GIB, at(1));
+        meter.settled(0);
+        let line = meter.live(at(1)).unwrap();
+        assert!(line.contains("\x1b[K3/10 c\x1b[") && line.contains(" 50% ["), "{line:?}");
+        (0..8).for_each(|_| meter.settled(0));
+        assert!(meter.live(at(2)).unwrap().contains("10/10 c"), "it is still under way");
+        let id = meter.transfers[0].id;
+        meter.end(id);
+        assert_eq!((meter.is_empty(), meter.live(at(2))), (true, None));
+    }
+
+    #[test]
+    fn the_counts_fit_their_columns() {
+        assert_eq!(counts(1_000_000, 1_000_000, GIB, 0).find("1000000 of 1000000+"), Some(0));
+        for files in [0, 1, 999_999, 9_999_999_999] {
+            let line = counts(files, files, u64::MAX, u64::MAX);
+            assert_eq!(line.chars().count(), NUMBERS - 1, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn one_file_has_a_line_of_its_own() {
+        let start = Instant::now();
+        let mut meter = Meter::new(start);
+        meter.planned(1, GIB, start);
+        meter.all_planned();
+        let later = start + Duration::from_secs(1);
+        assert_eq!(meter.live(later), None, "nobody has answered yet");
+        meter.begin("a".to_owned(), None, GIB, start);
+        assert!(meter.live(later).unwrap().contains("\x1b[Ka\x1b["));
     }
 
     #[test]

@@ -151,10 +151,8 @@ impl Run<'_> {
                 }
             }
         }
-        if queue.len() > 1 {
-            // For the progress bar.
-            self.reporter.printer.plan(queue.len(), bytes);
-        }
+        self.reporter.printer.planned(queue.len(), bytes);
+        self.reporter.printer.all_planned();
         self.shared().queue = queue;
     }
 
@@ -434,7 +432,9 @@ impl Run<'_> {
         let printer = &self.reporter.printer;
         let name: Vec<u16> = file.name.encode_utf16().collect();
         let began = Instant::now();
-        let resumed = &mut |bytes| printer.resume(id, bytes);
+        let size = source.size();
+        // What is there as a whole is settled.
+        let resumed = &mut |bytes| printer.resume(id, if bytes < size { bytes } else { 0 });
         let advance = &mut |bytes| printer.advance(id, bytes);
         let receipts = self.gives_receipts();
         let outcome = outgoing.send_extended(source, &name, options, receipts, resumed, advance);

@@ -47,10 +47,11 @@ struct State {
 /// The outcomes so far.
 #[derive(Clone, Copy, Default)]
 struct Totals {
+    stored: usize,
     sent: usize,
     skipped: usize,
     failed: usize,
-    /// Bytes of the files that were sent.
+    /// Bytes of the files that were stored or sent.
     bytes: u64,
 }
 
@@ -117,13 +118,16 @@ impl<'a> Reporter<'a> {
             self.record_failure(file.index, exit);
             return;
         }
-        let mut state = self.state();
+        self.printer.settled(if sent.already_stored { sent.size } else { 0 });
+        let totals = &mut self.state().totals;
         if sent.already_stored {
-            state.totals.skipped += 1;
-        } else {
-            state.totals.sent += 1;
-            state.totals.bytes += sent.size;
+            totals.skipped += 1;
+            return;
         }
+        let with_receipt = usize::from(sent.stored_as.is_some());
+        totals.stored += with_receipt;
+        totals.sent += 1 - with_receipt;
+        totals.bytes += sent.size;
     }
 
     /// Returns whether the name under which a file is stored is that of another file that this call has sent.
@@ -296,6 +300,7 @@ impl<'a> Reporter<'a> {
     }
 
     fn record_failure(&self, index: usize, exit: Exit) {
+        self.printer.settled(0);
         let mut state = self.state();
         state.totals.failed += 1;
         if state.failure.is_none_or(|(first, _)| index < first) {
@@ -321,15 +326,28 @@ impl<'a> Reporter<'a> {
         format!("qdrop: {} not sent {}: {why}", Escaped(&path), Escaped(&target))
     }
 
-    /// Prints a summary of several files, on a terminal.
+    /// Sums up several files: for programs if the command line may name several, so that they know when to
+    /// expect it, and for people on a terminal. Elsewhere each line of standard output is a file, and on
+    /// standard error is trouble, which cron(8) sends as mail.
     pub(super) fn sum_up(&self, time: Duration) {
-        let Totals { sent, skipped, failed, bytes } = self.state().totals;
-        let files = sent + skipped + failed;
-        let Options { quiet, json, .. } = self.options;
-        if files < 2 || *quiet || *json || !io::stderr().is_terminal() {
+        let Totals { stored, sent, skipped, failed, bytes } = self.state().totals;
+        let files = stored + sent + skipped + failed;
+        let Options { quiet, json, recursive, .. } = self.options;
+        if *json {
+            if *recursive || self.options.files.len() > 1 {
+                let (time, status) = (Seconds(time), self.exit() as u8);
+                self.printer.print(format!(
+                    "{{\"outcome\":\"summary\",\"files\":{files},\"stored\":{stored},\
+                     \"sent\":{sent},\"skipped\":{skipped},\"failed\":{failed},\
+                     \"bytes\":{bytes},\"seconds\":{time},\"status\":{status}}}"
+                ));
+            }
             return;
         }
-        let counts = [(sent, "sent"), (skipped, "skipped"), (failed, "failed")];
+        if files < 2 || *quiet || !io::stderr().is_terminal() {
+            return;
+        }
+        let counts = [(stored + sent, "sent"), (skipped, "skipped"), (failed, "failed")];
         let counts = counts.iter().filter(|(count, _)| *count > 0);
         let counts: Vec<_> = counts.map(|(count, what)| format!("{count} {what}")).collect();
         let (counts, bytes, time) = (counts.join(", "), Bytes(bytes), Seconds(time));
