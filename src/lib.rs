@@ -10,14 +10,14 @@
 //! | --- | --- | --- |
 //! | [`limits`], [`digest`], [`text`] | the ground: bounds, XXH64, words for people | none |
 //! | [`wire`] | bytes into values and back | none |
-//! | [`disk`] | values into files and back | the file system |
+//! | [`disk`] | values into files and back | the file system, threads that wait for it |
 //! | [`transfer`] | one conversation: wire and disk joined over `Read` and `Write` | none of its own |
 //! | [`net`] | sockets: listening, admission, connecting, time limits | the network, threads |
 //! | [`cli`] | people: command lines, progress, log, exit statuses | the terminal, the process, the commands of `--exec` |
 //!
 //! A file that is received passes, by value, through: `TcpStream` → [`wire::header::Header`] →
 //! [`disk::name::SafeName`] → [`disk::partial::PartialFile`] → [`transfer::pump`] →
-//! [`disk::inbox::Inbox::place`] → [`wire::receipt::Receipt`] → a line of the log.
+//! [`disk::placement::Group`] → [`wire::receipt::Receipt`] → a line of the log.
 //!
 //! # Glossary
 //!
@@ -26,13 +26,11 @@
 //! * **receipt**: what a receiver says of a file afterwards; **digest**: XXH64 of a body.
 //! * **extended transfer**: one whose sender offers a file before it sends the body.
 //! * **drop directory**: where a receiver stores. **Inbox**: that directory, open.
-//! * **partial file**: a file there that is not complete yet; **kept**: one of an interrupted transfer.
-//! * **placement**: the step that gives a complete partial file its final name.
-//! * **lease**: the claim of a process to its partial files, shown by a **heartbeat**, a file that it renews.
-//! * **slot**: one of the `--max-transfers` places for connections that transfer in parallel. A connection
-//!   between two files is **idle** and holds none. One whose receipts are written, or whose refused body is
-//!   discarded, is **draining**. One that makes room for others is **evicted**, and one whose peer sends
-//!   next to nothing is **stalled**.
+//! * **partial file**: a file there that is not whole yet; **kept**: of an interrupted transfer.
+//! * **placement**: the step that gives a whole partial file its final name; **group**: the files of a
+//!   connection that take it together.
+//! * **slot**: the place of a connection among the transfers at once; a connection between two files
+//!   is **idle**, a refused one whose rest is discarded is **draining**.
 //!
 //! docs/PROTOCOL.md is the wire, docs/DESIGN.md the reasons.
 

@@ -178,9 +178,9 @@ pub const DRAIN: u64 = 16 * 1024 * 1024;
 /// How long reading [`DRAIN`] bytes may take.
 pub const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// Draining connections: receipts are written, or the rest of a refused body is discarded. They hold no
-/// slot. Above this number the address with the most of them loses one.
-pub const DRAINING: usize = 256;
+/// Connections that are about to end: receipts are written, or the rest of a refused body is discarded.
+/// They hold no place. Above this number the address with the most of them loses one.
+pub const DRAINING: usize = 192;
 
 /// Bytes of receipts that are held for one connection until its end. Above that the connection ends,
 /// and its sender sends the rest again.
@@ -263,6 +263,21 @@ pub const SLOW_DISK: u64 = 8 * 1024 * 1024;
 /// Bytes per second of the slowest peer that is waited for. A time limit for many bytes grows with those
 /// that have passed at this rate, so that no peer can hold a connection with one byte now and then.
 pub const SLOW_PEER: u64 = 4 * 1024;
+
+/// Whole files of one connection that get their names together: as many as waited for one flush of a disk in
+/// 10 ms, and few enough for their sender to wait for.
+pub const GROUP_FILES: usize = 64;
+/// Bytes of these. A body above [`SMALL_BODY`] waits for no other.
+pub const GROUP_BYTES: u64 = 4 * 1024 * 1024;
+/// How long the first of these waits for others.
+pub const GROUP_TIME: Duration = Duration::from_millis(100);
+/// Files of all connections that wait so, besides the first of each: each is an open descriptor.
+pub const GROUPED: usize = 64;
+
+/// Threads that synchronise files side by side.
+pub const SYNC_THREADS: usize = 32;
+/// How long such a thread waits for a file before it ends.
+pub const SYNC_IDLE: Duration = Duration::from_secs(5);
 
 /// How often a sender checks whether its system has sent everything, after the receiver has closed.
 pub const DRAINED_POLL: Duration = Duration::from_millis(10);

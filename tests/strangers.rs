@@ -77,8 +77,11 @@ fn assert_bounded(qdropd: &Qdropd, what: &str) {
     let connections = active + limits::WITHOUT_SLOT + limits::DRAINING;
     let (threads, descriptors, peak) = resources(qdropd);
     println!("{what}: {threads} threads, {descriptors} descriptors, {peak} KiB");
-    assert!(threads <= 4 + connections, "{what}: {threads} threads");
-    assert!(descriptors <= 10 + connections + 2 * active, "{what}: {descriptors} descriptors");
+    assert!(threads <= 4 + connections + limits::SYNC_THREADS, "{what}: {threads} threads");
+    assert!(
+        descriptors <= 10 + connections + 2 * active + limits::GROUPED,
+        "{what}: {descriptors} descriptors"
+    );
     assert!(descriptors < 1024, "{what}: {descriptors} descriptors");
     assert!(peak < 43 * 1024, "{what}: {peak} KiB");
 }

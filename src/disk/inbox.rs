@@ -4,17 +4,18 @@ use super::directories::{Directories, Found};
 use super::lease::Lease;
 use super::location::Location;
 use super::name::SafeName;
-use super::numbering::{IN_ORDER, gallop};
+use super::numbering::IN_ORDER;
 use super::owner::{Owner, current_user};
 use super::partial::{MakeRoom, PartialFile};
 use super::partial_store::{ActiveBody, FileIdentity, PartialStore};
 use super::sweep::Sweep;
+use super::sync_pool::SyncPool;
 use super::writeback::Writeback;
-use super::{DiskError, Identity, is_full, milliseconds, user};
+use super::{DiskError, is_full, milliseconds, user};
 use crate::limits;
 use std::cell::LazyCell;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::fs::{self, File, Metadata};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,20 +50,21 @@ impl From<DiskError> for StoreError {
 /// An open drop directory.
 #[derive(Debug)]
 pub struct Inbox {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// The directory, open for its `fsync`, which then works without a free descriptor.
-    handle: File,
-    location: Location,
+    pub(super) handle: File,
+    pub(super) location: Location,
     owner: Owner,
     /// The ID of our user, as the file system has it.
     user: u32,
     lease: Arc<Lease>,
     next_number: AtomicU32,
-    policy: StorePolicy,
-    directories: Directories,
+    pub(super) policy: StorePolicy,
+    pub(super) directories: Directories,
+    pub(super) syncs: Arc<SyncPool>,
     writeback: Arc<Writeback>,
     store: Arc<PartialStore>,
-    make_room: MakeRoom,
+    pub(super) make_room: MakeRoom,
     /// Whether there was no room for a file at the start.
     began_full: bool,
     /// Why the directory cannot be synchronised. `None` if it can, or need not.
@@ -118,6 +120,7 @@ impl Inbox {
             lease: Lease::new(path.join(owner.alive())),
             next_number: AtomicU32::new(0),
             policy,
+            syncs: Arc::default(),
             writeback: Arc::default(),
             store,
             make_room: make_room.clone(),
@@ -175,7 +178,7 @@ impl Inbox {
     }
 
     /// Returns whether directories are synchronised.
-    fn syncs_directories(&self) -> bool {
+    pub(super) fn syncs_directories(&self) -> bool {
         self.policy.sync && self.unsynced.is_none()
     }
 
@@ -341,7 +344,7 @@ impl Inbox {
     ///
     /// # Errors
     /// Fails if the disk fails, or if the policy is to refuse and the name is taken, so that the body
-    /// need not be sent. Whether a free name stays free is decided by [`Inbox::place`].
+    /// need not be sent. Whether a free name stays free is decided at its placement.
     pub fn begin(&self, name: &SafeName) -> Result<PartialFile, StoreError> {
         self.create(name, 0)
     }
@@ -440,108 +443,6 @@ impl Inbox {
             }
         }
     }
-
-    /// Gives a complete partial file its final name, and returns that. The data are on the disk before
-    /// the name is, and the name is on the disk when this returns. Also returns the error if the
-    /// temporary name could not be removed. It is a second name of the same file until the next start.
-    ///
-    /// # Errors
-    /// Fails if the disk fails, or if the policy is to refuse and the name is taken. The partial file
-    /// is removed then, and nothing else has changed, with two exceptions: if the name cannot be
-    /// synchronised, the whole file has its name, which a power cut may take away; and if the drop
-    /// directory is gone, the file is where nobody looks for it.
-    pub fn place(
-        &self,
-        mut file: PartialFile,
-    ) -> Result<(SafeName, Option<DiskError>), StoreError> {
-        if let Err(error) = file.sync() {
-            return Err(DiskError::at("fsync", file.path())(error).into());
-        }
-        let name = file.name.clone();
-        // What can fail for want of a descriptor fails before the file has its name.
-        let directory = match name.parent() {
-            Some(parent) if self.syncs_directories() => {
-                Some(self.directories.open_synced(&parent)?)
-            }
-            _ => None,
-        };
-        let name = match self.publish(&mut file, &name) {
-            Err(StoreError::Disk(error)) if name.file_name().for_fat() != name.file_name() => {
-                // A temporary name lacks the end of a long name, so it may have been accepted.
-                let fat = name.file_name().for_fat().below(name.parent().as_ref());
-                self.publish(&mut file, &fat).map_err(|_| StoreError::Disk(error))?
-            }
-            result => result?,
-        };
-        debug_assert!(!name.as_str().is_empty() && !name.as_str().starts_with(['.', '/']));
-        if self.policy.sync && file.temporary.gone {
-            // On vfat the entry of a renamed file leads to no bytes until the file is written again.
-            let path = self.path.join(&name);
-            file.file.sync_all().map_err(DiskError::at("fsync", &path))?;
-        }
-        let linked = file.file.metadata().ok().filter(|_| !file.temporary.gone);
-        let leftover = file.remove().err();
-        if self.syncs_directories() {
-            let path = self.path.join(name.directory());
-            let synced = self.directories.sync(directory.as_ref().unwrap_or(&self.handle));
-            synced.map_err(DiskError::at("fsync", &path))?;
-        }
-        self.location.check(&self.handle)?;
-        if let Some(ours) = linked {
-            announce(&ours, &self.path.join(&name));
-        }
-        Ok((name, leftover))
-    }
-
-    /// Gives a file the name, or a numbered one, according to the policy.
-    fn publish(&self, file: &mut PartialFile, name: &SafeName) -> Result<SafeName, StoreError> {
-        if self.policy.on_conflict == OnConflict::Replace {
-            let path = self.path.join(name);
-            loop {
-                match rename(file, &path) {
-                    Ok(()) => return Ok(name.clone()),
-                    // A file does not replace a directory. It gets the next free name.
-                    Err(error) if error.kind() == ErrorKind::IsADirectory => break,
-                    Err(error) if self.make_room.for_another_try(&error) => {}
-                    Err(error) => return Err(DiskError::at("rename to", &path)(error).into()),
-                }
-            }
-        }
-        self.publish_numbered(file, name)
-    }
-
-    /// Gives a file the name or, if that is taken, the next free numbered one. The first numbers are
-    /// tried in order, then some are skipped. `link` decides in every case.
-    fn publish_numbered(
-        &self,
-        file: &mut PartialFile,
-        name: &SafeName,
-    ) -> Result<SafeName, StoreError> {
-        let numbered = |number| if number == 0 { name.clone() } else { name.numbered(number) };
-        let exists = |number| {
-            let path = self.path.join(numbered(number));
-            Ok::<_, ()>(fs::symlink_metadata(path).is_ok())
-        };
-        let (mut number, mut tried) = (0, 0);
-        while number < u32::MAX {
-            let candidate = numbered(number);
-            let path = self.path.join(&candidate);
-            match link_exclusive(file, &path) {
-                Ok(()) => return Ok(candidate),
-                Err(error) if self.make_room.for_another_try(&error) => continue,
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                    return Err(DiskError::at("link to", &path)(error).into());
-                }
-                Err(_) if self.policy.on_conflict == OnConflict::Refuse => break,
-                Err(_) => tried += 1,
-            }
-            number = match tried % (IN_ORDER + 1) {
-                0 => gallop(number, exists).unwrap_or(number + 1),
-                _ => number + 1,
-            };
-        }
-        Err(StoreError::Exists(name.clone()))
-    }
 }
 
 /// Returns how a name may be spelled, beginning with itself, for file systems that reject it: what FAT
@@ -554,81 +455,6 @@ fn spellings(name: &SafeName) -> Vec<(SafeName, usize)> {
     let short = spellings.clone().into_iter();
     spellings.extend(short.map(|(name, _)| (name.for_short_names(), limits::SHORT_FILE_NAME)));
     spellings
-}
-
-/// Gives a file the name `path`, atomically.
-///
-/// # Errors
-/// `AlreadyExists` if the name is taken.
-fn link_exclusive(file: &mut PartialFile, path: &Path) -> io::Result<()> {
-    match fs::hard_link(file.path(), path) {
-        // Linux reports these for a file system without hard links, even if the name is taken.
-        Err(error)
-            if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) =>
-        {
-            reserve_and_rename(file, path)
-        }
-        // NFS asks again if an answer is lost, and takes our own name for a taken one.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && has_name(file, path) => Ok(()),
-        result => result,
-    }
-}
-
-/// Renames a file to `path`, and replaces what is there.
-fn rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
-    match fs::rename(file.path(), path) {
-        // Likewise.
-        Err(error) if error.kind() == ErrorKind::NotFound && has_name(file, path) => {}
-        result => result?,
-    }
-    file.temporary.gone = true;
-    Ok(())
-}
-
-/// Returns whether `path` is a name of this file.
-fn has_name(file: &PartialFile, path: &Path) -> bool {
-    let there = fs::symlink_metadata(path);
-    let ours = file.file.metadata();
-    there.is_ok_and(|there| ours.is_ok_and(|ours| Identity::of(&ours) == Identity::of(&there)))
-}
-
-/// The weak fallback without hard links: an empty file reserves the name until the partial file is
-/// renamed over it. If the receiver is killed between the two steps, the empty file stays. Another
-/// receiver that replaces files may have replaced the empty one meanwhile. Its file is not touched: the
-/// name counts as taken. This narrows the race to the time between two calls, and cannot end it.
-///
-/// # Errors
-/// `AlreadyExists` if the name is taken.
-fn reserve_and_rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
-    // It is open until the end, so that no other file gets its inode number.
-    let placeholder = OpenOptions::new().write(true).create_new(true).open(path)?;
-    let is_ours = || -> io::Result<bool> {
-        let (ours, there) = (placeholder.metadata()?, fs::symlink_metadata(path)?);
-        Ok(Identity::of(&ours) == Identity::of(&there) && there.is_file() && there.len() == 0)
-    };
-    let renamed = match is_ours() {
-        Ok(true) => rename(file, path),
-        Ok(false) => return Err(ErrorKind::AlreadyExists.into()),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(ErrorKind::AlreadyExists.into());
-        }
-        Err(error) => Err(error),
-    };
-    if renamed.is_err() && is_ours().is_ok_and(|is_ours| is_ours) {
-        let _ = fs::remove_file(path);
-    }
-    renamed
-}
-
-/// Opens and closes a file that got its name by a link, and changes nothing. Programs that watch the
-/// directory do not wait for a link, but for the end of writing to a file. A pipe that comes in its place
-/// at this moment is not waited for, since it is opened for both directions.
-fn announce(ours: &Metadata, path: &Path) {
-    let there = fs::symlink_metadata(path);
-    if there.is_ok_and(|there| there.is_file() && Identity::of(&there) == Identity::of(ours)) {
-        // The file is stored, whatever becomes of this.
-        let _ = OpenOptions::new().read(true).write(true).open(path);
-    }
 }
 
 /// Returns whether a directory is world-writable without the sticky bit (inode(7)).

@@ -9,8 +9,10 @@ mod numbering;
 mod owner;
 pub mod partial;
 pub mod partial_store;
+pub mod placement;
 pub mod source;
 mod sweep;
+mod sync_pool;
 pub mod tree;
 mod writeback;
 
@@ -37,6 +39,17 @@ impl DiskError {
     /// Returns a function for `map_err` that adds the operation and the path.
     pub(crate) fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self { operation, path: path.to_owned(), error }
+    }
+}
+
+/// Several files may fail for one reason.
+impl Clone for DiskError {
+    fn clone(&self) -> Self {
+        let error = match self.error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(self.error.kind(), self.error.to_string()),
+        };
+        Self { operation: self.operation, path: self.path.clone(), error }
     }
 }
 
