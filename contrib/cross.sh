@@ -12,12 +12,12 @@ mipsel  mipsel-unknown-linux-gnu        mipsel-linux-gnu        mipsel
 '
 # The end-to-end tests that are run, those of the two programs: the others read the source and the
 # documents, know only programs of this machine, or try things by the thousand.
-tests=(receiving sending batches dialects)
+tests=(receiving sending lists dialects)
 # Beside these where no qemu is between: they break connections at a moment, and start other programs.
 native_tests=(flaky services)
 # Those for a foreign static program, and for a foreign one with one of this machine at the other end.
-static_tests=(sending batches)
-peer_tests=(batches)
+static_tests=(sending lists)
+peer_tests=(lists)
 # What of them is left out of a foreign or static program: faults.c is a library of this machine.
 preloading=(
 	a_failing_disk_stores_nothing_and_is_told
@@ -172,8 +172,8 @@ check() {
 	if [ "$1" = mipsel ]; then
 		# Its qemu (7.2) hands the errors of connections on with the numbers of this machine, and sometimes
 		# one of many programs at once dies of SIGSEGV; whose defect that is, is not known.
-		local tests=(batches) static_tests=(batches)
-		echo 'LEFT OUT: mipsel: all end-to-end tests but batches: its qemu is not good enough' >&2
+		local tests=(lists) static_tests=(lists)
+		echo 'LEFT OUT: mipsel: all end-to-end tests but lists: its qemu is not good enough' >&2
 	fi
 	build "$1" dynamic
 	find_runner "$here/dynamic/qdropd"

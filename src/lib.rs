@@ -24,13 +24,17 @@
 //! * **peer**: the program at the other end of a connection.
 //! * **header**: what a sender says about a file before its bytes; **body**: those bytes.
 //! * **receipt**: what a receiver says of a file afterwards; **digest**: XXH64 of a body.
-//! * **extended transfer**: one whose sender offers a file before it sends the body.
+//! * **list**: the files about which a sender asks before it sends their bodies; **verdict**: what the
+//!   receiver answers about one of them; **seal**: what the sender says behind a body.
 //! * **drop directory**: where a receiver stores. **Inbox**: that directory, open.
 //! * **partial file**: a file there that is not whole yet; **kept**: of an interrupted transfer.
 //! * **placement**: the step that gives a whole partial file its final name; **group**: the files of a
 //!   connection that take it together.
-//! * **slot**: the place of a connection among the transfers at once; a connection between two files
-//!   is **idle**, a refused one whose rest is discarded is **draining**.
+//! * **lease**: the claim of a process to its partial files, shown by a **heartbeat**, a file that it renews.
+//! * **slot**: one of the `--max-transfers` places for connections that transfer in parallel. A connection
+//!   between two files is **idle** and holds none. One whose receipts are written, or whose refused body is
+//!   discarded, is **draining**. One that makes room for others is **evicted**, and one whose peer sends
+//!   next to nothing is **stalled**.
 //!
 //! docs/PROTOCOL.md is the wire, docs/DESIGN.md the reasons.
 

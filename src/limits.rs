@@ -113,7 +113,11 @@ pub const LINGER: Duration = Duration::from_millis(300);
 
 /// How long a receiver waits after the first file of a connection for bytes that its header did not count,
 /// before the file gets its name. They are written together with the file.
-pub const LEFTOVER_TIME: Duration = Duration::from_millis(50);
+pub const TRAILING_TIME: Duration = Duration::from_millis(50);
+
+/// How long a receiver waits after a further file of a connection for the next one, before those that it has
+/// get their names.
+pub const NEXT_FILE_TIME: Duration = Duration::from_millis(10);
 
 /// Bytes at the start of a body that are compared with what follows it: the digits of the largest size.
 pub const BODY_START: usize = 20;
@@ -178,9 +182,9 @@ pub const DRAIN: u64 = 16 * 1024 * 1024;
 /// How long reading [`DRAIN`] bytes may take.
 pub const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// Connections that are about to end: receipts are written, or the rest of a refused body is discarded.
-/// They hold no place. Above this number the address with the most of them loses one.
-pub const DRAINING: usize = 192;
+/// Draining connections: receipts are written, or the rest of a refused body is discarded. They hold no
+/// slot. Above this number the address with the most of them loses one.
+pub const DRAINING: usize = 256;
 
 /// Bytes of receipts that are held for one connection until its end. Above that the connection ends,
 /// and its sender sends the rest again.
@@ -193,24 +197,35 @@ pub const RECEIPTS_STEP: usize = 4 * 1024;
 /// loses some.
 pub const ALL_RECEIPTS: usize = 4 * 1024 * 1024;
 
-/// How long a batch of files on one connection should take, including its receipts. Files without a
-/// receipt may have to be sent again, and a receiver with a slow disk is silent meanwhile.
-pub const BATCH_TIME: Duration = Duration::from_secs(1);
+/// Bytes of the entries of a list: 2,048 names of some fifty characters.
+pub const LIST: usize = 256 * 1024;
 
-/// Bytes on one connection after which the next file is sent on another one. A refused file is then
-/// always small enough for the receiver to skip it and continue.
-pub const BATCH: u64 = DRAIN;
+/// Entries of a list.
+pub const LIST_FILES: usize = 2_048;
 
-/// Files on one connection after which the next file is sent on another one.
-pub const BATCH_FILES: usize = 1_000;
+/// Bytes of the bodies that are wanted of one list. Receipts come after the last of them.
+pub const LIST_BODIES: u64 = 64 * 1024 * 1024;
 
-/// Bytes of the receipts that are expected on one connection, after which the next file is sent on another
-/// one. A receiver holds them until the end of the connection, and has a bound for that.
-pub const BATCH_RECEIPTS: usize = 128 * 1024;
+/// Bytes of the receipts that a receiver holds of one list.
+pub const LIST_RECEIPTS: usize = 256 * 1024;
 
-/// How long a connection is written to before the next file is sent on another one. It is far shorter
-/// than [`LINGER`], even if reading the next file takes a while.
-pub const BATCH_WRITING: Duration = Duration::from_millis(100);
+/// How long a list should take, so that receipts come soon, and little is in doubt when a connection breaks.
+pub const LIST_TIME: Duration = Duration::from_secs(2);
+
+/// Bytes of the first list, with its files, before it is known how long they take.
+pub const FIRST_LIST: u64 = 4 * 1024 * 1024;
+
+/// How long a sender collects the files of a list.
+pub const LIST_COLLECTING: Duration = Duration::from_millis(100);
+
+/// Bytes of an answer to a list: names as long as those of the list, with numbers, or messages.
+pub const ANSWER: u64 = 2 * 1024 * 1024;
+
+/// How long a receiver may look for each file of a list, beyond the time limit.
+pub const LIST_ENTRY_TIME: Duration = Duration::from_millis(20);
+
+/// Bytes of the message of a verdict.
+pub const VERDICT_MESSAGE: u32 = 400;
 
 /// Bytes of a body after which a background sync is requested: enough to keep the disk busy. A smaller
 /// file ends before it would matter.
@@ -256,6 +271,9 @@ pub const COMMAND_LINE: u64 = 1024;
 /// Lines that wait to be printed. Further lines of the log are counted instead.
 pub const LOG_LINES: usize = 1_000;
 
+/// How long a line waits for room among them, unless others were lost and nobody has read any since.
+pub const LOG_WAIT: Duration = Duration::from_secs(1);
+
 /// Bytes per second of the slowest disk that a sender waits for. A receiver is silent while its disk is
 /// in `fsync`.
 pub const SLOW_DISK: u64 = 8 * 1024 * 1024;
@@ -264,15 +282,14 @@ pub const SLOW_DISK: u64 = 8 * 1024 * 1024;
 /// that have passed at this rate, so that no peer can hold a connection with one byte now and then.
 pub const SLOW_PEER: u64 = 4 * 1024;
 
-/// Whole files of one connection that get their names together: as many as waited for one flush of a disk in
-/// 10 ms, and few enough for their sender to wait for.
-pub const GROUP_FILES: usize = 64;
-/// Bytes of these. A body above [`SMALL_BODY`] waits for no other.
+/// Bytes of whole files of one connection that get their names together. A body above [`SMALL_BODY`] waits for no
+/// other.
 pub const GROUP_BYTES: u64 = 4 * 1024 * 1024;
 /// How long the first of these waits for others.
 pub const GROUP_TIME: Duration = Duration::from_millis(100);
-/// Files of all connections that wait so, besides the first of each: each is an open descriptor.
-pub const GROUPED: usize = 64;
+/// Descriptors of such files and their directories, besides those that the first file of each connection has, and
+/// of the directories of a sweep below the first: as many as are below each other at most.
+pub const SPARE_DESCRIPTORS: usize = DEPTH - 1;
 
 /// Threads that synchronise files side by side.
 pub const SYNC_THREADS: usize = 32;
@@ -290,12 +307,14 @@ pub const STACK: usize = 1024 * 1024;
 pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// How often a receiver checks that its drop directory is still in its place.
-pub const LOOK: Duration = Duration::from_secs(5);
+pub const LOCATION_CHECK: Duration = Duration::from_secs(5);
 
 /// How often a process that has partial files renews its heartbeat.
 pub const RENEWAL: Duration = Duration::from_secs(5);
-/// The age of the heartbeat of another machine's process, and of the last write to its partial file, above
-/// which the file is removed.
+/// How long a heartbeat is fresh enough for partial files whose times are set.
+pub const FRESH_HEARTBEAT: Duration = Duration::from_secs(1);
+/// How old the heartbeat of another machine's process, and the last write to its partial file, must be
+/// before the file is removed.
 pub const LEASE: Duration = Duration::from_secs(20);
 
 /// The shortest pause between two sweeps, and its shortest ratio to the time that the last sweep took.

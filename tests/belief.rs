@@ -3,7 +3,6 @@
 
 use harness::*;
 use qdrop::digest::xxh64;
-use qdrop::wire::header::Header;
 use qdrop::wire::peek::PeekReader;
 use qdrop::wire::receipt::Status;
 use std::fs::{self, Permissions};
@@ -21,17 +20,13 @@ fn stored(content: &[u8], name: &str) -> Vec<u8> {
     receipt_bytes(0, (content.len() as u64, xxh64(content)), Some(name), None)
 }
 
-/// Reads the header of a file, and its body if it is a classic one.
+/// Reads the header of a file and its body; or a list, and of that the first name.
 fn take(stream: &TcpStream) -> Option<(String, Vec<u8>)> {
-    // It must not take more than it is asked for.
-    let mut stream = PeekReader::with_capacity(1, stream);
-    let header = Header::read(&mut stream).ok()?;
-    let mut body = Vec::new();
-    if !matches!(header.dialect, qdrop::wire::header::Dialect::Extended(_)) {
-        body.resize(usize::try_from(header.body).unwrap(), 0);
-        stream.read_exact(&mut body).ok()?;
+    if is_list(stream) {
+        let (_, files) = read_list(stream).ok()?;
+        return Some((files[0].2.clone(), Vec::new()));
     }
-    Some((String::from_utf16(&header.name.unwrap()).unwrap(), body))
+    take_files(stream).ok()?.pop()
 }
 
 /// Receives each connection with `serve`, which gets its number, until the test ends.
@@ -70,22 +65,26 @@ fn assert_broken(sent: &Sent, words: &str) {
 }
 
 #[test]
-fn that_a_file_is_there_counts_for_this_file_and_if_it_was_asked() {
+fn that_a_file_is_there_counts_if_it_was_asked_and_nothing_else_is_believed() {
     let source = TempDir::new().unwrap();
     let path = file(source.path(), "a", b"body!");
+    let there = |name: &str| Verdict::There(Some(name.into()));
+    let all = |verdicts: &[Verdict]| answer_bytes(verdicts);
     let cases = [
-        ("--resume", receipt_bytes(9, (5, 0), Some("a"), None)),
-        ("--resume", receipt_bytes(9, (5, 0), None, None)),
-        ("--preserve", receipt_bytes(9, (5, 0), Some("a"), None)),
-        ("--skip-existing", receipt_bytes(9, (6, 0), Some("a"), None)),
-        ("--skip-existing", receipt_bytes(9, (5, 0), None, None)),
-        ("--skip-existing", receipt_bytes(9, (5, 0), Some(""), None)),
-        // Nor is a file stored that was not sent.
+        ("--resume", all(&[there("a")])),
+        ("--resume", all(&[Verdict::There(None)])),
+        ("--preserve", all(&[there("a")])),
+        ("--skip-existing", all(&[there("")])),
+        // Nor is a file stored that was not sent, or refused with that status.
         ("--skip-existing", stored(b"body!", "a")),
         ("--resume", stored(b"body!", "a")),
-        // A classic file was not offered.
-        ("--require-receipt", receipt_bytes(9, (5, 0), Some("a"), None)),
-        ("--require-receipt", receipt_bytes(9, (5, xxh64(b"body!")), Some("a"), None)),
+        ("--resume", all(&[Verdict::No(0, "stored".into())])),
+        // More than there is; nothing; for other files; and nothing but a delay.
+        ("--resume", all(&[Verdict::Have(6, xxh64(b"body!!"))])),
+        ("--resume", all(&[Verdict::Have(0, xxh64(b""))])),
+        ("--resume", all(&[Verdict::Send, Verdict::Send])),
+        ("--resume", all(&[])),
+        ("--resume", all(&[Verdict::Later])),
     ];
     for (option, answer) in cases {
         let bytes = answer.clone();
@@ -97,23 +96,20 @@ fn that_a_file_is_there_counts_for_this_file_and_if_it_was_asked() {
         let sent = send(to, &["--require-receipt", "--json", option], &path);
         assert_eq!(sent.exit, 4, "{option} {answer:02x?}: {sent:?}");
         assert!(sent.stdout.starts_with("{\"outcome\":\"failed\","), "{sent:?}");
-        let other = if answer[4] == 0 { "stored" } else { "file" };
-        assert!(sent.stderr.contains("the receiver says") && sent.stderr.contains(other));
+        assert_eq!(sent.stderr.lines().count(), 1, "{option} {answer:02x?}: {sent:?}");
     }
-    // After the body of an offer it is none either.
-    let to = receiver(|_, mut stream| {
+    // A receipt is for what was sent.
+    for receipt in [stored(b"body", "a"), stored(b"other", "a")] {
+        let to = receiver(move |_, mut stream| {
+            take_files(&stream).unwrap();
+            stream.write_all(&receipt).unwrap();
+        });
+        assert_broken(&send(to, &["--skip-existing"], &path), "damaged on the way");
+    }
+    // That it is there is a success where it should be.
+    let to = receiver(move |_, mut stream| {
         take(&stream);
-        let go = [&b"QDO1"[..], &[0; 8], &0xef46_db37_51d8_e999_u64.to_be_bytes()].concat();
-        stream.write_all(&go).unwrap();
-        stream.read_exact(&mut [0; 13]).unwrap();
-        stream.write_all(&receipt_bytes(9, (5, 0), Some("a"), None)).unwrap();
-    });
-    let sent = send(to, &["--skip-existing"], &path);
-    assert_broken(&sent, "the receiver says, unasked, that it has the file already");
-    // It is a success where it should be.
-    let to = receiver(|_, mut stream| {
-        take(&stream);
-        stream.write_all(&receipt_bytes(9, (5, 0), Some("b"), None)).unwrap();
+        stream.write_all(&answer_bytes(&[there("b")])).unwrap();
     });
     let sent = send(to, &["--skip-existing"], &path);
     assert_eq!((sent.exit, &*sent.stdout), (0, "skipped a: it is there as b (5 bytes)\n"));
@@ -134,20 +130,26 @@ enum End {
     Silent,
 }
 
-/// Takes every file of each connection and gives a receipt for the first one only, then ends so. Also
-/// gives how often each file came.
+/// Takes a file, and then each list, of which it gives a receipt for the first file only, and ends so.
+/// Also gives how often each file came.
 fn forgetful(end: End) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let came = Arc::new(Mutex::new(Vec::new()));
     let record = came.clone();
     let to = receiver(move |n, mut stream| {
-        let limit = if end == End::Reset && n > 0 { 1 } else { usize::MAX };
         let mut files = Vec::new();
-        while files.len() < limit {
-            let Some(file) = take(&stream) else { break };
-            record.lock().unwrap().push(file.0.clone());
-            files.push(file);
+        if end == End::Reset && n > 0 {
+            let (_, list) = read_list(&stream).unwrap();
+            stream.write_all(&answer_bytes(&vec![Verdict::Send; list.len()])).unwrap();
+            let mut bodies = vec![0; list.iter().map(|file| file.0 as usize + 17).sum()];
+            let unread = bodies.len() - 1;
+            stream.read_exact(&mut bodies[..unread]).unwrap();
+            let first = bodies[8..][..list[0].0 as usize].to_vec();
+            files.extend(list.into_iter().map(|(_, _, name)| (name, first.clone())));
+        } else {
+            files = take_files(&stream).unwrap();
         }
-        let Some((name, body)) = files.first() else { return };
+        record.lock().unwrap().extend(files.iter().map(|(name, _)| name.clone()));
+        let (name, body) = &files[0];
         let mut bytes = stored(body, name);
         match end {
             End::Cut if n > 0 => bytes.extend(&receipt_bytes(0, (1, 1), Some("b"), None)[..25]),
@@ -172,11 +174,6 @@ fn files_whose_receipts_broke_off_are_in_doubt_and_not_sent_again() {
         let (to, came) = forgetful(end);
         let sent = send_all(to, &["--timeout", "1"], &sources);
         let mut came = came.lock().unwrap().clone();
-        if end == End::Clean {
-            // The receiver says that it took one of each connection.
-            assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 40), "{sent:?}");
-            continue;
-        }
         assert_eq!(sent.exit, 4, "{end:?}: {sent:?}");
         let told = sent.stdout.lines().count() + sent.stderr.lines().count();
         assert_eq!(told, 40, "{end:?}: {sent:?}");
@@ -186,7 +183,7 @@ fn files_whose_receipts_broke_off_are_in_doubt_and_not_sent_again() {
         let whole = came.len();
         came.sort();
         came.dedup();
-        assert_eq!(came.len(), whole, "{end:?}: nothing came twice");
+        assert_eq!((came.len(), whole), (40, 40), "{end:?}: nothing came twice");
     }
     // Those are tried again if that is asked for, and it is told.
     let (to, _) = forgetful(End::Cut);
@@ -195,13 +192,33 @@ fn files_whose_receipts_broke_off_are_in_doubt_and_not_sent_again() {
     assert!(sent.stderr.contains("twice if sent again; trying again in 1 s (1 of 9)"), "{sent:?}");
 }
 
+/// A receiver that has to refuse a body may stop there, and says so by its end.
+#[test]
+fn files_after_a_refusal_at_which_a_receiver_stopped_are_sent_again() {
+    let source = TempDir::new().unwrap();
+    let sources = numbered(source.path(), 7);
+    let to = receiver(|n, mut stream| {
+        let files = take_files(&stream).unwrap();
+        let (name, body) = &files[0];
+        let answer = match n {
+            0 => stored(body, name),
+            _ => receipt_bytes(5, (0, 0), None, Some("it failed")),
+        };
+        stream.write_all(&answer).unwrap();
+    });
+    let sent = send_all(to, &[], &sources);
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (5, 1), "{sent:?}");
+    assert_eq!(sent.stderr.matches("refused by the receiver: it failed\n").count(), 6, "{sent:?}");
+}
+
 #[test]
 fn what_trickles_is_given_up_in_time() {
     let source = TempDir::new().unwrap();
     let path = &file(source.path(), "a", b"body!");
     let receipt = stored(b"body!", "a");
     let long = receipt_bytes(4, (0, 0), None, Some(&"x".repeat(200)));
-    let go = [&b"QDO1"[..], &[0; 8], &0xef46_db37_51d8_e999_u64.to_be_bytes()].concat();
+    let go = answer_bytes(&[Verdict::Send]);
+    let body = whole_body(b"body!").len();
     // Before the trickle the receiver writes this at once, and takes so many bytes after it.
     type Case<'a> = (&'a [&'a str], Vec<u8>, usize, Vec<u8>);
     let cases: [Case; 6] = [
@@ -210,7 +227,7 @@ fn what_trickles_is_given_up_in_time() {
         (&[], Vec::new(), 0, b"a greeting of another program, which has no end".to_vec()),
         (&["--resume"], Vec::new(), 0, go.clone()),
         (&["--resume"], Vec::new(), 0, long),
-        (&["--resume"], go, 13, receipt),
+        (&["--resume"], go, body, receipt),
     ];
     thread::scope(|scope| {
         for (options, first, taken, slow) in cases {
@@ -321,11 +338,12 @@ fn busy_at_first(times: usize) -> (SocketAddr, Arc<Mutex<usize>>) {
             *came += 1;
             *came
         };
-        let taken = take(&stream);
-        let answer = match taken {
-            _ if n <= times => receipt_bytes(7, (0, 0), None, Some("too many")),
-            Some((name, body)) => stored(&body, &name),
-            None => return,
+        let answer = if n <= times {
+            take(&stream);
+            receipt_bytes(7, (0, 0), None, Some("too many"))
+        } else {
+            let files = take_files(&stream).unwrap();
+            files.iter().flat_map(|(name, body)| stored(body, name)).collect()
         };
         stream.write_all(&answer).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -350,14 +368,17 @@ fn a_busy_receiver_is_waited_for_and_uses_no_retry() {
     assert!(sent.exit == 0 && sent.stderr.contains("; trying again in 0.250 s\n"), "{sent:?}");
 
     // Not for ever, and together: the second file has waited with the first.
-    for option in ["--require-receipt", "--resume"] {
+    for (option, lines, others) in [("--require-receipt", 3, 2), ("--resume", 2, 0)] {
         let (to, count) = busy_at_first(usize::MAX);
         let began = Instant::now();
         let sent = send_all(to, &["--timeout", "1", option], &sources);
-        assert_eq!((sent.exit, sent.stderr.lines().count()), (5, 3), "{sent:?}");
-        assert!(sent.stderr.ends_with("refused by the receiver: too many\n"), "{sent:?}");
+        assert_eq!((sent.exit, sent.stderr.lines().count()), (5, lines), "{sent:?}");
+        assert!(sent.stderr.contains(" refused by the receiver: too many\n"), "{sent:?}");
+        let is_one = sent.stderr.ends_with(": the same\n");
+        assert_eq!(is_one, others == 0, "one answer to a list is told once: {sent:?}");
         assert!((1..3).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
-        assert_eq!(*count.lock().unwrap(), 4 + 2, "at 0, 0.25, 0.75 and 1 s, and the others once");
+        let came = *count.lock().unwrap();
+        assert_eq!(came, 4 + others, "at 0, 0.25, 0.75 and 1 s, and the others once");
     }
     // Then a retry is one.
     let (to, _) = busy_at_first(usize::MAX);

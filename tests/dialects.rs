@@ -1,11 +1,9 @@
 //! Every deployed dialect through the real programs, and connections that bring several files.
 
-use harness::{
-    PATIENCE, Qdropd, Receiver, answer, eventually, file, header, noise, patient, program,
-    receipts, send, transfer, units,
-};
+use harness::*;
+use qdrop::digest::xxh64;
 use qdrop::limits;
-use qdrop::wire::header::{Dialect, ExtendedOptions, Header};
+use qdrop::wire::header::{Dialect, Header};
 use qdrop::wire::receipt::{Receipt, Status};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -410,36 +408,31 @@ fn example() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn the_example_of_an_extended_transfer_is_what_happens() {
-    let [question, answer, start, receipt] = example().try_into().unwrap();
-    let (resume, preserve, skip) = (true, true, false);
-    let dialect =
-        Dialect::Extended(ExtendedOptions { resume, preserve, skip, modified: 1_790_000_000_500 });
-    let header = Header { dialect, name: Some(units("测试.txt")), body: 1000 };
-    assert_eq!(question, header.encode().unwrap());
+fn the_example_of_a_list_is_what_happens() {
+    let [question, answer, body, receipt] = example().try_into().unwrap();
+    let name = "测试.txt";
+    assert_eq!(question, list_bytes(RESUME | PRESERVE, &[(1000, 1_790_000_000_500, name)]));
+    assert_eq!(answer, answer_bytes(&[Verdict::Have(400, xxh64(&[0; 400]))]));
+    let (start, seal) = body.split_at(8);
 
     let qdropd = Qdropd::start(&[]);
-    let ask = |length| {
-        let mut stream = qdropd.connect();
-        stream.write_all(&question).unwrap();
-        let mut come = vec![0; length];
-        stream.read_exact(&mut come).unwrap();
-        (stream, come)
-    };
-    let (mut stream, none) = ask(answer.len());
-    assert_eq!((&none[..4], &none[4..12]), (&answer[..4], &[0; 8][..]));
-    assert_eq!(none[12..], 0xef46_db37_51d8_e999_u64.to_be_bytes(), "as the page says");
+    let mut stream = qdropd.connect();
+    stream.write_all(&question).unwrap();
+    assert_eq!(read_answer(&stream).unwrap(), [Verdict::Send]);
     stream.write_all(&[0; 8 + 400]).unwrap();
     drop(stream);
     qdropd.logged("failed");
 
-    let (mut stream, come) = ask(answer.len());
+    let mut stream = qdropd.connect();
+    stream.write_all(&question).unwrap();
+    let mut come = vec![0; answer.len()];
+    stream.read_exact(&mut come).unwrap();
     assert_eq!(come, answer);
-    stream.write_all(&[&start[..], &[0; 600]].concat()).unwrap();
+    stream.write_all(&[start, &[0; 600], seal].concat()).unwrap();
     let mut come = vec![0; receipt.len()];
     stream.read_exact(&mut come).unwrap();
     assert_eq!(come, receipt);
-    let file = qdropd.directory.join("测试.txt");
+    let file = qdropd.directory.join(name);
     let modified = fs::metadata(&file).unwrap().modified().unwrap();
     let since = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!((since.as_millis(), fs::read(file).unwrap()), (1_790_000_000_500, vec![0; 1000]));

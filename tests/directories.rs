@@ -15,11 +15,6 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
-/// Says what was measured, where it is read even if the test passes.
-fn figures(text: &str) {
-    io::stderr().write_all(format!("FIGURES: {text}\n").as_bytes()).unwrap();
-}
-
 /// A receiver with a fault of faults.c on `drop`; what the fault refuses is in `log`.
 fn faulty_receiver(fault: &str, drop: &TempDir, log: &TempDir, options: &[&str]) -> Qdropd {
     let mut command = faulty("qdropd", fault, &log.path().join("refused"));
@@ -190,7 +185,7 @@ fn timed(directory: &Path, name: &str, seconds: i64) -> PathBuf {
     path
 }
 
-const UNTIMED: &str = ": the receiver's file system did not take its time\n";
+const TIME_NOT_PRESERVED: &str = ": the receiver's file system did not take its time\n";
 
 /// FAT and exFAT that are mounted for another user, and CIFS.
 #[test]
@@ -203,7 +198,7 @@ fn a_file_whose_time_cannot_be_set_is_stored_and_that_is_told() {
         let sent = send(qdropd.address, options, &path);
         assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
         assert!(sent.stdout.starts_with("stored a as a ("), "{sent:?}");
-        assert!(sent.stdout.ends_with(UNTIMED), "{sent:?}");
+        assert!(sent.stdout.ends_with(TIME_NOT_PRESERVED), "{sent:?}");
         let line = qdropd.logged("cannot set the time of ");
         assert!(line.ends_with("; the file has that of its arrival"), "{line}");
         let sent = send(qdropd.address, &[options, &["--json"]].concat(), &path);
@@ -230,7 +225,7 @@ fn what_is_there_is_not_sent_again_where_times_are_held_otherwise() {
         let path = timed(source.path(), name, seconds);
         let sent = send(qdropd.address, &options, &path);
         assert!(sent.exit == 0 && sent.stdout.starts_with("stored "), "{sent:?}");
-        assert_eq!(sent.stdout.ends_with(UNTIMED), !is_held, "{sent:?}");
+        assert_eq!(sent.stdout.ends_with(TIME_NOT_PRESERVED), !is_held, "{sent:?}");
         let again = send(qdropd.address, &options, &path);
         assert!(again.exit == 0 && again.stdout.starts_with("skipped "), "{again:?}");
         // One that was changed since then is another one.
@@ -239,6 +234,19 @@ fn what_is_there_is_not_sent_again_where_times_are_held_otherwise() {
         assert!(sent.exit == 0 && sent.stdout.starts_with("stored "), "{sent:?}");
     }
     assert_eq!(qdropd.settled().len(), 6);
+}
+
+/// Nor where a directory is in the way of a file, which even --on-conflict replace does not replace.
+#[test]
+fn a_file_in_whose_way_a_directory_is_is_not_sent_again() {
+    let (source, qdropd) =
+        (TempDir::new().unwrap(), Qdropd::start(&["--subdirs", "--on-conflict=replace"]));
+    fs::create_dir(qdropd.directory.join("a")).unwrap();
+    let path = timed(source.path(), "a", 1_000_000_000);
+    for outcome in ["stored a as a (1) ", "skipped a: it is there as a (1) "] {
+        let sent = send(qdropd.address, &["--preserve", "--skip-existing"], &path);
+        assert!(sent.exit == 0 && sent.stdout.starts_with(outcome), "{sent:?}");
+    }
 }
 
 // --- What stands in the place of a directory.
@@ -733,24 +741,21 @@ fn without_a_descriptor_a_file_fails_before_it_has_its_name() {
 
 // --- A disk that is full.
 
-/// An extended header, of a sender that resumes.
+/// A list of one file that is to be resumed.
 fn question(size: usize, name: &str) -> Vec<u8> {
-    let mut bytes = b"\xFFQDROP\0\x01".to_vec();
-    bytes.extend(1_u32.to_be_bytes());
-    bytes.extend((size as u64).to_be_bytes());
-    bytes.extend(1_700_000_000_000_i64.to_be_bytes());
-    let name = units(name);
-    bytes.extend(u32::try_from(2 * name.len()).unwrap().to_be_bytes());
-    bytes.extend(name.iter().flat_map(|unit| unit.to_be_bytes()));
-    bytes
+    list_bytes(RESUME, &[(size as u64, 1_700_000_000_000, name)])
+}
+
+fn offer(qdropd: &Qdropd, size: usize, name: &str) -> (TcpStream, Verdict) {
+    let mut stream = qdropd.connect();
+    stream.write_all(&question(size, name)).unwrap();
+    let [verdict] = read_answer(&stream).unwrap().try_into().unwrap();
+    (stream, verdict)
 }
 
 /// Sends `come` bytes of a body, and breaks off. They are kept.
 fn interrupt(qdropd: &Qdropd, name: &str, come: usize) {
-    let mut stream = qdropd.connect();
-    stream.write_all(&question(come + 1, name)).unwrap();
-    let mut answer = [0; 20];
-    stream.read_exact(&mut answer).unwrap();
+    let (mut stream, _) = offer(qdropd, come + 1, name);
     stream.write_all(&0_u64.to_be_bytes()).unwrap();
     stream.write_all(&noise(come)).unwrap();
     drop(stream);
@@ -769,13 +774,10 @@ fn what_is_kept_in_a_directory_that_is_gone_is_not_offered() {
         let qdropd = Qdropd::start(&["--subdirs"]);
         interrupt(&qdropd, "photos/a.jpg", 999);
         away(&qdropd.directory.join("photos"));
-        let mut stream = qdropd.connect();
         let body = noise(1000);
-        stream.write_all(&question(1000, "photos/a.jpg")).unwrap();
-        let mut answer = [0; 20];
-        stream.read_exact(&mut answer).unwrap();
-        assert_eq!(answer[4..12], [0; 8], "{how}: nothing is here");
-        stream.write_all(&[&0_u64.to_be_bytes()[..], &body].concat()).unwrap();
+        let (mut stream, verdict) = offer(&qdropd, 1000, "photos/a.jpg");
+        assert_eq!(verdict, Verdict::Send, "{how}: nothing is here");
+        stream.write_all(&whole_body(&body)).unwrap();
         assert_eq!(receipts(stream), [stored("photos/a.jpg", &body)], "{how}");
         assert_eq!(fs::read(qdropd.directory.join("photos/a.jpg")).unwrap(), body, "{how}");
     }
@@ -828,12 +830,10 @@ fn what_is_kept_makes_room_for_what_comes() {
     assert_eq!(fs::read(qdropd.directory.join("honest")).unwrap(), body);
     let left = parts(&qdropd.directory);
     assert!(left.len() == 1 && left[0].contains(".young."), "{left:?}");
-    // An extended transfer, too; and when nothing is kept any more the disk is full.
-    let mut stream = qdropd.connect();
+    // The body of a list, too; and when nothing is kept any more the disk is full.
     let body = noise(1_800_000);
-    stream.write_all(&question(body.len(), "resumable")).unwrap();
-    stream.read_exact(&mut [0; 20]).unwrap();
-    stream.write_all(&[&0_u64.to_be_bytes()[..], &body].concat()).unwrap();
+    let (mut stream, _) = offer(&qdropd, body.len(), "resumable");
+    stream.write_all(&whole_body(&body)).unwrap();
     assert_eq!(receipts(stream), [stored("resumable", &body)]);
     assert_eq!(parts(&qdropd.directory), Vec::<String>::new());
     assert_eq!(codes(&deliver(&qdropd, "too much", &noise(2_000_000))), [4]);
@@ -859,13 +859,14 @@ fn on_a_full_disk_a_start_sweeps_and_waits_for_room() {
     let ended = format!("\"$DROP\"/.qdrop-{:08x}-4194305-1-{{}}-0000000000000000.x.part", boot());
     let parts: Vec<String> = (0..7).map(|n| ended.replace("{}", &n.to_string())).collect();
     let qdropd = on_mount(&format!("{full} {}", parts.join(" ")), there.path());
-    assert_eq!(qdropd.log(), "qdropd: removed 7 unfinished files of an earlier run\n");
+    let swept = "qdropd: removed 7 unfinished files of an earlier run\n";
+    eventually("it tells of the sweep", || (qdropd.log() == swept).then_some(()));
     assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
     drop(qdropd);
     let names: Vec<String> = (0..7).map(|n| format!("\"$DROP\"/{n}")).collect();
     let qdropd = on_mount(&format!("{full} {}", names.join(" ")), there.path());
     let warning = "qdropd: warning: the disk is full: files are refused until there is room\n";
-    assert_eq!(qdropd.log(), warning);
+    eventually("it tells of the full disk", || (qdropd.log() == warning).then_some(()));
     assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [4]);
     // A link takes one as well.
     ["0", "1"].iter().for_each(|name| fs::remove_file(qdropd.directory.join(name)).unwrap());
@@ -1027,14 +1028,15 @@ fn own_names(directory: &Path) -> Vec<String> {
 }
 
 /// A connection with half of a body, and the name of its part.
-fn half(qdropd: &Qdropd, head: &[u8], start: &[u8]) -> (TcpStream, String) {
+fn half(qdropd: &Qdropd, head: &[u8]) -> (TcpStream, String) {
     let before = own_names(&qdropd.directory);
     let mut stream = qdropd.connect();
     stream.write_all(head).unwrap();
-    if !start.is_empty() {
-        stream.read_exact(&mut [0; 20]).unwrap();
+    if head[0] == 0xFF {
+        read_answer(&stream).unwrap();
+        stream.write_all(&[0; 8]).unwrap();
     }
-    stream.write_all(&[start, &noise(1000)[..500]].concat()).unwrap();
+    stream.write_all(&noise(1000)[..500]).unwrap();
     let name = eventually("there is a part", || {
         let is_part = |name: &String| !before.contains(name) && !is_alive(name);
         own_names(&qdropd.directory).into_iter().find(is_part)
@@ -1050,8 +1052,8 @@ fn aged(path: &Path, seconds: u64) {
 #[test]
 fn a_part_tells_its_process_and_its_file_and_a_sign_of_life_is_beside_it() {
     let qdropd = Qdropd::start(&["--timeout=3600"]);
-    let (_classic, first) = half(&qdropd, &header("a name", 1000), &[]);
-    let (_other, second) = half(&qdropd, &question(1000, "a name"), &0_u64.to_be_bytes());
+    let (_classic, first) = half(&qdropd, &header("a name", 1000));
+    let (_other, second) = half(&qdropd, &question(1000, "a name"));
     let fields = |name: &str| -> Vec<String> {
         let unique = name.strip_prefix(".qdrop-").unwrap().strip_suffix(".a name.part").unwrap();
         unique.split('-').map(str::to_owned).collect()
@@ -1089,7 +1091,7 @@ fn a_sign_of_life_is_renewed_while_there_are_parts_and_goes_with_them() {
 fn a_sign_of_life_is_renewed(fault: &str) {
     let (drop_directory, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let qdropd = faulty_receiver(fault, &drop_directory, &log, &["--timeout=3600"]);
-    let (stream, _) = half(&qdropd, &header("a", 1000), &[]);
+    let (stream, _) = half(&qdropd, &header("a", 1000));
     let heartbeat = eventually("there is a heartbeat", || {
         own_names(&qdropd.directory).into_iter().find(|name| is_alive(name))
     });
@@ -1120,7 +1122,7 @@ fn the_living_parts_of_a_clone_are_left_alone() {
     let script = "mount --bind \"$BOOT\" /proc/sys/kernel/random/boot_id && exec \"$0\" \"$@\"";
     unshare.args(["-rm", "sh", "-c", script]).arg(program("qdropd")).env("BOOT", boot);
     let mut clone = Qdropd::spawn(&mut unshare, there.path());
-    let (_stream, name) = half(&clone, &header("a", 1000), &[]);
+    let (_stream, name) = half(&clone, &header("a", 1000));
     clone.kill();
     own_names(there.path())
         .iter()

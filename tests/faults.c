@@ -10,6 +10,7 @@
  *              answer of an NFS server was lost, and it was asked again
  *   lost-reply-vfat likewise, without hard links
  *   fsync      fsync of a file fails
+ *   fsync-size:N       fsync of a file of N bytes fails
  *   late       fsync of a file finds the disk full
  *   late-once  the first fsync of a file finds the disk full, and no later one
  *   late-lost  likewise, and the kernel drops what was written
@@ -20,14 +21,19 @@
  *   no-directory       no directory below the first can be opened: there is no descriptor
  *   early      fdatasync fails, and no fsync after it knows
  *   full       no byte can be written to a regular file
+ *   no-thread  no thread can be started once the part of a file has been made
+ *   kill:N     the program is killed before its Nth call of fsync, link, rename or unlink after that
  *   random:N   N of 1000 calls fail, each with one of six errors: every call that opens, reads,
  *              writes, synchronises, names or removes a file, and those of sockets
  *
  * Each refusal is a line in the file $REFUSED, which proves that this library was in force. */
 
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -70,6 +76,30 @@ static int unlucky(const char *call)
         return 0;
     refuse(call, errors[chance / 1000 % 6]);
     return 1;
+}
+
+/* Whether the part of a file has been made, and not that by which a start finds out that it can make one. */
+static atomic_int has_part;
+
+static void one_step_more(void)
+{
+    static atomic_ulong steps;
+    const char *faults = getenv("FAULTS");
+    if (faults && strncmp(faults, "kill:", 5) == 0 && has_part
+        && ++steps == strtoul(faults + 5, NULL, 10))
+        kill(getpid(), SIGKILL);
+}
+
+/* The inodes that were synchronised, each at its remainder. */
+static atomic_ulong on_disk[1 << 16];
+
+static void has_to_be_on_disk(const char *path)
+{
+    const char *faults = getenv("FAULTS");
+    struct stat status;
+    if (faults && strncmp(faults, "kill:", 5) == 0 && stat(path, &status) == 0
+        && on_disk[status.st_ino % (1 << 16)] != status.st_ino)
+        refuse("named before it was on the disk\n", 0);
 }
 
 /* What a program says to people is none of the machine's. */
@@ -128,6 +158,11 @@ int openat(int directory, const char *path, int flags, ...)
     if (unlucky("open\n"))
         return -1;
     int file = syscall(SYS_openat, directory, path, flags, mode);
+    struct stat made;
+    if (file >= 0 && flags & O_EXCL && fstat(file, &made) == 0) {
+        on_disk[made.st_ino % (1 << 16)] = 0;
+        has_part |= strstr(path, ".part") && !strstr(path, ".unnamed.part");
+    }
     if (file >= 0 && flags & O_EXCL && faulty("exfat-slow") && !strstr(path, ".qdrop-")) {
         struct stat status = {0};
         for (int n = 0; n < 60 && status.st_size == 0; n++) {
@@ -165,6 +200,8 @@ int linkat(int from_directory, const char *from, int to_directory, const char *t
         return refuse("link\n", ENAMETOOLONG);
     if (unlucky("link\n"))
         return -1;
+    one_step_more();
+    has_to_be_on_disk(from);
     int result = syscall(SYS_linkat, from_directory, from, to_directory, to, flags);
     return result == 0 && loses_replies() ? refuse("link\n", EEXIST) : result;
 }
@@ -182,6 +219,8 @@ int rename(const char *from, const char *to)
         return refuse("rename\n", ENAMETOOLONG);
     if (unlucky("rename\n"))
         return -1;
+    one_step_more();
+    has_to_be_on_disk(from);
     int result = syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
     struct stat status;
     if (result == 0 && faulty("vfat") && stat(to, &status) == 0)
@@ -220,6 +259,7 @@ int unlink(const char *path)
 {
     if (unlucky("unlink\n"))
         return -1;
+    one_step_more();
     int result = syscall(SYS_unlinkat, AT_FDCWD, path, 0);
     return result == 0 && loses_replies() ? refuse("unlink\n", ENOENT) : result;
 }
@@ -240,6 +280,7 @@ static int is_directory(int file)
 int fsync(int file)
 {
     const char *faults = getenv("FAULTS");
+    one_step_more();
     if (faults && strncmp(faults, "fsync-directory:", 16) == 0 && is_directory(file)) {
         static atomic_ulong calls;
         unsigned long call = calls++;
@@ -250,8 +291,12 @@ int fsync(int file)
     }
     if (faults && strncmp(faults, "no-fsync-directory:", 19) == 0 && is_directory(file))
         return refuse("fsync\n", strtoul(faults + 19, NULL, 10));
-    struct stat status;
-    if (faulty("vfat") && fstat(file, &status) == 0 && status.st_ino == unsynced)
+    struct stat status = {0};
+    fstat(file, &status);
+    if (faults && strncmp(faults, "fsync-size:", 11) == 0 && S_ISREG(status.st_mode)
+        && status.st_size == strtol(faults + 11, NULL, 10))
+        return refuse("fsync\n", EIO);
+    if (faulty("vfat") && status.st_ino == unsynced)
         unsynced = 0;
     if (faulty("vfat") && is_directory(file) && unsynced)
         refuse("lost\n", 0);
@@ -273,7 +318,21 @@ int fsync(int file)
             return refuse("fsync\n", ENOSPC);
         }
     }
-    return unlucky("fsync\n") ? -1 : syscall(SYS_fsync, file);
+    if (unlucky("fsync\n") || syscall(SYS_fsync, file) != 0)
+        return -1;
+    on_disk[status.st_ino % (1 << 16)] = status.st_ino;
+    return 0;
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument)
+{
+    int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) =
+        dlsym(RTLD_NEXT, "pthread_create");
+    if (faulty("no-thread") && has_part) {
+        refuse("thread\n", 0);
+        return EAGAIN;
+    }
+    return create(thread, attributes, run, argument);
 }
 
 ssize_t write(int file, const void *bytes, size_t size)

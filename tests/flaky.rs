@@ -23,10 +23,6 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
-const RESUME: u32 = 1;
-const PRESERVE: u32 = 2;
-const SKIP: u32 = 4;
-
 /// Says what was measured, where it is read even if the test passes.
 fn figures(text: &str) {
     io::stderr().write_all(format!("FIGURES: {text}\n").as_bytes()).unwrap();
@@ -177,33 +173,32 @@ impl Line {
 // --- The wire, byte by byte.
 
 fn question(flags: u32, size: u64, modified: i64, name: &str) -> Vec<u8> {
-    let mut bytes = b"\xFFQDROP\0\x01".to_vec();
-    bytes.extend(flags.to_be_bytes());
-    bytes.extend(size.to_be_bytes());
-    bytes.extend(modified.to_be_bytes());
-    let name = units(name);
-    bytes.extend(u32::try_from(2 * name.len()).unwrap().to_be_bytes());
-    bytes.extend(name.iter().flat_map(|unit| unit.to_be_bytes()));
-    bytes
+    list_bytes(flags, &[(size, modified, name)])
 }
 
 fn ask(mut stream: &TcpStream, flags: u32, size: usize, modified: i64, name: &str) {
     stream.write_all(&question(flags, size as u64, modified, name)).unwrap();
 }
 
-/// Reads what a receiver has of a file, and its digest.
-fn go(mut stream: &TcpStream) -> (u64, u64) {
-    let mut bytes = [0; 20];
-    stream.read_exact(&mut bytes).unwrap();
-    assert_eq!(&bytes[..4], b"QDO1", "{bytes:?}");
-    let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
-    (number(4), number(12))
+/// Reads what a receiver has of a single file, and its digest.
+fn go(stream: &TcpStream) -> (u64, u64) {
+    match read_answer(stream).unwrap()[..] {
+        [Verdict::Send] => (0, xxh64(b"")),
+        [Verdict::Have(have, digest)] => (have, digest),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+/// Sends what has come of a file from `start` on, and not its seal.
+fn beginning(mut stream: &TcpStream, start: u64, content: &[u8]) {
+    stream.write_all(&start.to_be_bytes()).unwrap();
+    stream.write_all(&content[usize::try_from(start).unwrap()..]).unwrap();
 }
 
 /// Sends a file from `start` on.
 fn body(mut stream: &TcpStream, start: u64, content: &[u8]) {
-    stream.write_all(&start.to_be_bytes()).unwrap();
-    stream.write_all(&content[usize::try_from(start).unwrap()..]).unwrap();
+    let rest = &content[usize::try_from(start).unwrap()..];
+    stream.write_all(&body_bytes(start, rest, xxh64(content))).unwrap();
 }
 
 fn receipt(stream: &TcpStream) -> Receipt {
@@ -221,7 +216,7 @@ fn begin(qdropd: &Qdropd, modified: i64, name: &str, content: &[u8], come: usize
     let stream = qdropd.connect();
     ask(&stream, RESUME, content.len(), modified, name);
     assert_eq!(go(&stream), (0, xxh64(b"")));
-    body(&stream, 0, &content[..come]);
+    beginning(&stream, 0, &content[..come]);
     drop(stream);
     counted(qdropd, "failed ", before + 1);
 }
@@ -238,7 +233,7 @@ fn have(qdropd: &Qdropd, flags: u32, size: usize, modified: i64, name: &str) -> 
 }
 
 #[test]
-fn an_extended_transfer_to_the_letter() {
+fn a_list_of_one_to_the_letter() {
     let qdropd = Qdropd::start(&[]);
     let content = noise(1000);
     let stream = qdropd.connect();
@@ -283,7 +278,7 @@ fn an_interrupted_transfer_goes_on_to_the_letter() {
     assert_eq!(go(&stream), (300, xxh64(&content[..300])));
     // While somebody has it, nobody else does.
     assert_eq!(have(&qdropd, RESUME, 1000, -7, "a.bin"), 0);
-    body(&stream, 300, &content[..600]);
+    beginning(&stream, 300, &content[..600]);
     let before = count(&qdropd, "failed ");
     drop(stream);
     counted(&qdropd, "failed ", before + 1);
@@ -311,19 +306,107 @@ fn an_interrupted_transfer_goes_on_to_the_letter() {
 fn a_start_is_0_or_what_is_there() {
     let qdropd = Qdropd::start(&[]);
     let content = noise(1000);
-    for (come, start) in [(0, 1), (300, 299), (300, 301), (300, u64::MAX), (300, 1000)] {
-        if come > 0 {
-            begin(&qdropd, 0, "a.bin", &content, come);
-        }
+    for (come, start) in [(0, 1), (300, 299), (300, 301), (300, u64::MAX - 1), (300, 1000)] {
+        let name = format!("{come} {start}");
+        begin(&qdropd, 0, &name, &content, come);
         let stream = qdropd.connect();
-        ask(&stream, RESUME, 1000, 0, "a.bin");
+        ask(&stream, RESUME, 1000, 0, &name);
         assert_eq!(go(&stream).0, come as u64);
         (&stream).write_all(&start.to_be_bytes()).unwrap();
         let refusal = receipts(stream);
         assert_eq!(codes(&refusal), [1], "{start} of {come}");
         assert_eq!((refusal[0].digest, &refusal[0].name), (0, &None));
+        // Nothing is lost by that.
+        assert_eq!(have(&qdropd, RESUME, 1000, 0, &name), come as u64);
     }
-    assert_eq!(qdropd.settled(), BTreeMap::new());
+    assert!(qdropd.files().keys().all(|name| name.starts_with(".qdrop-")));
+}
+
+#[test]
+fn many_files_in_one_list_to_the_letter() {
+    let qdropd = Qdropd::start(&["--max-size", "1000"]);
+    let content = noise(300);
+    set_time(&file(&qdropd.directory, "there", &content), at(1000));
+    let stream = qdropd.connect();
+    let names = ["new", "there", "gone", "void", "altered", "empty"];
+    let mut files = names.map(|name| (300, 1000, name)).to_vec();
+    files.insert(2, (1001, 1000, "large"));
+    files[6].0 = 0;
+    (&stream).write_all(&list_bytes(SKIP, &files)).unwrap();
+    let answer = read_answer(&stream).unwrap();
+    let [there, large] = [&answer[1], &answer[2]];
+    assert_eq!(*there, Verdict::There(None));
+    assert!(matches!(large, Verdict::No(2, message) if message.contains("more than")), "{large:?}");
+    let wanted = answer.iter().filter(|&verdict| *verdict == Verdict::Send);
+    assert_eq!((wanted.count(), answer.len()), (5, 7), "{answer:?}");
+    let mut void = whole_body(&content);
+    void[8 + content.len()] = 1;
+    let altered = body_bytes(0, &content, 7);
+    let bodies = [&whole_body(&content)[..], &[0xFF; 8], &void, &altered, &whole_body(b"")];
+    (&stream).write_all(&bodies.concat()).unwrap();
+    // One for each body, and our side of the stream is open.
+    let come: Vec<Receipt> = (0..4).map(|_| receipt(&stream)).collect();
+    assert_eq!((codes(&come), &come[0]), (vec![0, 10, 10, 0], &stored("new", &content)));
+    assert_eq!((come[1].digest, &come[1].name), (0, &None));
+    // The next list.
+    ask(&stream, 0, 300, 1000, "gone");
+    assert_eq!(go(&stream), (0, xxh64(b"")));
+    body(&stream, 0, &content);
+    assert_eq!(receipts(stream), [stored("gone", &content)]);
+    let settled = qdropd.settled();
+    assert!(settled.keys().eq(["empty", "gone", "new", "there"]), "{settled:?}");
+}
+
+/// So that receipts come soon.
+#[test]
+fn a_list_of_much_is_answered_with_later() {
+    let qdropd = Qdropd::start(&[]);
+    const MIB: u64 = 1 << 20;
+    for (sizes, expected) in [
+        (&[60 * MIB, 5 * MIB, MIB][..], &[Verdict::Send, Verdict::Later, Verdict::Send][..]),
+        (&[100 * MIB, 1, 1], &[Verdict::Send, Verdict::Later, Verdict::Later]),
+    ] {
+        let files: Vec<(u64, i64, &str)> = sizes.iter().map(|&size| (size, 0, "a")).collect();
+        let mut stream = qdropd.connect();
+        stream.write_all(&list_bytes(0, &files)).unwrap();
+        assert_eq!(read_answer(&stream).unwrap(), expected);
+    }
+}
+
+#[test]
+fn two_files_of_one_name_in_a_list() {
+    let contents = [noise(100), noise(200)];
+    for (policy, status, files) in [
+        ("rename", 0, vec![("a", &contents[0]), ("a (1)", &contents[1])]),
+        ("replace", 0, vec![("a", &contents[1])]),
+        ("refuse", 3, vec![("a", &contents[0])]),
+    ] {
+        let qdropd = Qdropd::start(&["--on-conflict", policy]);
+        let mut stream = qdropd.connect();
+        stream.write_all(&list_bytes(0, &[(100, 0, "a"), (200, 0, "a")])).unwrap();
+        assert_eq!(read_answer(&stream).unwrap(), [Verdict::Send, Verdict::Send]);
+        stream.write_all(&contents.each_ref().map(|it| whole_body(it)).concat()).unwrap();
+        assert_eq!(codes(&receipts(stream)), [0, status], "{policy}");
+        let files = files.into_iter().map(|(name, content)| (name.to_owned(), content.clone()));
+        assert_eq!(qdropd.settled(), files.collect(), "{policy}");
+    }
+}
+
+/// What was sealed is stored, and what was cut is kept.
+#[test]
+fn a_list_that_breaks_in_a_body() {
+    let qdropd = Qdropd::start(&[]);
+    let content = noise(1000);
+    let stream = qdropd.connect();
+    let files = ["a", "b", "c"].map(|name| (1000, 0, name));
+    (&stream).write_all(&list_bytes(RESUME, &files)).unwrap();
+    assert_eq!(read_answer(&stream).unwrap(), vec![Verdict::Send; 3]);
+    body(&stream, 0, &content);
+    beginning(&stream, 0, &content[..300]);
+    assert_eq!(receipts(stream), [stored("a", &content)]);
+    assert_eq!(qdropd.files()["a"], content);
+    assert_eq!(have(&qdropd, RESUME, 1000, 0, "b"), 300);
+    assert_eq!(have(&qdropd, RESUME, 1000, 0, "c"), 0);
 }
 
 #[test]
@@ -331,13 +414,14 @@ fn what_a_receiver_does_not_know_it_refuses() {
     let qdropd = Qdropd::start(&[]);
     let mut cases: Vec<Vec<u8>> =
         [8, 15, 0x100, 1 << 31, u32::MAX].iter().map(|&flags| question(flags, 9, 0, "a")).collect();
-    let mut other = question(RESUME, 9, 0, "a");
-    other[7] = 2;
-    cases.push(other);
     cases.push(question(RESUME, u64::MAX, 0, "a"));
-    let mut odd = question(RESUME, 9, 0, "ab");
-    odd[31] = 3;
-    cases.push(odd);
+    // Another version; other lengths and counts; an odd length of a name.
+    let changes = [(7, 1), (7, 3), (15, 23), (15, 25), (13, 4), (19, 0), (19, 2), (18, 8), (39, 3)];
+    for (at, byte) in changes {
+        let mut other = question(RESUME, 9, 0, "ab");
+        other[at] = byte;
+        cases.push(other);
+    }
     for case in cases {
         let mut stream = qdropd.connect();
         stream.write_all(&case).unwrap();
@@ -362,34 +446,32 @@ fn what_a_receiver_does_not_know_it_refuses() {
 }
 
 #[test]
-fn a_refusal_or_a_receipt_comes_in_place_of_go() {
+fn what_is_refused_or_there_is_said_in_the_answer() {
     let qdropd = Qdropd::start(&["--on-conflict", "refuse", "--max-size", "1000"]);
     let content = noise(1000);
     let there = file(&qdropd.directory, "there.bin", &content);
     // 1,999 ms before 1970 belong to the second -2.
     set_time(&there, at(-1999));
     let stream = qdropd.connect();
-    ask(&stream, RESUME, 1001, 0, "large");
-    let refusal = receipt(&stream);
-    assert_eq!((refusal.status.code(), refusal.body, refusal.name), (2, 0, None));
-    ask(&stream, RESUME | PRESERVE, 1000, -1999, "there.bin");
-    let refusal = receipt(&stream);
-    assert_eq!((refusal.status.code(), refusal.body, refusal.name), (3, 0, None));
-    for (flags, size, modified, status) in [
-        (SKIP, 1000, -1999, 9),
-        (SKIP, 1000, -2000, 9),
-        (SKIP | RESUME | PRESERVE, 1000, -1001, 9),
-        (SKIP, 1000, -1000, 3),
-        (SKIP, 1000, -2001, 3),
-        (SKIP, 999, -1999, 3),
-        (0, 1000, -1999, 3),
+    let said = |flags, size, modified, name: &str| {
+        ask(&stream, flags, size, modified, name);
+        read_answer(&stream).unwrap().remove(0)
+    };
+    let is_refused = |verdict, code| matches!(verdict, Verdict::No(status, _) if status == code);
+    assert!(is_refused(said(RESUME, 1001, 0, "large"), 2));
+    assert!(is_refused(said(RESUME | PRESERVE, 1000, -1999, "there.bin"), 3));
+    for (flags, size, modified, is_there) in [
+        (SKIP, 1000, -1999, true),
+        (SKIP, 1000, -2000, true),
+        (SKIP | RESUME | PRESERVE, 1000, -1001, true),
+        (SKIP, 1000, -1000, false),
+        (SKIP, 1000, -2001, false),
+        (SKIP, 999, -1999, false),
+        (0, 1000, -1999, false),
     ] {
-        ask(&stream, flags, size, modified, "there.bin");
-        let receipt = receipt(&stream);
-        assert_eq!(receipt.status.code(), status, "{flags} {size} {modified}");
-        if status == 9 {
-            let name = Some(units("there.bin"));
-            assert_eq!((receipt.body, receipt.digest, receipt.name), (1000, 0, name));
+        match said(flags, size, modified, "there.bin") {
+            Verdict::There(None) => assert!(is_there, "{flags} {size} {modified}"),
+            other => assert!(!is_there && is_refused(other, 3), "{flags} {size} {modified}"),
         }
     }
     assert_eq!(receipts(stream), []);
@@ -399,7 +481,8 @@ fn a_refusal_or_a_receipt_comes_in_place_of_go() {
     file(&qdropd.directory, "late.bin", b"late");
     let stream = qdropd.connect();
     ask(&stream, RESUME, 1000, 0, "late.bin");
-    assert_eq!(codes(&receipts(stream)), [3]);
+    let answer = read_answer(&stream).unwrap();
+    assert!(matches!(answer[..], [Verdict::No(3, _)]), "{answer:?}");
     // Or while it goes on from 0.
     begin(&qdropd, 0, "later.bin", &content, 300);
     let stream = qdropd.connect();
@@ -481,7 +564,7 @@ fn so_many_are_kept_and_the_oldest_make_room() {
         let stream = qdropd.connect();
         let before = count(&qdropd, "failed ");
         ask(&stream, RESUME, content.len(), 1, "again");
-        body(&stream, 0, &content[..go(&stream).0 as usize + 1]);
+        beginning(&stream, 0, &content[..go(&stream).0 as usize + 1]);
         drop(stream);
         counted(&qdropd, "failed ", before + 1);
     }
@@ -506,7 +589,7 @@ fn of_two_beginnings_of_a_file_the_longer_one_is_kept() {
         }
         for (stream, come) in streams.into_iter().zip(come) {
             let before = count(&qdropd, "failed ");
-            body(&stream, 0, &content[..*come]);
+            beginning(&stream, 0, &content[..*come]);
             drop(stream);
             counted(&qdropd, "failed ", before + 1);
         }
@@ -552,7 +635,7 @@ fn few_bytes_of_a_silent_line_are_gone_on_with() {
         let silent = qdropd.connect();
         ask(&silent, RESUME, size, modified, &name);
         assert_eq!(go(&silent), (0, xxh64(b"")));
-        body(&silent, 0, &content[..come]);
+        beginning(&silent, 0, &content[..come]);
         let again = eventually("all that has come is offered", || {
             let stream = qdropd.connect();
             ask(&stream, RESUME, size, modified, &name);
@@ -576,11 +659,11 @@ fn a_body_that_has_not_begun_is_not_taken_over() {
     let first = qdropd.connect();
     ask(&first, RESUME, 1000, 1, "a");
     assert_eq!(go(&first), (0, xxh64(b"")));
-    body(&first, 0, b"");
+    beginning(&first, 0, b"");
     thread::sleep(2 * limits::TAKEOVER_SILENCE);
     // Whoever asks for the same gets a body of its own.
     assert_eq!(have(&qdropd, RESUME, 1000, 1, "a"), 0);
-    (&first).write_all(&content).unwrap();
+    (&first).write_all(&whole_body(&content)[8..]).unwrap();
     assert_eq!(receipt(&first), stored("a", &content));
 }
 
@@ -629,7 +712,7 @@ fn nothing_is_kept_that_nobody_wants() {
     assert_eq!(have(&qdropd, RESUME, 1000, 0, "a"), 0);
 
     let qdropd = Qdropd::start(&[]);
-    // Not of a classic transfer, nor of an extended one without the flag.
+    // Not of a classic transfer, nor of a list without the flag.
     let mut stream = qdropd.connect();
     stream.write_all(&transfer("a", &content)[..900]).unwrap();
     drop(stream);
@@ -637,7 +720,7 @@ fn nothing_is_kept_that_nobody_wants() {
     let stream = qdropd.connect();
     ask(&stream, PRESERVE | SKIP, 1000, 0, "a");
     go(&stream);
-    body(&stream, 0, &content[..500]);
+    beginning(&stream, 0, &content[..500]);
     drop(stream);
     counted(&qdropd, "failed a", 2);
     // Nor of a transfer that had not come to a byte.
@@ -661,6 +744,15 @@ fn a_disk_that_failed_keeps_nothing() {
         assert_eq!(codes(&receipts(stream)), [2], "{}", qdropd.log());
         assert_eq!(qdropd.settled(), BTreeMap::new());
     }
+    // The other files of a list are none the worse for one that does not fit.
+    let mut stream = qdropd.connect();
+    let sizes = [1000, content.len(), 500];
+    let files: Vec<_> =
+        ["x", "y", "z"].iter().zip(sizes).map(|(it, size)| (size as u64, 0, *it)).collect();
+    stream.write_all(&list_bytes(RESUME, &files)).unwrap();
+    assert_eq!(read_answer(&stream).unwrap(), vec![Verdict::Send; 3]);
+    sizes.iter().for_each(|&size| stream.write_all(&whole_body(&content[..size])).unwrap());
+    assert_eq!(codes(&receipts(stream)), [0, 2, 0]);
     // What fits can be gone on with.
     begin(&qdropd, 0, "b", &content[..1000], 500);
     assert_eq!(have(&qdropd, RESUME, 1000, 0, "b"), 500);
@@ -739,7 +831,7 @@ fn a_file_that_is_stored_but_whose_receipt_is_lost_is_there_once() {
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
     let content = noise(100_000);
     let path = file(source.path(), "a", &content);
-    let all = (question(0, 0, 0, "a").len() + 8 + content.len()) as u64;
+    let all = (question(0, 0, 0, "a").len() + whole_body(&content).len()) as u64;
     let relay = Relay::start(qdropd.address, &[all]);
     let options = ["--resume", "--preserve", "--skip-existing", "--retry=3"];
     let sent = patiently(&options, relay.address, &[path]);
@@ -967,9 +1059,10 @@ fn a_modification_time_is_kept_and_stays() {
     assert_eq!(time_of(&qdropd.directory.join("large")), at(1_000_000_000_007));
 }
 
-/// Bytes of the questions that are asked about these files.
+/// Bytes of a list of these files.
 fn questions(names: &[String]) -> u64 {
-    names.iter().map(|name| question(0, 0, 0, name).len() as u64).sum()
+    let entries: Vec<(u64, i64, &str)> = names.iter().map(|name| (0, 0, &**name)).collect();
+    list_bytes(0, &entries).len() as u64
 }
 
 #[test]
@@ -1126,7 +1219,9 @@ fn different_files_of_one_call_do_not_end_under_one_name_in_silence() {
         fs::remove_file(replaces.directory.join("photo")).unwrap();
     }
     let sent = send_both(&replaces, &["--json", "-q"]);
-    assert!(sent.stdout.lines().nth(1).unwrap().contains(r#""status":1,"#), "{sent:?}");
+    let line = sent.stdout.lines().nth(1).unwrap();
+    assert!(line.contains(r#""error":"it took the place of another file"#), "{sent:?}");
+    assert!(line.contains(r#""status":1,"#), "{sent:?}");
     // They are alike but for their content, and the second is not skipped for the first one.
     let renames = Qdropd::start(&[]);
     let sent = send_both(&renames, &["--preserve", "--skip-existing"]);
@@ -1388,9 +1483,9 @@ fn components_that_lead_elsewhere_vanish() {
             let directory = parent.path().join("a/drop");
             fs::create_dir_all(&directory).unwrap();
             let qdropd = Qdropd::start_in(&directory, options);
-            for extended in [false, true] {
+            for asks in [false, true] {
                 let stream = qdropd.connect();
-                if extended {
+                if asks {
                     ask(
                         &stream,
                         SKIP,
@@ -1401,7 +1496,8 @@ fn components_that_lead_elsewhere_vanish() {
                             .as_millis() as i64,
                         sent,
                     );
-                    assert_eq!(codes(&receipts(stream)), [9]);
+                    let answer = read_answer(&stream).unwrap();
+                    assert!(matches!(answer[..], [Verdict::There(_)]), "{answer:?}");
                 } else {
                     (&stream).write_all(&transfer(sent, b"1")).unwrap();
                     assert_eq!(receipts(stream), [stored(name, b"1")]);
@@ -1608,19 +1704,19 @@ fn refuser(statuses: &[Status]) -> (SocketAddr, Arc<AtomicUsize>) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = patient(stream.unwrap());
-            let mut buffered = PeekReader::with_capacity(1, stream.try_clone().unwrap());
-            let header = Header::read(&mut buffered).unwrap();
+            let is_list = is_list(&stream);
             let n = counted.fetch_add(1, Ordering::SeqCst);
             let status = statuses[n.min(statuses.len() - 1)];
-            let (body, digest) = match status {
-                Status::Stored => (header.body, xxh64(&noise(1000))),
-                _ => (0, 0),
+            let bytes = if status == Status::Stored {
+                let (name, body) = take_files(&stream).unwrap().remove(0);
+                receipt_bytes(0, (body.len() as u64, xxh64(&body)), Some(&name), Some("because"))
+            } else if is_list {
+                read_list(&stream).unwrap();
+                answer_bytes(&[Verdict::No(status.code(), "because".into())])
+            } else {
+                Header::read(&mut PeekReader::with_capacity(1, &stream)).unwrap();
+                receipt_bytes(status.code(), (0, 0), None, Some("because"))
             };
-            let name = header.name.filter(|_| status == Status::Stored);
-            let message = Some(units("because"));
-            let receipt = Receipt { status, body, digest, name, message };
-            let mut bytes = Vec::new();
-            receipt.write(&mut bytes).unwrap();
             stream.write_all(&bytes).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
             let _ = io::copy(&mut stream, &mut io::sink());
@@ -1634,13 +1730,13 @@ fn what_may_pass_is_tried_again_and_nothing_else() {
     let source = TempDir::new().unwrap();
     let path = &file(source.path(), "a", &noise(1000));
     // A busy receiver is waited for before (tests/belief.rs).
-    let may_pass = [Status::NoSpace, Status::StorageFailed, Status::TimedOut];
+    let may_pass = [Status::NoSpace, Status::StorageFailed, Status::TimedOut, Status::Damaged];
     let stays = [
         Status::Malformed,
         Status::TooLarge,
         Status::Exists,
         Status::NotAllowed,
-        Status::Other(10),
+        Status::Other(9),
         Status::Other(255),
     ];
     thread::scope(|scope| {
@@ -1660,7 +1756,8 @@ fn what_may_pass_is_tried_again_and_nothing_else() {
                         ),
                         false => format!("{line}\n"),
                     };
-                    assert_eq!((sent.exit, &*sent.stdout, &*sent.stderr), (5, "", &*lines));
+                    let exit = if status == Status::Damaged { 4 } else { 5 };
+                    assert_eq!((sent.exit, &*sent.stdout, &*sent.stderr), (exit, "", &*lines));
                     assert_eq!(count.load(Ordering::SeqCst), lines.lines().count());
                 });
             }

@@ -3,6 +3,7 @@
 
 use qdrop::digest::xxh64;
 use qdrop::wire::header::{Dialect, Header};
+use qdrop::wire::peek::PeekReader;
 use qdrop::wire::receipt::{Receipt, Status};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -33,6 +34,11 @@ pub fn times(few: usize, many: usize) -> usize {
 pub fn left_out(what: &str, why: &str) {
     // Not through the macros, whose output is shown of failed tests alone.
     io::stderr().write_all(format!("LEFT OUT: {what}: {why}\n").as_bytes()).unwrap();
+}
+
+/// Says what was measured, where it is read even if the test passes.
+pub fn figures(text: &str) {
+    io::stderr().write_all(format!("FIGURES: {text}\n").as_bytes()).unwrap();
 }
 
 /// A file of this project, by its path from the top.
@@ -394,6 +400,165 @@ pub fn answer(mut stream: TcpStream) -> Vec<Receipt> {
         receipts.push(Receipt::read(&mut rest).unwrap().expect("a whole receipt"));
     }
     receipts
+}
+
+/// The flags of a list.
+pub const RESUME: u32 = 1;
+pub const PRESERVE: u32 = 2;
+pub const SKIP: u32 = 4;
+
+/// What a receiver says of an entry of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    Send,
+    /// So many bytes are kept, and their digest.
+    Have(u64, u64),
+    There(Option<String>),
+    No(u8, String),
+    Later,
+}
+
+fn qstring(text: &str) -> Vec<u8> {
+    let length = u32::try_from(2 * units(text).len()).unwrap().to_be_bytes();
+    length.into_iter().chain(units(text).into_iter().flat_map(u16::to_be_bytes)).collect()
+}
+
+/// A list of these files: each has a size, a time and a name.
+pub fn list_bytes(flags: u32, files: &[(u64, i64, &str)]) -> Vec<u8> {
+    let entry = |&(size, modified, name): &(u64, i64, &str)| {
+        [&size.to_be_bytes()[..], &modified.to_be_bytes(), &qstring(name)].concat()
+    };
+    let entries: Vec<u8> = files.iter().flat_map(entry).collect();
+    let (length, count) =
+        (u32::try_from(entries.len()).unwrap(), u32::try_from(files.len()).unwrap());
+    let numbers = [flags, length, count].map(u32::to_be_bytes).concat();
+    [b"\xFFQDROP\0\x02", &*numbers, &entries].concat()
+}
+
+/// The answer to a list.
+pub fn answer_bytes(verdicts: &[Verdict]) -> Vec<u8> {
+    let mut bytes = b"QDO2".to_vec();
+    bytes.extend(u32::try_from(verdicts.len()).unwrap().to_be_bytes());
+    let mut digests = Vec::new();
+    for verdict in verdicts {
+        match verdict {
+            Verdict::Send => bytes.push(0),
+            Verdict::Have(have, digest) => {
+                bytes.push(1);
+                bytes.extend(have.to_be_bytes());
+                digests.extend(digest.to_be_bytes());
+            }
+            Verdict::There(name) => {
+                bytes.push(2);
+                bytes.extend(name.as_deref().map_or(vec![0xFF; 4], qstring));
+            }
+            Verdict::No(status, message) => {
+                bytes.extend([3, *status]);
+                bytes.extend(qstring(message));
+            }
+            Verdict::Later => bytes.push(4),
+        }
+    }
+    bytes.extend(digests);
+    bytes
+}
+
+/// What follows an answer that wants a file: its bytes from `start` on, and the seal.
+pub fn body_bytes(start: u64, bytes: &[u8], digest: u64) -> Vec<u8> {
+    [&start.to_be_bytes()[..], bytes, &[0], &digest.to_be_bytes()].concat()
+}
+
+/// The same of a whole file.
+pub fn whole_body(content: &[u8]) -> Vec<u8> {
+    body_bytes(0, content, xxh64(content))
+}
+
+fn read_bytes<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    stream.read_exact(&mut bytes).map(|()| bytes)
+}
+
+fn read_qstring(stream: &mut impl Read) -> io::Result<Option<String>> {
+    let length = u32::from_be_bytes(read_bytes(stream)?);
+    if length == u32::MAX {
+        return Ok(None);
+    }
+    let units = (0..length / 2).map(|_| read_bytes(stream).map(u16::from_be_bytes));
+    let units: Vec<u16> = units.collect::<io::Result<_>>()?;
+    Ok(Some(String::from_utf16(&units).unwrap()))
+}
+
+/// A file of a list: its size, its time and its name.
+pub type Listed = (u64, i64, String);
+
+/// Reads a list: its flags and its files.
+pub fn read_list(mut stream: impl Read) -> io::Result<(u32, Vec<Listed>)> {
+    let magic: [u8; 8] = read_bytes(&mut stream)?;
+    assert_eq!(magic, *b"\xFFQDROP\0\x02");
+    let [flags, _, count] = [(); 3].map(|()| read_bytes(&mut stream).map(u32::from_be_bytes));
+    let files = (0..count?).map(|_| {
+        let size = u64::from_be_bytes(read_bytes(&mut stream)?);
+        let modified = i64::from_be_bytes(read_bytes(&mut stream)?);
+        Ok((size, modified, read_qstring(&mut stream)?.unwrap_or_default()))
+    });
+    Ok((flags?, files.collect::<io::Result<_>>()?))
+}
+
+/// Reads an answer.
+pub fn read_answer(mut stream: impl Read) -> io::Result<Vec<Verdict>> {
+    let magic: [u8; 4] = read_bytes(&mut stream)?;
+    assert_eq!(magic, *b"QDO2");
+    let count = u32::from_be_bytes(read_bytes(&mut stream)?);
+    let verdicts = (0..count).map(|_| {
+        let [verdict] = read_bytes(&mut stream)?;
+        Ok(match verdict {
+            0 => Verdict::Send,
+            1 => Verdict::Have(u64::from_be_bytes(read_bytes(&mut stream)?), 0),
+            2 => Verdict::There(read_qstring(&mut stream)?),
+            3 => {
+                let [status] = read_bytes(&mut stream)?;
+                Verdict::No(status, read_qstring(&mut stream)?.unwrap_or_default())
+            }
+            4 => Verdict::Later,
+            _ => panic!("a verdict {verdict}"),
+        })
+    });
+    let mut verdicts: Vec<Verdict> = verdicts.collect::<io::Result<_>>()?;
+    for verdict in &mut verdicts {
+        if let Verdict::Have(_, digest) = verdict {
+            *digest = u64::from_be_bytes(read_bytes(&mut stream)?);
+        }
+    }
+    Ok(verdicts)
+}
+
+/// Whether the sender asks with a list next. At the end of the stream it does not.
+pub fn is_list(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    stream.peek(&mut first).is_ok_and(|n| n == 1) && first == [0xFF]
+}
+
+/// Takes a file, or all files of a list, with their names: what comes before the receipts.
+pub fn take_files(mut stream: &TcpStream) -> io::Result<Vec<(String, Vec<u8>)>> {
+    if !is_list(stream) {
+        // It must not take more than it is asked for.
+        let mut reader = PeekReader::with_capacity(1, stream);
+        let header = Header::read(&mut reader).map_err(|_| io::ErrorKind::InvalidData)?;
+        let mut body = vec![0; usize::try_from(header.body).unwrap()];
+        reader.read_exact(&mut body)?;
+        return Ok(vec![(String::from_utf16(&header.name.unwrap()).unwrap(), body)]);
+    }
+    let (_, files) = read_list(stream)?;
+    stream.write_all(&answer_bytes(&vec![Verdict::Send; files.len()]))?;
+    let take = |(size, _, name): Listed| {
+        let mut body = vec![0; usize::try_from(size).unwrap()];
+        assert_eq!(read_bytes(&mut stream)?, [0; 8], "the start of {name}");
+        stream.read_exact(&mut body)?;
+        let seal: [u8; 9] = read_bytes(&mut stream)?;
+        assert_eq!(seal[..], whole_body(&body)[8 + body.len()..], "the seal of {name}");
+        Ok((name, body))
+    };
+    files.into_iter().map(take).collect()
 }
 
 /// A receiver that a test writes itself: it serves one connection in a thread and gives what

@@ -5,7 +5,7 @@
 //! Every case has a seed of its own, from QDROP_FUZZ_SEED on (0), which a failure tells. There are
 //! as many cases as fit into about two seconds; QDROP_FUZZ_SECONDS lets each test go on for longer.
 
-use harness::{files, noise, units};
+use harness::{answer_bytes, files, list_bytes, noise, units};
 use qdrop::digest::xxh64;
 use qdrop::disk::inbox::{Inbox, OnConflict, StorePolicy};
 use qdrop::disk::name::{SafeName, is_hard_to_store};
@@ -14,6 +14,7 @@ use qdrop::text::is_printable;
 use qdrop::transfer::receive::{Event, HeldReceipts, Storage, Stored, receive};
 use qdrop::transfer::{Connection, Phase};
 use qdrop::wire::header::{Dialect, Header, HeaderError};
+use qdrop::wire::list::{Answer, Entry, ListHead, ListOptions, ResumePoint, Verdict};
 use qdrop::wire::peek::Peek;
 use qdrop::wire::qdatastream::QString;
 use qdrop::wire::receipt::{Receipt, Status};
@@ -318,26 +319,97 @@ fn oracle_header(bytes: &[u8], has_ended: bool) -> Result<Layout, Flaw> {
 
 /// docs/PROTOCOL.md, 2: a receipt and its length.
 fn oracle_receipt(bytes: &[u8]) -> Result<(Receipt, u64), Flaw> {
-    let mut at = 21;
-    let mut string = || {
-        let length = length(bytes, at, 64 * 1024)?;
-        let units = length.map(|length| code_units(bytes, at + 4, length)).transpose()?;
-        at += 4 + length.unwrap_or(0);
-        Ok(units)
-    };
     require(number(bytes, 0, 4)? == u64::from(u32::from_be_bytes(*b"QDR1")))?;
     let code = number(bytes, 4, 1)? as u8;
+    let (name, at) = string(bytes, 21, 64 * 1024)?;
+    let (message, at) = string(bytes, at, 64 * 1024)?;
     let receipt = Receipt {
-        status: STATUSES.get(usize::from(code)).copied().unwrap_or(Status::Other(code)),
+        status: status(code),
         body: number(bytes, 5, 8)?,
         digest: number(bytes, 13, 8)?,
-        name: string()?,
-        message: string()?,
+        name,
+        message,
     };
     Ok((receipt, at))
 }
 
-const STATUSES: [Status; 10] = [
+/// A string of at most `limit` bytes, and where it ends.
+fn string(bytes: &[u8], at: u64, limit: u64) -> Result<(QString, u64), Flaw> {
+    let length = length(bytes, at, limit)?;
+    let units = length.map(|length| code_units(bytes, at + 4, length)).transpose()?;
+    Ok((units, at + 4 + length.unwrap_or(0)))
+}
+
+/// docs/PROTOCOL.md, 3, fields 2 to 5: the flags, the entries, and where the list ends.
+fn oracle_list(bytes: &[u8]) -> Result<(u64, Vec<Entry>, u64), Flaw> {
+    let (flags, length, count) =
+        (number(bytes, 8, 4)?, number(bytes, 12, 4)?, number(bytes, 16, 4)?);
+    require(flags < 8 && length <= 262_144 && (1..=2048).contains(&count) && count * 20 <= length)?;
+    let end = 20 + length;
+    let is_all = bytes.len() as u64 >= end;
+    let list = &bytes[..bytes.len().min(end as usize)];
+    let (mut entries, mut at) = (Vec::new(), 20);
+    for _ in 0..count {
+        let entry = number(list, at, 8).and_then(|size| {
+            let modified = number(list, at + 8, 8)? as i64;
+            let (name, end) = string(list, at + 16, 64 * 1024)?;
+            Ok((Entry { size, modified, name }, end))
+        });
+        // What is cut by the list's own end will not be mended by what follows.
+        let (entry, end) = entry.map_err(|flaw| if is_all { Flaw::Malformed } else { flaw })?;
+        require(entry.size <= i64::MAX as u64)?;
+        entries.push(entry);
+        at = end;
+    }
+    require(at == end)?;
+    Ok((flags, entries, end))
+}
+
+/// The same, fields 6 to 9, to so many entries.
+fn oracle_answer(bytes: &[u8], entries: u64) -> Result<(Answer, u64), Flaw> {
+    if number(bytes, 0, 4)? != u64::from(u32::from_be_bytes(*b"QDO2")) {
+        return oracle_receipt(bytes).map(|(receipt, end)| (Answer::Receipt(receipt), end));
+    }
+    require(number(bytes, 4, 4)? == entries)?;
+    let (mut verdicts, mut at) = (Vec::new(), 8);
+    for _ in 0..entries {
+        let verdict = number(bytes, at, 1)?;
+        at += 1;
+        verdicts.push(match verdict {
+            0 => Verdict::Send,
+            1 => {
+                at += 8;
+                Verdict::Have(ResumePoint { have: number(bytes, at - 8, 8)?, digest: 0 })
+            }
+            2 => {
+                let (name, end) = string(bytes, at, 64 * 1024)?;
+                at = end;
+                Verdict::There(name)
+            }
+            3 => {
+                let code = number(bytes, at, 1)? as u8;
+                let (message, end) = string(bytes, at + 1, 400)?;
+                at = end;
+                Verdict::Refused(status(code), message)
+            }
+            4 => Verdict::Later,
+            _ => return Err(Flaw::Malformed),
+        });
+    }
+    for verdict in &mut verdicts {
+        if let Verdict::Have(point) = verdict {
+            point.digest = number(bytes, at, 8)?;
+            at += 8;
+        }
+    }
+    Ok((Answer::Verdicts(verdicts), at))
+}
+
+fn status(code: u8) -> Status {
+    STATUSES.get(usize::from(code)).copied().unwrap_or(Status::Other(code))
+}
+
+const STATUSES: [Status; 11] = [
     Status::Stored,
     Status::Malformed,
     Status::TooLarge,
@@ -347,7 +419,8 @@ const STATUSES: [Status; 10] = [
     Status::NotAllowed,
     Status::Busy,
     Status::TimedOut,
-    Status::AlreadyThere,
+    Status::Other(9),
+    Status::Damaged,
 ];
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -462,6 +535,70 @@ fn receipts_are_whole_or_none() {
         });
     });
     tally.assert_often(&["whole", "none", "cut"]);
+}
+
+#[test]
+fn lists_and_answers_are_judged_by_the_protocol_alone() {
+    let names = ["a.txt", "测试 (1).txt", ""];
+    let list = |random: &mut Random| {
+        let count = random.below(4);
+        let files: Vec<(u64, i64, &str)> = (0..=count)
+            .map(|_| (random.next() >> random.below(64), random.next() as i64, random.pick(&names)))
+            .collect();
+        list_bytes(random.below(9) as u32, &files)
+    };
+    let answer = |random: &mut Random| {
+        let all = [
+            harness::Verdict::Send,
+            harness::Verdict::Have(random.next(), random.next()),
+            harness::Verdict::There(None),
+            harness::Verdict::There(Some("a".into())),
+            harness::Verdict::No(random.below(12) as u8, "it is too large".into()),
+            harness::Verdict::Later,
+        ];
+        let verdicts: Vec<_> = (0..3).map(|_| random.pick(&all)).collect();
+        answer_bytes(&verdicts)
+    };
+    let (mut lists, mut answers) = (Tally::default(), Tally::default());
+    run(40_000, |random| {
+        let (mut input, other) = (list(random), list(random));
+        mutate(random, &mut input, &other, 2);
+        let mut stream = Metered::new(&input);
+        let read = ListHead::read(&mut stream)
+            .and_then(|head| Ok((head.options, head.read_entries(&mut stream)?)));
+        let taken = stream.delivered as u64;
+        lists.count(match (read, oracle_list(&input)) {
+            (Ok((options, entries)), Ok((flags, judged, end))) => {
+                let ListOptions { resume, preserve, skip } = options;
+                let told = u64::from(resume) + 2 * u64::from(preserve) + 4 * u64::from(skip);
+                assert_eq!((told, entries, taken), (flags, judged, end), "{input:02x?}");
+                "whole"
+            }
+            (Err(HeaderError::Malformed(_)), Err(Flaw::Malformed)) => "malformed",
+            (Err(HeaderError::Cut { got, wanted }), Err(Flaw::Cut)) => {
+                assert!(got == input.len() as u64 && got < wanted, "{got} of {wanted}");
+                "cut"
+            }
+            (read, judged) => panic!("{read:?}, but {judged:?}: {input:02x?}"),
+        });
+
+        let (mut input, other) = (answer(random), answer(random));
+        mutate(random, &mut input, &other, 2);
+        let mut stream = Metered::new(&input);
+        let read = Answer::read(&mut stream, 3).map_err(|error| error.kind());
+        let taken = stream.delivered as u64;
+        answers.count(match (read, oracle_answer(&input, 3)) {
+            (Ok(Some(answer)), Ok(judged)) => {
+                assert_eq!((answer, taken), judged, "{input:02x?}");
+                "whole"
+            }
+            (Ok(None), Err(Flaw::Malformed)) => "none",
+            (Err(ErrorKind::UnexpectedEof), Err(Flaw::Cut)) => "cut",
+            (read, judged) => panic!("{read:?}, but {judged:?}: {input:02x?}"),
+        });
+    });
+    lists.assert_often(&["whole", "malformed", "cut"]);
+    answers.assert_often(&["whole", "none", "cut"]);
 }
 
 /// docs/DESIGN.md, "Names", but for the limit.
@@ -655,31 +792,31 @@ struct Outcome {
 
 /// What follows the first file of a connection.
 #[derive(PartialEq)]
-enum Uncounted {
-    None,
-    Some,
-    Certain,
+enum Trailing {
+    Nothing,
+    Suspect,
+    Mismatch,
 }
 
 /// docs/DESIGN.md: what the header did not count.
-fn uncounted(body: &[u8], rest: &[u8], end: End, encoded: usize) -> Uncounted {
+fn trailing(body: &[u8], rest: &[u8], end: End, encoded: usize) -> Trailing {
     let rest = &rest[..rest.len().min(limits::HEADER_BUFFER)];
     let has_ended = end == End::Closed && rest.len() < limits::HEADER_BUFFER;
     let header = oracle_header(rest, has_ended);
     let is_cut = header.as_ref().is_err_and(|flaw| *flaw == Flaw::Cut);
     let size = (body.len() as u32).to_be_bytes();
     if rest.is_empty() || header.is_ok() {
-        Uncounted::None
+        Trailing::Nothing
     } else if rest.len() == 4 && !body.is_empty() && [body, rest].concat().starts_with(&size) {
-        Uncounted::Certain
+        Trailing::Mismatch
     } else if is_cut && !has_ended {
-        Uncounted::None
+        Trailing::Nothing
     } else if [encoded, 16 + encoded].contains(&rest.len()) {
-        Uncounted::Certain
+        Trailing::Mismatch
     } else if is_cut && rest.iter().take(2).all(|it| *it == 0) {
-        Uncounted::None
+        Trailing::Nothing
     } else {
-        Uncounted::Some
+        Trailing::Suspect
     }
 }
 
@@ -730,31 +867,37 @@ fn expected(
         } else if size <= limits::DRAIN {
             awaited.push(Phase::RefusedBody);
         }
-        let uncounted = match refusal.is_none() && come == size && is_first {
+        let trailing = match refusal.is_none() && come == size && is_first {
             true => {
-                awaited.push(Phase::Leftover { is_text: false });
-                uncounted(body, &rest[body.len()..], end, encoded)
+                awaited.push(Phase::Trailing { is_text: false });
+                trailing(body, &rest[body.len()..], end, encoded)
             }
-            false => Uncounted::None,
+            false => Trailing::Nothing,
         };
         is_first = false;
-        let may_be_cut = uncounted == Uncounted::Some;
+        let may_be_cut = trailing == Trailing::Suspect;
         outcomes.push(match refusal {
             Some(status) => (Err(Some(status)), if size > limits::DRAIN { 0 } else { come }),
             None if come < size => (Err(gone), come),
-            None if uncounted == Uncounted::Certain => (Err(Some(Status::Malformed)), come),
+            None if trailing == Trailing::Mismatch => (Err(Some(Status::Malformed)), come),
             None => {
                 let mut names = iter::once(name.clone()).chain((1..).map(|n| name.numbered(n)));
                 let free = names.find(|name| on_conflict == OnConflict::Replace || !is_taken(name));
                 let name = free.unwrap();
                 files.insert(name.to_string(), body.to_vec());
                 let digest = xxh64(body);
-                let stored =
-                    Stored { name, size, digest, resumed_at: 0, may_be_cut, untimed: false };
+                let stored = Stored {
+                    name,
+                    size,
+                    digest,
+                    resumed_at: 0,
+                    may_be_cut,
+                    time_not_preserved: false,
+                };
                 (Ok(stored), size)
             }
         });
-        whole = come == size && uncounted == Uncounted::None;
+        whole = come == size && trailing == Trailing::Nothing;
         if !whole {
             break;
         }
@@ -830,7 +973,9 @@ fn conversations_store_what_they_report_and_nothing_else() {
             }
             Event::Ended(Err(error)) => told.push(Err(error.status())),
             Event::MayBeCut(stored) => assert_eq!(told, [Ok((*stored).clone())]),
-            Event::Leftover(error) | Event::Untimed(error) => panic!("{error}"),
+            Event::Whole => {}
+            Event::Skipped(..) | Event::Replied => panic!("a list"),
+            Event::TemporaryNotRemoved(error) | Event::TimeNotPreserved(error) => panic!("{error}"),
         })
         .unwrap();
         assert!(sender.closed);

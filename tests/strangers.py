@@ -154,6 +154,20 @@ def naming(number):
     over.wait()
 
 
+def listing(number):
+    # A list of the names that take most, and a part of a large body. Each from an address of its own, so that
+    # all have a place.
+    name = ("\u4e2d" * 54).encode("utf-16-be")
+    entry = struct.pack(">qI", 0, len(name)) + name
+    entries = struct.pack(">Q", 10_000_000) + entry + (bytes(8) + entry) * 1849
+    connection = connect(f"127.0.1.{number + 1}")
+    connection.sendall(b"\xffQDROP\0\2" + struct.pack(">III", 0, len(entries), 1850) + entries)
+    connection.recv(1)
+    connection.sendall(bytes(8 + 600_000))
+    done.append(1)
+    over.wait()
+
+
 def lengths(number):
     # Files with names of many lengths, on connections that stay.
     connection = connect(f"127.0.0.{number % 2 + 2}")
@@ -172,15 +186,21 @@ def waiting(number):
     over.wait()
 
 
+def ask(connection, name):
+    """Asks for a file of 1000 bytes that is to be resumed: how many of them are there."""
+    name = name.encode("utf-16-be")
+    entry = struct.pack(">QqI", 1000, 0, len(name)) + name
+    connection.sendall(b"\xffQDROP\0\2" + struct.pack(">III", 1, len(entry), 1) + entry)
+    answer = connection.recv(9, socket.MSG_WAITALL)
+    if answer != b"QDO2" + struct.pack(">IB", 1, 1):
+        return 0
+    return struct.unpack(">Q8x", connection.recv(16, socket.MSG_WAITALL))[0]
+
+
 def keeping(number):
     # The beginning of a file that is to be kept, unless there is one.
     connection = connect()
-    name = f"keep {source} {number}".encode("utf-16-be")
-    connection.sendall(b"\xffQDROP\0\1" + struct.pack(">IQqI", 1, 1000, 0, len(name)) + name)
-    answer = b""
-    while len(answer) < 20 and (piece := connection.recv(20)):
-        answer += piece
-    if answer[:12] == b"QDO1" + struct.pack(">Q", 100):
+    if ask(connection, f"keep {source} {number}") == 100:
         done.append(1)
     else:
         connection.sendall(bytes(8 + 100))
@@ -188,13 +208,10 @@ def keeping(number):
 
 def resuming(number):
     # A file that is kept to be resumed; then its sender is asked, and reads its own file for long.
-    name = f"resume {number}".encode("utf-16-be")
-    question = b"\xffQDROP\0\1" + struct.pack(">IQqI", 1, 1000, 0, len(name)) + name
     have = 0
     while have != 100:
         connection = connect()
-        connection.sendall(question)
-        have = struct.unpack(">4xQ8x", connection.recv(20, socket.MSG_WAITALL))[0]
+        have = ask(connection, f"resume {number}")
         if not have:
             connection.sendall(bytes(8 + 100))
             connection.shutdown(socket.SHUT_WR)
@@ -204,7 +221,8 @@ def resuming(number):
     connection.sendall(struct.pack(">Q", 100) + bytes(400))
     # A short pause of the network.
     time.sleep(2.5)
-    connection.sendall(bytes(500))
+    # With the seal, and XXH64 of 1000 bytes of 0.
+    connection.sendall(bytes(500) + bytes.fromhex("00 0e2b1ef27944075a"))
     connection.shutdown(socket.SHUT_WR)
     receipt = connection.recv(5, socket.MSG_WAITALL)
     print(receipt == b"QDR1\0", flush=True)
@@ -286,7 +304,7 @@ def newest(_):
 gate = threading.Event()
 threads = at_once({name: globals()[name] for name in
                    ("silent", "trickling", "unread", "hoarding", "returning", "idling", "waiting",
-                    "keeping", "resuming", "honest", "ordering", "crowding", "newest", "leaving", "scattered", "heavy", "naming", "lengths")}[what],
+                    "keeping", "resuming", "honest", "ordering", "crowding", "newest", "leaving", "scattered", "heavy", "naming", "listing", "lengths")}[what],
                   1 if what in ("crowding", "newest", "leaving") else None)
 if what in ("keeping", "honest"):
     for thread in threads:

@@ -2,29 +2,29 @@
 
 use harness::*;
 use qdrop::disk::source::{Source, Stamp};
-use qdrop::disk::tree::{Found, Walk};
+use qdrop::disk::tree::{TreeEntry, Walk};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 /// What is found, in a line each: the name of a file and its size, or the path of anything else below `top`
 /// and why.
-fn told(found: Found, top: &Path) -> String {
+fn told(found: TreeEntry, top: &Path) -> String {
     let below = |path: &Path| path.strip_prefix(top).unwrap().display().to_string();
     match found {
-        Found::File(path, name, stamp) => {
+        TreeEntry::File(path, name, stamp) => {
             assert_eq!(Stamp::of_path(&path).unwrap(), stamp, "{path:?}");
             format!("{name}: {}", stamp.size())
         }
-        Found::Skipped(path, why) => format!("{}: {why}", below(&path)),
-        Found::Failed(error) => format!("{}: cannot {}", below(&error.path), error.operation),
+        TreeEntry::Skipped(path, why) => format!("{}: {why}", below(&path)),
+        TreeEntry::Failed(error) => format!("{}: cannot {}", below(&error.path), error.operation),
     }
 }
 
@@ -117,7 +117,9 @@ fn a_tree_of_any_depth_needs_no_deeper_stack() {
     assert!(made.success());
     let walking = thread::Builder::new().stack_size(64 * 1024);
     let found = walking.spawn(move || Walk::new(&top).collect::<Vec<_>>()).unwrap().join().unwrap();
-    let [Found::Failed(one), Found::Failed(other), Found::File(_, name, _)] = &found[..] else {
+    let [TreeEntry::Failed(one), TreeEntry::Failed(other), TreeEntry::File(_, name, _)] =
+        &found[..]
+    else {
         panic!("{found:?}")
     };
     for (error, last, depth) in [(one, "d", levels + 1), (other, "e", levels)] {
@@ -144,7 +146,7 @@ fn a_file_that_changed_since_it_was_listed_is_not_opened() {
         File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
     };
     set_time(&path, 1_000);
-    let Some(Found::File(_, _, listed)) = Walk::new(source.path()).next() else { panic!() };
+    let Some(TreeEntry::File(_, _, listed)) = Walk::new(source.path()).next() else { panic!() };
     assert_eq!((listed.size(), listed.modified()), (6, 1_000_000));
     let read = || {
         let mut source = Source::open_listed(&path, listed).unwrap()?;
@@ -167,4 +169,59 @@ fn a_file_that_changed_since_it_was_listed_is_not_opened() {
     assert!(failure().contains("cannot open "), "{}", failure());
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     assert!(failure().contains("it is no regular file"), "{}", failure());
+}
+
+/// A directory that is not listed yet may still get files.
+#[test]
+fn the_first_file_is_sent_before_the_last_is_found() {
+    const FILES: usize = 5_000;
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--no-sync", "--subdirs"]));
+    let top = source.path().join("top");
+    for directory in ["a", "z"] {
+        fs::create_dir_all(top.join(directory)).unwrap();
+    }
+    for n in 0..FILES {
+        file(&top, &format!("a/{n}"), &[0; 100]);
+    }
+    let mut qdrop = Command::new(program("qdrop"));
+    // For two seconds.
+    qdrop.args(["-r", "--limit-rate=250K", &qdropd.address.to_string()]).arg(&top);
+    let qdrop = qdrop.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let first = qdropd.directory.join("top/a/0");
+    eventually("the first is stored", || first.exists().then_some(()));
+    file(&top, "z/late", b"body");
+    let sent = qdrop.wait_with_output().unwrap();
+    assert_eq!((sent.status.code(), &*sent.stderr), (Some(0), &b""[..]));
+    assert_eq!(fs::read(qdropd.directory.join("top/z/late")).unwrap(), b"body");
+    assert_eq!(sent.stdout.iter().filter(|&&byte| byte == b'\n').count(), FILES + 1);
+}
+
+/// The most memory that a process has had, in kilobytes; `None` when it has ended.
+fn peak(process: u32) -> Option<usize> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+/// A million files take at most 100 MB, also in one directory.
+#[test]
+fn memory_hardly_grows_with_the_files() {
+    let files = times(20_000, 1_000_000);
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--no-sync"]));
+    for n in 0..files {
+        File::create(source.path().join(format!("IMG_{n:06}.JPG"))).unwrap();
+    }
+    for options in [&["--preserve"][..], &["--preserve", "--skip-existing"]] {
+        let mut qdrop = Command::new(program("qdrop"));
+        qdrop.args(options).args(["-r", &qdropd.address.to_string()]).arg(source.path());
+        let mut qdrop = qdrop.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut most = 0;
+        while let Some(peak) = peak(qdrop.id()) {
+            most = peak;
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(qdrop.wait().unwrap().code(), Some(0));
+        figures(&format!("{files} files with {options:?}: {most} kB"));
+        assert!(most < 10_000 + files * 90_000 / 1_000_000, "{most} kB");
+    }
 }

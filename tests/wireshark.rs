@@ -221,14 +221,21 @@ const FIELDS: &[&str] = &[
     "qdrop.string",
     "qdrop.body_size",
     "qdrop.flags",
+    "qdrop.list.length",
+    "qdrop.list.count",
+    "qdrop.entry.number",
     "qdrop.size",
     "qdrop.modified",
+    "qdrop.answer.count",
+    "qdrop.verdict",
     "qdrop.have",
     "qdrop.have_digest",
     "qdrop.start",
     "qdrop.body.offset",
     "qdrop.body.length",
     "qdrop.body.name",
+    "qdrop.seal",
+    "qdrop.seal.digest",
     "qdrop.status",
     "qdrop.receipt.body_size",
     "qdrop.digest",
@@ -238,7 +245,10 @@ const FIELDS: &[&str] = &[
     "qdrop.gap",
     "qdrop.cut",
     "qdrop.refused",
+    "qdrop.not_sent",
     "qdrop.size_differs",
+    "qdrop.digest_differs",
+    "qdrop.unasked",
     "qdrop.dissector_failed",
     "_ws.lua.error",
     "_ws.malformed",
@@ -275,8 +285,8 @@ impl Said {
 
     /// That nothing is wrong, as far as it can see.
     fn assert_clean(&self) {
-        for field in ["qdrop.malformed", "qdrop.gap", "qdrop.cut", "qdrop.size_differs"] {
-            assert_eq!(self.all(field), [""; 0], "{field} of {self:?}");
+        for field in ["malformed", "gap", "cut", "size_differs", "digest_differs", "unasked"] {
+            assert_eq!(self.all(&format!("qdrop.{field}")), [""; 0], "{field} of {self:?}");
         }
     }
 }
@@ -433,7 +443,7 @@ fn files_that_share_connections() {
         let mut found = said.numbers("qdrop.digest");
         found.retain(|&digest| digest != 0);
         assert_eq!(found, digests);
-        assert!(said.info().iter().any(|info| info.contains("receipt refused, too large")));
+        assert!(said.info().iter().any(|info| info.contains(", too large: ")));
     }
 }
 
@@ -469,12 +479,12 @@ fn what_a_capture_lost_or_cut_does_not_matter_within_a_body() {
     if !can_dissect("the dissector of captures with gaps") {
         return;
     }
-    let source = TempDir::new().unwrap();
-    let files: Vec<PathBuf> =
-        ["1", "2", "3"].iter().map(|name| file(source.path(), name, &noise(20_000))).collect();
-    let (sent, pieces) = conversation(&[], &[], &files);
-    assert_eq!(sent.exit, 0, "{sent:?}");
-    let path = source.path().join("capture.pcap");
+    let content = noise(20_000);
+    let both = [transfer("2", &content), transfer("3", &content)].concat();
+    let mut pieces = raw(&transfer("1", &content));
+    pieces.extend(raw(&both).into_iter().map(|piece| Piece { connection: 1, ..piece }));
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("capture.pcap");
 
     // Each packet is cut behind what a header here takes.
     Capture::of(&pieces, WHOLE, PORT, 54 + 60).write(&path);
@@ -619,28 +629,224 @@ fn a_refusal_that_comes_before_the_body_has_ended() {
     assert_eq!(said.info()[1], format!("qdrop receipt refused, too large: {message}"));
 }
 
+/// A list with every verdict, of files of these contents: what each side writes.
+fn every_verdict(content: &[u8]) -> Vec<Piece> {
+    let size = content.len() as u64;
+    let names = ["kept.bin", "new 一", "gone", "there", "large", "void", "later", "empty"];
+    let files = names.map(|name| (if name == "empty" { 0 } else { size }, 1_790_000_000_500, name));
+    let verdicts = [
+        Verdict::Have(300, xxh64(&content[..300])),
+        Verdict::Send,
+        Verdict::Have(size, xxh64(content)),
+        Verdict::There(Some("there (1)".into())),
+        Verdict::No(2, "it is too large".into()),
+        Verdict::Send,
+        Verdict::Later,
+        Verdict::Send,
+    ];
+    let mut void = whole_body(content);
+    void[8 + content.len()] = 1;
+    let bodies = [
+        &body_bytes(300, &content[300..], xxh64(content))[..],
+        &whole_body(content),
+        &[0xFF; 8],
+        &void,
+        &whole_body(b""),
+    ];
+    let receipt = |name| receipt_bytes(0, (size, xxh64(content)), Some(name), None);
+    let receipts = [
+        receipt("kept.bin"),
+        receipt("new 一 (1)"),
+        receipt_bytes(10, (size, 0), None, Some("as its sender says")),
+        receipt_bytes(0, (0, xxh64(b"")), Some("empty"), None),
+    ];
+    let list = list_bytes(RESUME | PRESERVE | SKIP, &files);
+    let next = list_bytes(SKIP, &[(7, 1000, "later")]);
+    let nothing = answer_bytes(&[Verdict::There(None)]);
+    let turns = [list, answer_bytes(&verdicts), bodies.concat(), receipts.concat(), next, nothing];
+    let turns = turns.iter().enumerate();
+    let mut pieces: Vec<Piece> = turns.map(|(n, bytes)| made(n % 2 == 0, bytes)).collect();
+    pieces.extend([made(true, &[]), made(false, &[])]);
+    pieces
+}
+
 #[test]
-fn the_extended_transfer() {
-    if !can_dissect("the dissector of the extended transfer") {
+fn a_list_and_all_that_follows() {
+    if !can_dissect("the dissector of lists") {
+        return;
+    }
+    let content = noise(1000);
+    let pieces = every_verdict(&content);
+    let (all, part) = (xxh64(&content), xxh64(&content[..300]));
+    for sizes in [WHOLE, ODD, TINY, &[36], &[5]] {
+        let said = said_of(&pieces, sizes);
+        said.assert_clean();
+        assert_eq!(said.all("qdrop.dialect"), ["list"; 2]);
+        assert_eq!(said.numbers("qdrop.flags"), [7, 4]);
+        assert_eq!(said.numbers("qdrop.list.length"), [8 * 20 + 2 * 41, 20 + 10]);
+        assert_eq!(said.numbers("qdrop.list.count"), [8, 1]);
+        assert_eq!(said.numbers("qdrop.size"), [1000, 1000, 1000, 1000, 1000, 1000, 1000, 0, 7]);
+        assert_eq!(said.all("qdrop.modified")[..8], ["Sep 21, 2026 14:13:20.500000000 UTC"; 8]);
+        let names =
+            ["kept.bin", "new 一", "gone", "there", "large", "void", "later", "empty", "later"];
+        assert_eq!(said.all("qdrop.name"), names);
+        assert_eq!(said.numbers("qdrop.answer.count"), [8, 1]);
+        assert_eq!(said.numbers("qdrop.verdict"), [1, 0, 1, 2, 3, 0, 4, 0, 2]);
+        let told = [1, 2, 3, 4, 5, 6, 7, 8];
+        assert_eq!(said.numbers("qdrop.entry.number"), [&told[..], &told, &[1, 1]].concat());
+        assert_eq!(said.numbers("qdrop.have"), [300, 1000]);
+        assert_eq!(said.numbers("qdrop.have_digest"), [part, all]);
+        assert_eq!(said.numbers("qdrop.start"), [300, 0, u64::MAX, 0, 0]);
+        assert_eq!(said.numbers("qdrop.body.offset")[0], 300);
+        assert_eq!(sum(&said.numbers("qdrop.body.length")), 700 + 1000 + 1000);
+        assert_eq!(said.numbers("qdrop.seal"), [0, 0, 1, 0]);
+        assert_eq!(said.numbers("qdrop.seal.digest"), [all, all, all, xxh64(b"")]);
+        assert_eq!(said.numbers("qdrop.status"), [2, 0, 0, 10, 0]);
+        assert_eq!(said.numbers("qdrop.digest"), [all, all, 0, xxh64(b"")]);
+        assert_eq!(said.all("qdrop.stored_as"), ["there (1)", "kept.bin", "new 一 (1)", "empty"]);
+        assert_eq!(said.all("qdrop.message"), ["it is too large", "as its sender says"]);
+        assert_eq!((said.all("qdrop.refused").len(), said.all("qdrop.not_sent").len()), (2, 2));
+    }
+    let said = said_of(&pieces, WHOLE);
+    let info = said.info();
+    assert_eq!(
+        info[0],
+        "qdrop list of 8 files (resume, set the time, skip if there); \"kept.bin\" 1000 bytes; \
+         \"new 一\" 1000 bytes; \"gone\" 1000 bytes; \"there\" 1000 bytes; \"large\" 1000 bytes; \
+         \"void\" 1000 bytes; \"later\" 1000 bytes; \"empty\" 0 bytes"
+    );
+    assert_eq!(
+        info[1],
+        "qdrop answer to 8; have 300 bytes of \"kept.bin\"; send \"new 一\"; \
+         have 1000 bytes of \"gone\"; there \"there\" as \"there (1)\"; \
+         no \"large\", too large: it is too large; send \"void\"; later \"later\"; send \"empty\""
+    );
+    assert!(info[2].starts_with("qdrop start at 300 of \"kept.bin\"; seal of \"kept.bin\"; start"));
+    let words = ["\"gone\" is gone or has changed; ", "seal: what came is not \"void\"; "];
+    let all = said.all("_ws.col.Info");
+    assert!(words.iter().all(|words| all.iter().any(|info| info.contains(words))), "{all:?}");
+    assert_eq!(info.last(), Some(&"qdrop answer to 1; there \"later\""));
+}
+
+/// What a capture lacks is never called malformed, and what follows it is found again.
+#[test]
+fn a_list_of_which_a_capture_lost_a_packet() {
+    if !can_dissect("the dissector of lists with gaps") {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("capture.pcap");
+    let receipt = receipt_bytes(0, (1, xxh64(b"x")), Some("first"), None);
+    let mut pieces = vec![made(true, &transfer("first", b"x")), made(false, &receipt)];
+    pieces.extend(every_verdict(&noise(1000)));
+    pieces.truncate(pieces.len() - 2);
+    pieces.extend(every_verdict(&noise(900)));
+    let capture = |pieces: &[Piece]| Capture::of(pieces, &[150], PORT, usize::MAX);
+    let packets = capture(&pieces).packets.len();
+    // The same again and again, each time without another packet.
+    let on = |connection| pieces.iter().map(move |piece| Piece { connection, ..piece.clone() });
+    let mut all = capture(&(0..packets - 5).flat_map(on).collect::<Vec<_>>());
+    let mut number = 0;
+    all.packets.retain(|_| {
+        let (connection, packet) = (number / packets, number % packets);
+        number += 1;
+        packet != connection + 5
+    });
+    all.write(&path);
+    let all = dissect(&path, &[]);
+    for connection in 0..packets - 5 {
+        let said = all.connection(connection);
+        let lost = connection + 5;
+        assert_eq!(said.all("qdrop.malformed"), [""; 0], "without packet {lost}: {said:?}");
+        assert!(said.numbers("qdrop.list.count").len() >= 3, "without packet {lost}: {said:?}");
+    }
+}
+
+/// What breaks a rule of the list, and what it is called.
+#[test]
+fn a_list_that_breaks_a_rule_is_called_so() {
+    if !can_dissect("the dissector of malformed lists") {
+        return;
+    }
+    let list = list_bytes(RESUME, &[(1000, 0, "a"), (1000, 0, "b")]);
+    let changed = |at: usize, byte: u8| {
+        let mut list = list.clone();
+        list[at] = byte;
+        list
+    };
+    let answer = |verdicts: &[Verdict]| [made(true, &list), made(false, &answer_bytes(verdicts))];
+    let have = answer(&[Verdict::Have(300, 1), Verdict::Send]);
+    let after = |bytes: &[u8]| [&have[..], &[made(true, bytes)]].concat();
+    let digest = xxh64(&[0; 1000]);
+    let whole = |body: u64, digest: u64| {
+        let receipt = made(false, &receipt_bytes(0, (body, digest), Some("a"), None));
+        [after(&whole_body(&[0; 1000])), vec![receipt]].concat()
+    };
+    let mut sealed = body_bytes(300, &[0; 700], digest);
+    sealed[708] = 2;
+    let cases = [
+        (vec![made(true, &changed(11, 8))], "malformed", "it has unknown flags (0x8)"),
+        (vec![made(true, &changed(19, 0))], "malformed", "it has 0 entries"),
+        (vec![made(true, &changed(18, 9))], "malformed", "it has 2306 entries"),
+        (vec![made(true, &changed(13, 5))], "malformed", "its 2 entries have 327724 bytes"),
+        (vec![made(true, &changed(15, 45))], "malformed", "its entries have not the length"),
+        (vec![made(true, &changed(15, 43))], "malformed", "its entries have not the length"),
+        (vec![made(true, &changed(20, 0x80))], "malformed", "its size is more than any file has"),
+        (vec![made(true, &changed(39, 3))], "malformed", "a string of an odd length, 3 bytes"),
+        (answer(&[Verdict::Send]).into(), "malformed", "it has 1 verdicts"),
+        (answer(&[Verdict::Have(0, 1), Verdict::Send]).into(), "malformed", "has 0 bytes of"),
+        (answer(&[Verdict::Have(1001, 1), Verdict::Send]).into(), "malformed", "has 1001 bytes of"),
+        (answer(&[Verdict::There(None), Verdict::Send]).into(), "malformed", "was not asked"),
+        (answer(&[Verdict::No(0, "".into()), Verdict::Send]).into(), "malformed", "with status 0"),
+        (
+            answer(&[Verdict::No(2, "x".repeat(201)), Verdict::Send]).into(),
+            "malformed",
+            "its message has 402 bytes",
+        ),
+        (answer(&[Verdict::Later, Verdict::Send]).into(), "malformed", "it puts off a file"),
+        (after(&299_u64.to_be_bytes()), "malformed", "neither at 0 nor at the 300"),
+        (after(&sealed), "malformed", "its seal is 2"),
+        (whole(999, digest), "size_differs", "stored as"),
+        (whole(1000, 7), "digest_differs", "stored as"),
+        (
+            vec![made(true, &list), made(false, &receipt_bytes(0, (0, 0), Some("a"), None))],
+            "unasked",
+            "stored as",
+        ),
+    ];
+    let on = |(connection, (pieces, ..)): (usize, &(Vec<Piece>, _, _))| {
+        pieces.iter().map(move |piece| Piece { connection, ..piece.clone() }).collect::<Vec<_>>()
+    };
+    let pieces: Vec<Piece> = cases.iter().enumerate().flat_map(on).collect();
+    for sizes in [WHOLE, ODD] {
+        let all = said_of(&pieces, sizes);
+        for (connection, (_, expert, words)) in cases.iter().enumerate() {
+            let said = all.connection(connection);
+            assert_eq!(said.all(&format!("qdrop.{expert}")).len(), 1, "{words}: {said:?}");
+            let info = said.all("_ws.col.Info");
+            assert!(info.iter().any(|info| info.contains(words)), "{words}: {said:?}");
+        }
+    }
+}
+
+/// As `qdrop` and `qdropd` write it.
+#[test]
+fn a_transfer_that_goes_on_and_one_that_is_there() {
+    if !can_dissect("the dissector of a resumed transfer") {
         return;
     }
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--verbose"]));
     let (content, had) = (noise(100_000), 40_001);
     let path = file(source.path(), "一.bin", &content);
-    let modified = 1_790_000_000_500_u64;
+    let modified = 1_790_000_000_500;
     let time = UNIX_EPOCH + Duration::from_millis(modified);
     File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
 
     // A first try breaks off.
-    let mut question = b"\xFFQDROP\0\x01\0\0\0\x01".to_vec();
-    question.extend((content.len() as u64).to_be_bytes());
-    question.extend(modified.to_be_bytes());
-    let name = units("一.bin");
-    question.extend(u32::try_from(2 * name.len()).unwrap().to_be_bytes());
-    question.extend(name.iter().flat_map(|unit| unit.to_be_bytes()));
+    let list = list_bytes(RESUME, &[(content.len() as u64, modified as i64, "一.bin")]);
     let mut first = qdropd.connect();
-    first.write_all(&question).unwrap();
-    first.read_exact(&mut [0; 20]).unwrap();
+    first.write_all(&list).unwrap();
+    assert_eq!(read_answer(&first).unwrap(), [Verdict::Send]);
     first.write_all(&[&0_u64.to_be_bytes()[..], &content[..had]].concat()).unwrap();
     drop(first);
     qdropd.logged("failed 一.bin");
@@ -654,29 +860,19 @@ fn the_extended_transfer() {
     for sizes in [WHOLE, ODD] {
         let said = said_of(&pieces, sizes);
         said.assert_clean();
-        assert_eq!(said.all("qdrop.dialect"), ["extended"; 2]);
         assert_eq!(said.numbers("qdrop.flags"), [3, 4]);
         assert_eq!(said.numbers("qdrop.size"), [100_000; 2]);
         assert_eq!(said.all("qdrop.modified"), ["Sep 21, 2026 14:13:20.500000000 UTC"; 2]);
         assert_eq!(said.all("qdrop.name"), ["一.bin"; 2]);
+        assert_eq!(said.numbers("qdrop.verdict"), [1, 2]);
         assert_eq!(said.numbers("qdrop.have"), [had as u64]);
         assert_eq!(said.numbers("qdrop.have_digest"), [xxh64(&content[..had])]);
         assert_eq!(said.numbers("qdrop.start"), [had as u64]);
         assert_eq!(said.numbers("qdrop.body.offset")[0], had as u64);
         assert_eq!(sum(&said.numbers("qdrop.body.length")), (content.len() - had) as u64);
-        assert_eq!(said.numbers("qdrop.status"), [0, 9]);
-        assert_eq!(said.numbers("qdrop.digest"), [xxh64(&content), 0]);
-        assert_eq!(
-            said.info(),
-            [
-                "qdrop extended \"一.bin\" 100000 bytes (resume, set the time)",
-                "qdrop go, the receiver has 40001 bytes",
-                "qdrop start at 40001 of \"一.bin\"",
-                "qdrop receipt stored as \"一.bin\"",
-                "qdrop extended \"一.bin\" 100000 bytes (skip if there)",
-                "qdrop receipt already there as \"一.bin\": the receiver has this file already",
-            ]
-        );
+        assert_eq!(said.numbers("qdrop.seal.digest"), [xxh64(&content)]);
+        assert_eq!(said.numbers("qdrop.status"), [0]);
+        assert_eq!(said.numbers("qdrop.digest"), [xxh64(&content)]);
     }
 }
 
@@ -692,19 +888,17 @@ fn times_before_1970_and_after_2038() {
     ];
     let mut pieces = Vec::new();
     for (connection, (modified, _)) in times.into_iter().enumerate() {
-        let flags_and_size = [0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0];
-        let name = [0, 0, 0, 2, 0, b'a'];
-        let parts = [b"\xFFQDROP\0\x01", &flags_and_size[..], &modified.to_be_bytes(), &name];
-        pieces.push(Piece { connection, ..made(true, &parts.concat()) });
+        let list = list_bytes(PRESERVE, &[(0, modified, "a")]);
+        pieces.push(Piece { connection, ..made(true, &list) });
     }
     let said = said_of(&pieces, WHOLE);
     assert_eq!(said.all("qdrop.modified"), times.map(|(_, text)| text));
 }
 
-/// Questions one after another on a connection: what follows one depends on the answer to it.
+/// Files of a list of which some are refused.
 #[test]
-fn several_questions_on_a_connection() {
-    if !can_dissect("the dissector of several questions") {
+fn a_list_of_which_some_files_are_refused() {
+    if !can_dissect("the dissector of refused entries") {
         return;
     }
     let source = TempDir::new().unwrap();
@@ -717,7 +911,8 @@ fn several_questions_on_a_connection() {
         let said = said_of(&pieces, sizes);
         said.assert_clean();
         assert_eq!(said.all("qdrop.name"), ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
-        assert_eq!(said.numbers("qdrop.status"), [0, 2, 0, 0, 2, 0, 0, 2, 0]);
+        assert_eq!(said.numbers("qdrop.verdict"), [0, 3, 0, 0, 3, 0, 0, 3, 0]);
+        assert_eq!(said.numbers("qdrop.status"), [2, 2, 2, 0, 0, 0, 0, 0, 0]);
         assert_eq!(sum(&said.numbers("qdrop.body.length")), 2 + 3 + 5 + 6 + 8);
     }
 }
@@ -782,15 +977,17 @@ fn garbage_is_called_so_and_breaks_nothing() {
     assert_eq!(said_of(&http, WHOLE).info()[0], "qdrop malformed: it looks like HTTP");
 
     // Every message there is, each of its bytes damaged in turn, in both directions; and noise.
-    let mut question = b"\xFFQDROP\0\x01\0\0\0\x07\0\0\0\0\0\0\0\x08".to_vec();
-    question.extend(b"\0\0\x01\xA0\xC4\x50\x6D\xF4\0\0\0\x02\0a");
-    let mut go = b"QDO1".to_vec();
-    go.extend([0; 16]);
-    let mut receipt = b"QDR1\0\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0\0\0\0\0\x02\0a".to_vec();
-    receipt.extend([0xFF; 4]);
-    let start = [&[0; 8][..], b"12345678"].concat();
-    let whole = [(true, transfer("a", b"12345678")), (true, question), (false, go)];
-    let whole = [&whole[..], &[(true, start), (false, receipt)]].concat();
+    let verdicts = [Verdict::There(None), Verdict::Have(3, 7), Verdict::No(2, "x".into())];
+    let content = b"12345678";
+    let receipt = receipt_bytes(0, (8, xxh64(content)), Some("a"), None);
+    let whole = [
+        (true, transfer("a", content)),
+        (true, list_bytes(7, &[(8, 0, "a"), (8, 0, "b"), (8, 0, "c")])),
+        (false, receipt.clone()),
+        (false, answer_bytes(&verdicts)),
+        (true, body_bytes(3, &content[3..], xxh64(content))),
+        (false, receipt),
+    ];
     let length = whole.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
     let mut pieces = Vec::new();
     let mut connection = 0;

@@ -42,7 +42,7 @@ const int HeaderPause = 20;
 // Milliseconds between two looks whether the system has sent everything.
 const int DrainInterval = 10;
 
-const quint32 GoMagic = 0x51444F31;         // "QDO1"
+const quint32 AnswerMagic = 0x51444F32;     // "QDO2"
 const quint32 ReceiptMagic = 0x51445231;    // "QDR1"
 
 // XXH64 with seed 0, from the specification ("xxHash fast digest algorithm", version 0.1.1).
@@ -146,7 +146,7 @@ bool readReceipt(const QByteArray &answer, Receipt *receipt)
 
 } // namespace
 
-// One file on its way.
+// One file on its way. With options it is a list of one file (docs/PROTOCOL.md, 3).
 class QDropSender::Transfer : public QObject
 {
     Q_DECLARE_TR_FUNCTIONS(QDropSender)
@@ -211,6 +211,9 @@ private:
         Over
     };
 
+    // What a receiver may say of the file. The other verdicts answer other questions.
+    enum Verdict : quint8 { Send = 0, Have = 1, No = 3 };
+
     void later(const std::function<void()> &what)
     {
         QTimer::singleShot(0, this, [this, what] {
@@ -257,8 +260,13 @@ private:
         out.setVersion(QDataStream::Qt_4_6);
         if (options) {
             const QDateTime modified = file.fileTime(QFileDevice::FileModificationTime);
-            out.writeRawData("\xFFQDROP\0\1", 8);
-            out << quint32(options) << quint64(size) << modified.toMSecsSinceEpoch() << name;
+            QByteArray entry;
+            QDataStream one(&entry, QIODevice::WriteOnly);
+            one.setVersion(QDataStream::Qt_4_6);
+            one << quint64(size) << modified.toMSecsSinceEpoch() << name;
+            out.writeRawData("\xFFQDROP\0\2", 8);
+            out << quint32(options) << quint32(entry.size()) << quint32(1);
+            header += entry;
             step = Asking;
         } else {
             out << qint64(0) << qint64(0) << name;
@@ -284,7 +292,7 @@ private:
         haveDigest = receiversDigest;
         step = Comparing;
         idleTimer.stop();
-        left = have <= quint64(size) ? qint64(have) : 0;
+        left = qint64(have);
         later([this] { compare(); });
     }
 
@@ -297,7 +305,7 @@ private:
             return;
         }
         qint64 from = 0;
-        if (have <= quint64(size) && digest.digest() == haveDigest) {
+        if (digest.digest() == haveDigest) {
             from = qint64(have);
         } else {
             // What the receiver has is of another file.
@@ -339,6 +347,12 @@ private:
             if (count == 0 || socket.write(block.constData(), count) != count)
                 return;
         }
+        if (options && left == 0 && !isSealed) {
+            isSealed = true;
+            uchar seal[9] = {0};    // the bytes are the file
+            qToBigEndian(digest.digest(), seal + 1);
+            socket.write(reinterpret_cast<const char *>(seal), sizeof seal);
+        }
     }
 
     void written()
@@ -356,7 +370,7 @@ private:
             if (!options)
                 finishSending();
         }
-        // The header may be in the buffer as well.
+        // The header, or the seal, may be in the buffer as well.
         sent = qMax(startOffset, size - left - socket.bytesToWrite());
         Q_EMIT owner->progress(sent, size);
         // The receipt may have come already, if only that of a receiver that does not count well.
@@ -427,17 +441,33 @@ private:
     void readAnswer()
     {
         QDataStream in(answer);
-        quint32 magic = 0;
-        quint64 receiverHas = 0, receiversDigest = 0;
+        in.setVersion(QDataStream::Qt_4_6);
+        quint32 magic = 0, count = 0;
+        quint8 verdict = Send, status = 0;
+        quint64 receiverHas = 0, receiversDigest = digest.digest();
+        QString message;
         in >> magic;
         if (in.status() != QDataStream::Ok || magic == ReceiptMagic)
             return;
-        if (magic != GoMagic)
+        if (magic != AnswerMagic)
             return fail(tr("the receiver does not know how to resume or to set the time"));
-        in >> receiverHas >> receiversDigest;
+        in >> count >> verdict;
+        if (verdict == Have)
+            in >> receiverHas >> receiversDigest;
+        else if (verdict == No)
+            in >> status >> message;
         if (in.status() != QDataStream::Ok)
             return;
-        answer.remove(0, 20);
+        // Nothing else was asked.
+        const bool isHave = verdict == Have && receiverHas > 0 && receiverHas <= quint64(size);
+        const bool isNo = verdict == No && status != 0;
+        if (count != 1 || !(verdict == Send || isHave || isNo))
+            return fail(tr("the receiver answers what was not asked"));
+        if (isNo)
+            return end([status, message](QDropSender *sender) {
+                Q_EMIT sender->refused(status, message);
+            });
+        answer.remove(0, int(in.device()->pos()));
         answered(receiverHas, receiversDigest);
     }
 
@@ -555,6 +585,7 @@ private:
     quint64 have = 0;           // what the receiver says that it has
     quint64 haveDigest = 0;
     Xxh64 digest;
+    bool isSealed = false;      // the end of a list's body was written
     QByteArray block;
     QByteArray answer;
     QString socketError;        // an error of the connection

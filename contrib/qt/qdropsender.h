@@ -57,7 +57,8 @@ Q_SIGNALS:
     // Everything was taken off the wire, by a receiver that gives no receipt.
     void sentUnconfirmed();
 
-    // The receiver does not want the file, and says why. 4, 5, 7 and 8 may pass (docs/PROTOCOL.md).
+    // The receiver does not want the file, and says why. 4, 5, 7, 8 and 10 may pass
+    // (docs/PROTOCOL.md, 2).
     void refused(int status, const QString &message);
 
     // The file cannot be read, the receiver cannot be reached, or the connection broke.

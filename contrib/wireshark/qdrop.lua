@@ -24,12 +24,17 @@
 local qdrop = Proto("qdrop", "qdrop file transfer")
 
 -- The magic numbers and the bounds of docs/PROTOCOL.md.
-local EXTENDED = "ff5144524f500001"
-local GO = 0x51444F31
+local LIST = "ff5144524f500002"
+local ANSWER = 0x51444F32
 local RECEIPT = 0x51445231
 local NULL = 0xFFFFFFFF
 local LONGEST_STRING = 65536
 local LONGEST_HEADER = 20 + 2 * LONGEST_STRING
+local LONGEST_LIST = 262144
+local MOST_ENTRIES = 2048
+-- Of an entry without its name.
+local SHORTEST_ENTRY = 20
+local LONGEST_MESSAGE = 400
 -- A float, since products of integers wrap in Lua 5.4.
 local WORD = 4294967296.0
 
@@ -43,8 +48,11 @@ local STATUS = {
     "not allowed",
     "busy",
     "timed out",
-    "already there",
+    [10] = "damaged",
 }
+
+local VERDICT = { [0] = "send", "have", "there", "no", "later" }
+local SEAL = { [0] = "the bytes are the file", "the bytes are not the file" }
 
 local f = {
     transfer = ProtoField.none("qdrop.header", "Header"),
@@ -57,6 +65,11 @@ local f = {
     further = ProtoField.string("qdrop.string", "Further string"),
     body_size = ProtoField.uint64("qdrop.body_size", "Body size"),
     magic = ProtoField.bytes("qdrop.magic", "Magic"),
+    list = ProtoField.none("qdrop.list", "List"),
+    list_length = ProtoField.uint32("qdrop.list.length", "Bytes of the entries"),
+    list_count = ProtoField.uint32("qdrop.list.count", "Entries"),
+    entry = ProtoField.none("qdrop.entry", "Entry"),
+    number = ProtoField.uint32("qdrop.entry.number", "Number in the list"),
     flags = ProtoField.uint32("qdrop.flags", "Flags", base.HEX),
     resume = ProtoField.bool("qdrop.flags.resume", "Resume", 32, nil, 1),
     preserve = ProtoField.bool("qdrop.flags.preserve", "Set the modification time", 32, nil, 2),
@@ -64,13 +77,19 @@ local f = {
     size = ProtoField.uint64("qdrop.size", "Size"),
     modified = ProtoField.absolute_time("qdrop.modified", "Modified", base.UTC),
     answer = ProtoField.none("qdrop.answer", "Answer"),
+    answer_count = ProtoField.uint32("qdrop.answer.count", "Verdicts"),
+    about = ProtoField.none("qdrop.answer.entry", "Entry"),
+    verdict = ProtoField.uint8("qdrop.verdict", "Verdict", base.DEC, VERDICT),
     have = ProtoField.uint64("qdrop.have", "Have"),
-    have_digest = ProtoField.uint64("qdrop.have_digest", "Digest (XXH64)", base.HEX),
+    have_digest = ProtoField.uint64("qdrop.have_digest", "Digest (XXH64) of what it has", base.HEX),
     start = ProtoField.uint64("qdrop.start", "Start"),
     body = ProtoField.none("qdrop.body", "Body"),
     body_offset = ProtoField.uint64("qdrop.body.offset", "Offset in the file"),
     body_length = ProtoField.uint64("qdrop.body.length", "Bytes here"),
     body_name = ProtoField.string("qdrop.body.name", "Of the file"),
+    end_of_body = ProtoField.none("qdrop.end_of_body", "End of the body"),
+    seal = ProtoField.uint8("qdrop.seal", "Seal", base.DEC, SEAL),
+    seal_digest = ProtoField.uint64("qdrop.seal.digest", "Digest (XXH64)", base.HEX),
     receipt = ProtoField.none("qdrop.receipt", "Receipt"),
     status = ProtoField.uint8("qdrop.status", "Status", base.DEC, STATUS),
     stored_size = ProtoField.uint64("qdrop.receipt.body_size", "Body size"),
@@ -98,11 +117,22 @@ local e = {
     differs = ProtoExpert.new(
         "qdrop.size_differs", "The receipt is for another size than was announced",
         expert.group.PROTOCOL, expert.severity.WARN),
+    other_digest = ProtoExpert.new(
+        "qdrop.digest_differs", "The receipt is for other bytes than the sender read",
+        expert.group.PROTOCOL, expert.severity.WARN),
+    unasked = ProtoExpert.new(
+        "qdrop.unasked", "Nothing was sent that could be stored",
+        expert.group.PROTOCOL, expert.severity.WARN),
+    unsent = ProtoExpert.new(
+        "qdrop.not_sent", "The sender has not got the file as it listed it",
+        expert.group.RESPONSE_CODE, expert.severity.NOTE),
     failed = ProtoExpert.new(
         "qdrop.dissector_failed", "The dissector failed",
         expert.group.UNDECODED, expert.severity.ERROR),
 }
-qdrop.experts = { e.malformed, e.gap, e.cut, e.refused, e.differs, e.failed }
+qdrop.experts = {
+    e.malformed, e.gap, e.cut, e.refused, e.differs, e.other_digest, e.unasked, e.unsent, e.failed,
+}
 
 local tcp_stream = Field.new("tcp.stream")
 local tcp_sequence = Field.new("tcp.seq_raw")
@@ -147,8 +177,9 @@ local function connection(pinfo)
     stream = stream and stream.value
     local c = connections[key]
     if not c or (stream and c.stream and stream ~= c.stream) then
-        -- transfers: what the sender announced; answers: what the receiver said to each.
-        c = { transfers = {}, answers = {}, told = 0, [true] = direction(), [false] = direction() }
+        -- awaiting: files that get a receipt, in order; list: the last one; answering: the one whose
+        -- verdicts come; sealing: the file whose seal comes.
+        c = { awaiting = {}, [true] = direction(), [false] = direction() }
         connections[key] = c
     end
     c.stream = stream or c.stream
@@ -348,25 +379,43 @@ local function looks_like(tvb, from, left)
     end
 end
 
-local function read_extended(tvb, at, left, as_is)
-    if left < 32 then return ask(32) end
-    local flags = u32(tvb, at + 8)
-    local length, why = string_length(tvb, at + 28)
-    if flags > 7 then return wrong(string.format("it has unknown flags (%#x)", flags)) end
+-- Whether this may be the beginning of a list.
+local function begins_list(tvb, at, left)
+    local first = tvb(at, math.min(left, 8)):bytes():tohex(true)
+    return first == LIST:sub(1, #first)
+end
+
+local function read_list(tvb, at, left)
+    if left < 20 then return ask(20) end
+    local flags, length, count = u32(tvb, at + 8), u32(tvb, at + 12), u32(tvb, at + 16)
+    if flags > 7 then return refused(string.format("it has unknown flags (%#x)", flags)) end
+    if count < 1 or count > MOST_ENTRIES then
+        return refused(string.format("it has %.0f entries", count))
+    end
+    if length > LONGEST_LIST or length < count * SHORTEST_ENTRY then
+        return refused(string.format("its %.0f entries have %.0f bytes", count, length))
+    end
+    local list = { flags = flags, room = length, count = count, files = {}, begun = 0 }
+    return { kind = "list", size = 20, list = list }
+end
+
+local function read_entry(tvb, at, left, due, as_is)
+    if left < SHORTEST_ENTRY then return ask(SHORTEST_ENTRY) end
+    if u32(tvb, at) >= WORD / 2 then return wrong("its size is more than any file has") end
+    local length, why = string_length(tvb, at + 16)
     if not length then return wrong(why) end
-    if u32(tvb, at + 12) >= WORD / 2 then return wrong("its size is more than any file has") end
-    local size = 32 + length
+    local size = SHORTEST_ENTRY + length
+    local room, more = due.room - size, due.list.count - due.index
+    if room < more * SHORTEST_ENTRY or (more == 0 and room > 0) then
+        return wrong("its entries have not the length that it says")
+    end
     if left < size and not as_is then return ask(size, true) end
-    local file = { name = text_at(tvb, at + 28), size = u64(tvb, at + 12), extended = true }
-    return { kind = "header", size = size, file = file, dialect = "extended" }
+    local file = { name = text_at(tvb, at + 16), size = u64(tvb, at) }
+    return { kind = "entry", size = size, file = file }
 end
 
 local function read_header(tvb, at, left, as_is)
-    local first = tvb(at, math.min(left, 8)):bytes():tohex(true)
-    if first == EXTENDED:sub(1, #first) then
-        if left < 8 then return ask(8) end
-        return read_extended(tvb, at, left, as_is)
-    end
+    if begins_list(tvb, at, left) then return read_list(tvb, at, left) end
     if tvb(at, 1):uint() >= 0x80 then return wrong("its total is negative") end
     if left < 8 then return ask(20) end
     local total = i64(tvb, at)
@@ -505,24 +554,79 @@ local function read_text(tvb, at, left)
     }
 end
 
-local function read_start(tvb, at, left, item, file)
+local function read_start(tvb, at, left, due)
     if left < 8 then return ask(8, true) end
-    local start = u64(tvb, at)
-    if file.have and start ~= 0 and start ~= file.have then
-        return wrong(string.format(
-            "it starts at %.0f, neither at 0 nor at the %.0f that the receiver has",
-            start, file.have))
+    local file, start = due.file, u64(tvb, at)
+    if u32(tvb, at) == NULL and u32(tvb, at + 4) == NULL then
+        return { kind = "start", size = 8, is_gone = true }
+    end
+    if due.list.answered and start ~= 0 and start ~= file.have then
+        local had = file.have and string.format("the %.0f that the receiver has", file.have)
+        return wrong(string.format("it starts at %.0f, neither at 0 nor at %s", start,
+            had or "what the receiver has, which is nothing"))
     end
     if start > file.size then return wrong("it starts behind the end of the file") end
-    return { kind = "start", size = 8, start = start, file = file }
+    return { kind = "start", size = 8, start = start }
 end
 
-local function read_reply(tvb, at, left)
+local function read_seal(tvb, at, left)
+    if tvb(at, 1):uint() > 1 then
+        return wrong(string.format("its seal is %d, neither 0 nor 1", tvb(at, 1):uint()))
+    end
+    if left < 9 then return ask(9, true) end
+    return { kind = "seal", size = 9, digest = tvb(at + 1, 8):bytes():tohex() }
+end
+
+local function read_verdict(tvb, at, left, due)
+    local verdict, file = tvb(at, 1):uint(), due.file
+    local message = { kind = "verdict", size = 1, verdict = verdict }
+    if verdict == 1 then
+        if left < 9 then return ask(9, true) end
+        message.size, message.have = 9, u64(tvb, at + 1)
+        if message.have == 0 or (file.size and message.have > file.size) then
+            return wrong(string.format("the receiver has %.0f bytes of the %.0f of %s",
+                message.have, file.size or 0, quoted(file.name)))
+        end
+    elseif verdict == 2 or verdict == 3 then
+        if verdict == 2 and due.list.flags and due.list.flags < 4 then
+            return wrong("it says that a file is there, which was not asked")
+        end
+        -- A refusal has its status in front.
+        local text = verdict == 3 and 2 or 1
+        if left < text + 4 then return ask(text + 4) end
+        local length, why = string_length(tvb, at + text)
+        if not length then return wrong(why) end
+        if verdict == 3 and length > LONGEST_MESSAGE then
+            return wrong(string.format("its message has %.0f bytes", length))
+        end
+        if verdict == 3 and tvb(at + 1, 1):uint() == 0 then
+            return wrong("it refuses a file with status 0")
+        end
+        message.size = text + 4 + length
+        if left < message.size then return ask(message.size, true) end
+    elseif verdict == 4 and not due.wants then
+        return wrong("it puts off a file, and wants none before it")
+    elseif verdict > 4 then
+        return wrong(string.format("its verdict is %d, which is none", verdict))
+    end
+    return message
+end
+
+local function read_digest(tvb, at, left)
+    if left < 8 then return ask(8, true) end
+    return { kind = "digest", size = 8 }
+end
+
+local function read_reply(tvb, at, left, due)
     if left < 4 then return ask(4) end
     local magic = u32(tvb, at)
-    if magic == GO then
-        if left < 20 then return ask(20, true) end
-        return { kind = "answer", size = 20, have = u64(tvb, at + 4) }
+    if magic == ANSWER then
+        if left < 8 then return ask(8, true) end
+        local count = u32(tvb, at + 4)
+        if count < 1 or count > MOST_ENTRIES or (due.list and due.list.count ~= count) then
+            return wrong(string.format("it has %.0f verdicts", count))
+        end
+        return { kind = "answer", size = 8, count = count }
     end
     if magic ~= RECEIPT then return wrong("it is neither a receipt nor an answer") end
     if left < 25 then return ask(25) end
@@ -537,44 +641,134 @@ local function read_reply(tvb, at, left)
     return { kind = "receipt", size = size, message = message, status = tvb(at + 4, 1):uint() }
 end
 
--- --- Learning: what a message that is seen for the first time means for what follows it.
-
--- What the sender's next bytes are. After a question that depends on the receiver's answer.
-local function expected(c, tvb, at)
-    local file = c.transfers[#c.transfers]
-    if not (file and file.extended and not file.begun) then return "header" end
-    local answer = c.answers[#c.transfers]
-    if answer then return answer == "go" and "start" or "header", file end
-    -- The answer is not in the capture: another question can be told by its first byte.
-    return tvb(at, 1):uint() == 0xFF and "header" or "start", file
+-- What is due; at the very beginning it may be a text head as well.
+local function read(tvb, at, left, due, is_first, as_is)
+    local kind = due.kind
+    if kind == "header" then
+        local text = is_first and tvb(at, 1):uint() >= 0x20 and read_text(tvb, at, left)
+        if text then return text end
+        return read_header(tvb, at, left, as_is)
+    end
+    if kind == "entry" then return read_entry(tvb, at, left, due, as_is) end
+    if kind == "start" then return read_start(tvb, at, left, due) end
+    if kind == "seal" then return read_seal(tvb, at, left) end
+    if kind == "verdict" then return read_verdict(tvb, at, left, due) end
+    if kind == "digest" then return read_digest(tvb, at, left) end
+    return read_reply(tvb, at, left, due)
 end
 
-local function learn(c, d, message, from, frame)
-    local item = append(d, { kind = message.kind, from = from, to = from + message.size })
-    local file = message.file
-    local body
-    if message.kind == "header" then
-        file.frame = frame
-        c.transfers[#c.transfers + 1] = file
-        if not file.extended then body = file.size end
-    elseif message.kind == "start" then
-        file.begun = true
-        body = file.size - message.start
-    else
-        -- A receipt is for the first file that has none yet, and an answer as well.
-        file = c.transfers[c.told + 1]
-        c.answers[c.told + 1] = message.kind == "answer" and "go" or "receipt"
-        if message.kind == "receipt" then c.told = c.told + 1 end
-        if message.kind == "answer" and file then file.have = message.have end
+-- --- Learning: what a message that is seen for the first time means for what follows it.
+
+-- The next file of a list whose body comes.
+local function next_wanted(list)
+    for index = list.begun + 1, list.count do
+        if not list.files[index].is_unwanted then return list.files[index], index end
     end
-    item.file = file
+end
+
+-- What is due next from a side: its kind, and what it takes to read it.
+local function due_from_sender(c, tvb, at, left)
+    local list = c.list
+    if c.sealing then return { kind = "seal", list = list, file = c.sealing } end
+    if list and #list.files < list.count then
+        return { kind = "entry", list = list, index = #list.files + 1, room = list.room }
+    end
+    -- If the answer is not in the capture: of a list of one it can be told whether its body comes.
+    if list and (list.answered or list.count == 1 and not begins_list(tvb, at, left)) then
+        local file, index = next_wanted(list)
+        if file then return { kind = "start", list = list, index = index, file = file } end
+    end
+    return { kind = "header", list = list }
+end
+
+local function due_from_receiver(c)
+    local list = c.answering
+    if list and list.told < list.count then
+        local index = list.told + 1
+        local file = list.files[index] or {}
+        return { kind = "verdict", list = list, index = index, file = file, wants = list.wants }
+    end
+    if list and list.digests[1] then return { kind = "digest", file = list.digests[1] } end
+    list = c.list
+    local is_open = list and #list.files == list.count and not list.answered
+    return { kind = "reply", list = is_open and list or nil }
+end
+
+-- Bytes of that side are missing, and so is what they began.
+local function lose(c, sends)
+    c[sends].lost = true
+    c.answering = nil
+    if sends then c.list, c.sealing = nil, nil end
+end
+
+local learn_of = {
+    header = function(c, message)
+        c.awaiting[#c.awaiting + 1] = message.file
+        return message.file, message.file.size
+    end,
+    list = function(c, message) c.list = message.list end,
+    entry = function(c, message, due)
+        due.list.files[due.index] = message.file
+        due.list.room = due.room - message.size
+        return message.file
+    end,
+    start = function(c, message, due)
+        due.list.begun = due.index
+        if message.is_gone then return due.file end
+        c.awaiting[#c.awaiting + 1] = due.file
+        c.sealing = due.file
+        return due.file, due.file.size - message.start
+    end,
+    seal = function(c, message, due)
+        c.sealing = nil
+        due.file.digest = message.digest
+        return due.file
+    end,
+    answer = function(c, message, due)
+        -- The list may not be in the capture.
+        local list = due.list or { count = message.count, files = {} }
+        list.answered, list.told, list.digests = true, 0, {}
+        c.answering = list
+        return list
+    end,
+    verdict = function(c, message, due)
+        local list, file = due.list, due.file
+        list.told = due.index
+        file.is_unwanted = message.verdict > 1
+        list.wants = list.wants or message.verdict < 2
+        file.have = message.have
+        if message.verdict == 1 then list.digests[#list.digests + 1] = file end
+        return file
+    end,
+    digest = function(c, message, due)
+        table.remove(c.answering.digests, 1)
+        return due.file
+    end,
+    receipt = function(c, message, due)
+        -- For the first file that has none yet; or in place of an answer, for the whole list.
+        local file = table.remove(c.awaiting, 1)
+        if not file and due.list then
+            due.list.answered, due.list.begun = true, due.list.count
+            return due.list
+        end
+        return file
+    end,
+}
+
+local function learn(c, d, message, due, from, frame)
+    local item = append(d, { kind = message.kind, from = from, to = from + message.size })
+    item.due = due
+    local body
+    item.file, body = learn_of[message.kind](c, message, due)
+    local began = message.list or message.file
+    if began then began.frame = frame end
     if body and body > 0 then
         append(d, {
             kind = "body",
             from = d.next,
             to = d.next + body,
             first = message.start or 0,
-            file = file,
+            file = item.file,
         })
     end
     return item
@@ -607,30 +801,46 @@ local function add_time(tree, tvb, at)
     end
 end
 
+local function show_list(tree, tvb, at)
+    local branch = tree:add(f.list, tvb(at, 20))
+    branch:add(f.dialect, "list"):set_generated()
+    branch:add(f.magic, tvb(at, 8))
+    local flags = branch:add(f.flags, tvb(at + 8, 4))
+    local wishes = {}
+    for _, wish in ipairs({
+        { f.resume, 1, "resume" },
+        { f.preserve, 2, "set the time" },
+        { f.skip, 4, "skip if there" },
+    }) do
+        flags:add(wish[1], tvb(at + 8, 4))
+        if math.floor(u32(tvb, at + 8) / wish[2]) % 2 == 1 then wishes[#wishes + 1] = wish[3] end
+    end
+    branch:add(f.list_length, tvb(at + 12, 4))
+    branch:add(f.list_count, tvb(at + 16, 4))
+    local count = u32(tvb, at + 16)
+    local about = string.format("list of %.0f file%s", count, count == 1 and "" or "s")
+    if #wishes > 0 then about = about .. " (" .. table.concat(wishes, ", ") .. ")" end
+    branch:append_text(": " .. about)
+    return about
+end
+
+local function show_entry(tree, tvb, at, left, message, due)
+    local branch = tree:add(f.entry, tvb(at, math.min(left, message.size)))
+    branch:add(f.number, due.index):set_generated()
+    branch:add(f.size, tvb(at, 8))
+    add_time(branch, tvb, at + 8)
+    add_string(branch, f.name, tvb, at + 16, left - 16)
+    local about = quoted(message.file.name) .. " " .. bytes(message.file.size)
+    branch:append_text(": " .. about)
+    return about
+end
+
 local function show_header(tree, tvb, at, left, message)
     local file = message.file
     local branch = tree:add(f.transfer, tvb(at, math.min(left, message.size)))
     branch:add(f.dialect, message.dialect):set_generated()
     local about = quoted(file.name) .. " " .. bytes(file.size)
-    if file.extended then
-        branch:add(f.magic, tvb(at, 8))
-        local flags = branch:add(f.flags, tvb(at + 8, 4))
-        local requests = {}
-        for _, request in ipairs({
-            { f.resume, 1, "resume" },
-            { f.preserve, 2, "set the time" },
-            { f.skip, 4, "skip if there" },
-        }) do
-            flags:add(request[1], tvb(at + 8, 4))
-            if math.floor(u32(tvb, at + 8) / request[2]) % 2 == 1 then
-                requests[#requests + 1] = request[3]
-            end
-        end
-        branch:add(f.size, tvb(at + 12, 8))
-        add_time(branch, tvb, at + 20)
-        add_string(branch, f.name, tvb, at + 28, left - 28)
-        if #requests > 0 then about = about .. " (" .. table.concat(requests, ", ") .. ")" end
-    elseif message.dialect == "text" then
+    if message.dialect == "text" then
         branch:add(f.name, tvb(at, #file.name), file.name)
         branch:add(f.body_size, tvb(at + #file.name + 2), exact(file.size))
     else
@@ -657,16 +867,21 @@ local function show_receipt(tree, tvb, at, left, message, file)
     branch:add(f.magic, tvb(at, 4))
     local status = branch:add(f.status, tvb(at + 4, 1))
     local size = branch:add(f.stored_size, tvb(at + 5, 8))
-    branch:add(f.digest, tvb(at + 13, 8))
+    local digest = branch:add(f.digest, tvb(at + 13, 8))
     local name = add_string(branch, f.stored_as, tvb, at + 21, left - 21)
     local words = add_string(branch, f.message, tvb, at + message.message, left - message.message)
     if file and file.frame then branch:add(f.asked_in, file.frame):set_generated() end
     local about = STATUS[message.status] or string.format("status %d", message.status)
     if message.status == 0 then
         about = "stored as " .. quoted(name)
-        if file and u64(tvb, at + 5) ~= file.size then size:add_proto_expert_info(e.differs) end
-    elseif message.status == 9 then
-        about = about .. " as " .. quoted(name)
+        if file and not file.size then
+            -- It stands in place of an answer to a list.
+            status:add_proto_expert_info(e.unasked)
+        elseif file and u64(tvb, at + 5) ~= file.size then
+            size:add_proto_expert_info(e.differs)
+        elseif file and file.digest and tvb(at + 13, 8):bytes():tohex() ~= file.digest then
+            digest:add_proto_expert_info(e.other_digest)
+        end
     else
         about = "refused, " .. about
         status:add_proto_expert_info(e.refused)
@@ -676,20 +891,68 @@ local function show_receipt(tree, tvb, at, left, message, file)
     return "receipt " .. about
 end
 
-local function show(tree, tvb, at, left, message, file)
-    if message.kind == "header" then return show_header(tree, tvb, at, left, message) end
-    if message.kind == "receipt" then return show_receipt(tree, tvb, at, left, message, file) end
-    if message.kind == "start" then
-        tree:add(f.start, tvb(at, 8))
+local function show_answer(tree, tvb, at, list)
+    local branch = tree:add(f.answer, tvb(at, 8))
+    branch:add(f.magic, tvb(at, 4))
+    branch:add(f.answer_count, tvb(at + 4, 4))
+    if list.frame then branch:add(f.asked_in, list.frame):set_generated() end
+    return string.format("answer to %.0f", u32(tvb, at + 4))
+end
+
+local function show_verdict(tree, tvb, at, left, message, due)
+    local branch = tree:add(f.about, tvb(at, message.size))
+    local verdict = branch:add(f.verdict, tvb(at, 1))
+    local about = VERDICT[message.verdict] .. " " .. quoted(due.file.name)
+    if message.verdict == 1 then
+        branch:add(f.have, tvb(at + 1, 8))
+        about = string.format("have %s of %s", bytes(message.have), quoted(due.file.name))
+    elseif message.verdict == 2 then
+        local name = add_string(branch, f.stored_as, tvb, at + 1, left - 1)
+        if name then about = about .. " as " .. quoted(name) end
+    elseif message.verdict == 3 then
+        branch:add(f.status, tvb(at + 1, 1))
+        local words = add_string(branch, f.message, tvb, at + 2, left - 2)
+        local status = tvb(at + 1, 1):uint()
+        about = about .. ", " .. (STATUS[status] or string.format("status %d", status))
+        if words and words ~= "" then about = about .. ": " .. quoted(words):sub(2, -2) end
+        verdict:add_proto_expert_info(e.refused)
+    end
+    branch:add(f.number, due.index):set_generated()
+    if due.file.frame then branch:add(f.asked_in, due.file.frame):set_generated() end
+    branch:append_text(": " .. about)
+    return about
+end
+
+local function show_start(tree, tvb, at, message, file)
+    local item = tree:add(f.start, tvb(at, 8))
+    if not message.is_gone then
         return string.format("start at %.0f of %s", message.start, quoted(file.name))
     end
-    local branch = tree:add(f.answer, tvb(at, 20))
-    branch:append_text(": the body may come")
-    branch:add(f.magic, tvb(at, 4))
-    branch:add(f.have, tvb(at + 4, 8))
-    branch:add(f.have_digest, tvb(at + 12, 8))
-    if file and file.frame then branch:add(f.asked_in, file.frame):set_generated() end
-    return string.format("go, the receiver has %s", bytes(message.have))
+    item:add_proto_expert_info(e.unsent)
+    return quoted(file.name) .. " is gone or has changed"
+end
+
+local function show_seal(tree, tvb, at, file)
+    local branch = tree:add(f.end_of_body, tvb(at, 9))
+    local seal = branch:add(f.seal, tvb(at, 1))
+    branch:add(f.seal_digest, tvb(at + 1, 8))
+    branch:add(f.body_name, file.name or ""):set_generated()
+    if tvb(at, 1):uint() == 0 then return "seal of " .. quoted(file.name) end
+    seal:add_proto_expert_info(e.unsent)
+    return "seal: what came is not " .. quoted(file.name)
+end
+
+local function show(tree, tvb, at, left, message, item)
+    local kind, file, due = message.kind, item.file, item.due
+    if kind == "header" then return show_header(tree, tvb, at, left, message) end
+    if kind == "list" then return show_list(tree, tvb, at) end
+    if kind == "entry" then return show_entry(tree, tvb, at, left, message, due) end
+    if kind == "receipt" then return show_receipt(tree, tvb, at, left, message, file) end
+    if kind == "answer" then return show_answer(tree, tvb, at, file) end
+    if kind == "verdict" then return show_verdict(tree, tvb, at, left, message, due) end
+    if kind == "start" then return show_start(tree, tvb, at, message, file) end
+    if kind == "seal" then return show_seal(tree, tvb, at, file) end
+    tree:add(f.have_digest, tvb(at, 8))
 end
 
 local function show_body(tree, range, item, from, length, begins)
@@ -763,31 +1026,21 @@ local function walk(tvb, pinfo, tree, call, again)
             end
             break
         else
-            local kind = item and item.kind
-            local file = item and item.file
             if not item then
                 if from < d.next then break end
-                if from > d.next and #d.items > 0 then d.lost = true end
-                kind = sends and "header" or "reply"
-                if sends then kind, file = expected(c, tvb, at) end
+                if from > d.next and #d.items > 0 then lose(c, sends) end
             end
-            local message, wanted, more, is_sure
-            if kind == "start" then
-                message, wanted, more = read_start(tvb, at, left, item, file)
-            elseif sends then
-                message = from == 0 and tvb(at, 1):uint() >= 0x20 and read_text(tvb, at, left)
-                if not message then
-                    message, wanted, more, is_sure = read_header(tvb, at, left, not can_wait)
-                end
-            else
-                message, wanted, more = read_reply(tvb, at, left)
+            local due = item and item.due
+            if not due then
+                due = sends and due_from_sender(c, tvb, at, left) or due_from_receiver(c)
             end
+            local message, wanted, more, is_sure = read(tvb, at, left, due, from == 0, not can_wait)
             if message then
                 if not item then
                     d.lost = false
-                    item = learn(c, d, message, from, pinfo.number)
+                    item = learn(c, d, message, due, from, pinfo.number)
                 end
-                words[#words + 1] = show(tree, tvb, at, left, message, item.file)
+                words[#words + 1] = show(tree, tvb, at, left, message, item)
                 if left < message.size then tree:add_proto_expert_info(e.cut) end
                 at = at + message.size
             elseif wanted and can_wait then
@@ -801,6 +1054,11 @@ local function walk(tvb, pinfo, tree, call, again)
             else
                 local what =
                     { kind = "other", from = from, to = start + whole, frame = pinfo.number }
+                -- It may be of a body whose verdict is not in the capture.
+                if sends and due.kind ~= "entry" and due.list and not due.list.answered
+                    and not wanted then
+                    lose(c, sends)
+                end
                 if d.lost then
                     what.expert, what.text = e.gap, "no message where one should begin"
                 elseif wanted then
@@ -810,7 +1068,8 @@ local function walk(tvb, pinfo, tree, call, again)
                     -- What begins with nonsense stays nonsense. Where bytes are missing, the next
                     -- packet may begin with a message again.
                     what.to = math.huge
-                    local like = sends and not is_sure and looks_like(tvb, at, left)
+                    local like = due.kind == "header" and not is_sure
+                        and looks_like(tvb, at, left)
                     what.expert = e.malformed
                     what.text = "malformed: " .. (like and "it looks like " .. like or more)
                 end
@@ -824,8 +1083,8 @@ local function walk(tvb, pinfo, tree, call, again)
     return words
 end
 
--- Returns the state of a call that is seen for the first time.
-local function first_sight(tvb, pinfo)
+-- What a call is about, when it is seen for the first time.
+local function meet(tvb, pinfo)
     local c = connection(pinfo)
     -- Who connected: the side whose port is not the known one.
     local connector = pinfo.src_port ~= pinfo.match_uint
@@ -852,7 +1111,7 @@ local function dissect(tvb, pinfo, root)
     -- Not by its length too: what TCP puts together is shorter when it is shown again, without the
     -- beginning of the next message.
     local key = pinfo.number .. ":" .. offset
-    if not pinfo.visited then calls[key] = first_sight(tvb, pinfo) end
+    if not pinfo.visited then calls[key] = meet(tvb, pinfo) end
     local call = calls[key]
     if not call or not call.start then return 0 end
 

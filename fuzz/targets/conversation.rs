@@ -14,9 +14,9 @@ use qdrop::disk::inbox::{Inbox, OnConflict, StorePolicy};
 use qdrop::limits;
 use qdrop::transfer::receive::{Event, HeldReceipts, Storage, Stored, receive};
 use qdrop::transfer::{Connection, Phase};
-use qdrop::wire::receipt::Status;
-use qdrop::wire::resume::Answer;
-use std::collections::BTreeMap;
+use qdrop::wire::list::{Answer, Verdict};
+use qdrop::wire::receipt::{Receipt, Status};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -138,7 +138,7 @@ fuzz_target!(|input: &[u8]| {
         for_good: how / 8 % 2 == 1 && failure != Some(ErrorKind::Interrupted),
         answer: Vec::new(),
         closed: false,
-        asks: stream.windows(8).any(|bytes| bytes == b"\xFFQDROP\0\x01"),
+        asks: stream.windows(8).any(|bytes| bytes == b"\xFFQDROP\0\x02"),
         dropped: false,
     };
 
@@ -158,16 +158,22 @@ fuzz_target!(|input: &[u8]| {
     let mut outcomes: Vec<Result<Stored, Option<Status>>> = Vec::new();
     let mut began = None;
     let mut come = 0;
+    // Those that wait for their names, in order, and how often one was there already.
+    let mut whole = VecDeque::new();
+    let mut skipped = 0;
     receive(&mut sender, &storage, &mut |event| match event {
         Event::Began(_, size) => (began, come) = (Some(*size), 0),
         Event::Resumed(bytes) | Event::Advanced(bytes) => come += bytes,
         Event::MayBeCut(stored) => assert_eq!(outcomes, [Ok((*stored).clone())]),
-        Event::Leftover(error) | Event::Untimed(error) => panic!("{error}"),
+        Event::TemporaryNotRemoved(error) | Event::TimeNotPreserved(error) => panic!("{error}"),
+        Event::Replied => {}
+        Event::Whole => whole.push_back((began.take(), come)),
+        Event::Skipped(..) => skipped += 1,
         Event::Ended(outcome) => {
-            let begun = began.take();
+            let begun = whole.pop_front().unwrap_or_else(|| (began.take(), come));
             outcomes.push(match outcome {
                 Ok(stored) => {
-                    assert_eq!((begun, come), (Some(stored.size), stored.size));
+                    assert_eq!(begun, (Some(stored.size), stored.size));
                     Ok(stored.clone())
                 }
                 Err(error) => Err(error.status()),
@@ -175,7 +181,7 @@ fuzz_target!(|input: &[u8]| {
         }
     })
     .unwrap();
-    assert!(began.is_none() && sender.closed);
+    assert!(began.is_none() && whole.is_empty() && sender.closed);
     // The heartbeat goes with it.
     drop(storage);
 
@@ -203,18 +209,26 @@ fuzz_target!(|input: &[u8]| {
         return;
     }
 
+    // What it was told: in receipts, and in answers to lists.
     let mut answer = sender.answer.as_slice();
-    for outcome in &outcomes {
-        if let Err(None) = outcome {
-            // The connection is gone, and there is nobody to tell.
-            continue;
+    let mut told = Vec::new();
+    while !answer.is_empty() {
+        let entries = answer.get(4..8).map_or(0, |it| u32::from_be_bytes(it.try_into().unwrap()));
+        match Answer::read(&mut answer, entries as usize).unwrap().expect("a whole answer") {
+            Answer::Receipt(receipt) => told.push(receipt),
+            Answer::Verdicts(verdicts) => told.extend(verdicts.into_iter().filter_map(|verdict| {
+                assert!(!matches!(verdict, Verdict::Have(_)), "nothing is kept");
+                skipped -= i32::from(matches!(verdict, Verdict::There(_)));
+                let Verdict::Refused(status, message) = verdict else { return None };
+                Some(Receipt { status, body: 0, digest: 0, name: None, message })
+            })),
         }
-        let receipt = loop {
-            match Answer::read(&mut answer).unwrap().expect("a whole answer") {
-                Answer::Proceed(point) => assert_eq!(point.have, 0, "nothing is kept"),
-                Answer::Receipt(receipt) => break receipt,
-            }
-        };
+    }
+    assert_eq!(skipped, 0);
+    // Whose connection is gone cannot be told.
+    let ended: Vec<_> = outcomes.iter().filter(|outcome| **outcome != Err(None)).collect();
+    assert_eq!(told.len(), ended.len());
+    for (receipt, outcome) in told.into_iter().zip(ended) {
         match outcome {
             Ok(stored) => {
                 assert_eq!((receipt.status, receipt.body), (Status::Stored, stored.size));
@@ -231,10 +245,5 @@ fuzz_target!(|input: &[u8]| {
                 assert!(receipt.message.is_some_and(|message| !message.is_empty()));
             }
         }
-    }
-    // The last file's connection may have gone after its answer.
-    while !answer.is_empty() {
-        let more = Answer::read(&mut answer).unwrap().expect("a whole answer");
-        assert!(matches!(more, Answer::Proceed(_)), "more receipts than files");
     }
 });

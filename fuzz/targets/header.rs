@@ -29,9 +29,6 @@ fuzz_target!(|input: &[u8]| {
     }
 
     match read {
-        Ok(header) if matches!(header.dialect, Dialect::Extended(_)) => {
-            assert_eq!(header.encode().unwrap(), taken);
-        }
         Ok(header) => {
             let total = i64::from_be_bytes(*taken.first_chunk().unwrap());
             assert_eq!(u64::try_from(total).unwrap(), taken.len() as u64 + header.body);

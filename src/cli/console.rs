@@ -139,10 +139,15 @@ impl Printer {
         self.0.wake(state, PrinterState::Watching);
     }
 
-    /// Prints a line on standard error. Never waits: if too many lines are queued, the line is only
-    /// counted.
+    /// Prints a line on standard error. If too many lines are queued, waits for a moment, since many files may
+    /// end at once. If nobody takes any meanwhile, this line and those that follow are only counted.
     pub(super) fn log(&self, line: String) {
         let mut state = self.0.state();
+        if state.lost == 0 {
+            let full = |state: &mut State| state.lines.len() >= limits::LOG_LINES;
+            let waited = self.0.changed.wait_timeout_while(state, limits::LOG_WAIT, full);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         if state.lines.len() >= limits::LOG_LINES {
             state.lost += 1;
         } else {
@@ -229,6 +234,8 @@ impl Shared {
             let lost = std::mem::take(&mut state.lost);
             let now = Instant::now();
             let (live, reports) = match self.progress {
+                // Nothing is left of it in the end, whatever was not done.
+                Progress::Live if state.closing => (None, Vec::new()),
                 Progress::Live => (state.meter.live(now), Vec::new()),
                 Progress::Reports => (None, state.meter.reports(now)),
                 Progress::None => (None, Vec::new()),

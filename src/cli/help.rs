@@ -121,7 +121,7 @@ Usage: qdrop [OPTIONS] HOST[:PORT] FILE...
 
 Examples:
   qdrop box.local photo.jpg
-  qdrop -r --resume --retry 20 192.168.1.20:9999 album
+  qdrop -r --preserve --skip-existing --retry 20 192.168.1.20:9999 album
   pg_dump shop | qdrop --name shop.sql box.local -
 
 HOST is a name or an IP address; an IPv6 address with a port is written

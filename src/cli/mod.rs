@@ -114,12 +114,12 @@ fn connect_hint(host: &Address, error: &DialError, refused: &'static str) -> &'s
         DialError::Unresolved(_) if Path::new(host.host()).exists() => {
             " (it is a path here: HOST comes first)"
         }
-        _ if error.has_kind(ErrorKind::ConnectionRefused) => refused,
+        _ if error.has(ErrorKind::ConnectionRefused) => refused,
         // The kernel asks for a scope (ipv6(7)).
-        _ if error.has_kind(ErrorKind::InvalidInput) && host.host().starts_with("fe80:") => {
+        _ if error.has(ErrorKind::InvalidInput) && host.host().starts_with("fe80:") => {
             " (a link-local address needs its interface, as in fe80::1%eth0)"
         }
-        _ if error.has_kind(ErrorKind::TimedOut) => {
+        _ if error.has(ErrorKind::TimedOut) => {
             " (is the machine on, and does its firewall let this port through?)"
         }
         _ => "",

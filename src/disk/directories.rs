@@ -11,7 +11,7 @@ use super::numbering::{IN_ORDER, gallop};
 use super::partial::MakeRoom;
 use super::{DiskError, Identity, lock, user};
 use crate::limits;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -34,6 +34,13 @@ pub(super) struct Directories {
     synced: Mutex<Bounded<Identity>>,
 }
 
+/// A directory whose name, in another one, may not be on the disk.
+struct Unsynced {
+    name: SafeName,
+    identity: Identity,
+    parent: PathBuf,
+}
+
 /// Where a name led to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
@@ -47,7 +54,7 @@ pub(super) enum Found {
 
 /// What stands at a path.
 #[derive(Debug, PartialEq, Eq)]
-enum Slot {
+enum Occupant {
     Free,
     Directory(Identity),
     /// Something that is not used as a directory.
@@ -87,7 +94,8 @@ impl Directories {
     fn walk(&self, asked: &SafeName, makes: bool) -> Result<Found, DiskError> {
         let known = lock(&self.entered).0.get(asked.as_str()).cloned();
         if let Some((directory, identity)) = known {
-            if matches!(self.look(&directory), Ok(Slot::Directory(there)) if there == identity) {
+            if matches!(self.look(&directory), Ok(Occupant::Directory(there)) if there == identity)
+            {
                 return Ok(Found::Directory(directory));
             }
         }
@@ -95,9 +103,9 @@ impl Directories {
         for component in asked.components() {
             let wanted = component.below(reached.as_ref().map(|(directory, _)| directory));
             match self.choose(&wanted, makes)? {
-                (directory, Slot::Directory(identity)) => reached = Some((directory, identity)),
-                (_, Slot::Free) => return Ok(Found::Absent),
-                (_, Slot::InTheWay) => return Ok(Found::InTheWay),
+                (directory, Occupant::Directory(identity)) => reached = Some((directory, identity)),
+                (_, Occupant::Free) => return Ok(Found::Absent),
+                (_, Occupant::InTheWay) => return Ok(Found::InTheWay),
             }
         }
         let Some((directory, identity)) = reached else { return Ok(Found::Absent) };
@@ -107,14 +115,14 @@ impl Directories {
     }
 
     /// Returns the first name that is a directory or free. If `makes`, a free one is made.
-    fn choose(&self, wanted: &SafeName, makes: bool) -> Result<(SafeName, Slot), DiskError> {
+    fn choose(&self, wanted: &SafeName, makes: bool) -> Result<(SafeName, Occupant), DiskError> {
         let numbered = |number| if number == 0 { wanted.clone() } else { wanted.numbered(number) };
-        let in_the_way = |number| Ok(self.look(&numbered(number))? == Slot::InTheWay);
+        let in_the_way = |number| Ok(self.look(&numbered(number))? == Occupant::InTheWay);
         for _ in 0..TRIES {
             let mut number = 0;
             while number < u32::MAX && in_the_way(number)? {
                 if !self.renames {
-                    return Ok((numbered(number), Slot::InTheWay));
+                    return Ok((numbered(number), Occupant::InTheWay));
                 }
                 number = match number {
                     0..IN_ORDER => number + 1,
@@ -123,8 +131,8 @@ impl Directories {
             }
             let name = numbered(number);
             match self.look(&name)? {
-                Slot::Free if makes => self.create(&name)?,
-                Slot::InTheWay => {}
+                Occupant::Free if makes => self.create(&name)?,
+                Occupant::InTheWay => {}
                 slot => return Ok((name, slot)),
             }
         }
@@ -144,14 +152,14 @@ impl Directories {
         }
     }
 
-    fn look(&self, name: &SafeName) -> Result<Slot, DiskError> {
+    fn look(&self, name: &SafeName) -> Result<Occupant, DiskError> {
         let path = self.top.join(name);
         match fs::symlink_metadata(&path) {
             Ok(there) if there.is_dir() && self.trusts(&there) => {
-                Ok(Slot::Directory(Identity::of(&there)))
+                Ok(Occupant::Directory(Identity::of(&there)))
             }
-            Ok(_) => Ok(Slot::InTheWay),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Slot::Free),
+            Ok(_) => Ok(Occupant::InTheWay),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Occupant::Free),
             Err(error) => Err(DiskError::at("examine", &path)(error)),
         }
     }
@@ -160,60 +168,78 @@ impl Directories {
         self.trusted.is_none_or(|trusted| trusted.contains(&user(directory)))
     }
 
-    /// Opens a directory for its `fsync`. It and those above it are on the disk then: each that this
+    /// Opens directories for their `fsync`. They and those above them are on the disk then: each that this
     /// process has not synchronised itself is synchronised now, whoever made it.
     ///
     /// # Errors
-    /// Fails if the disk fails, or if there is no directory of this name any more.
-    pub(super) fn open_synced(&self, directory: &SafeName) -> Result<File, DiskError> {
-        let path = self.top.join(directory);
-        let handle = File::open(&path).map_err(DiskError::at("open", &path))?;
-        let identity = handle.metadata().map_err(DiskError::at("examine", &path))?;
-        let identity = Identity::of(&identity);
-        if !self.is_synced(directory, identity) {
-            let last = self.sync_names(directory)?;
-            if last != identity {
-                let error = ErrorKind::NotADirectory.into();
-                return Err(DiskError::at("open", &path)(error));
+    /// Each fails if the disk fails, or if there is no directory of this name any more.
+    pub(super) fn open_synced(&self, directories: &[SafeName]) -> Vec<Result<File, DiskError>> {
+        // An fsync is for all names that were there before it.
+        let opened: Vec<_> = directories.iter().map(|directory| self.open(directory)).collect();
+        let mut synced = BTreeSet::new();
+        let mut sync = |opened: Result<(File, Vec<Unsynced>), DiskError>| {
+            let (handle, unsynced) = opened?;
+            for Unsynced { name, identity, parent } in unsynced {
+                if !synced.contains(&parent) {
+                    let handle = File::open(&parent).map_err(DiskError::at("open", &parent))?;
+                    self.sync(&handle).map_err(DiskError::at("fsync", &parent))?;
+                    synced.insert(parent);
+                }
+                lock(&self.synced).insert(name.as_str(), identity, 0);
             }
-        }
-        Ok(handle)
+            Ok(handle)
+        };
+        opened.into_iter().map(&mut sync).collect()
     }
 
-    /// Synchronises the directories that have the names of this one and of those above it. Returns the
-    /// identity of this one.
-    fn sync_names(&self, directory: &SafeName) -> Result<Identity, DiskError> {
+    /// Opens a directory, and finds out which names above it and of itself may not be on the disk.
+    fn open(&self, directory: &SafeName) -> Result<(File, Vec<Unsynced>), DiskError> {
+        let path = self.top.join(directory);
+        let handle = File::open(&path).map_err(DiskError::at("open", &path))?;
+        let opened = handle.metadata().map_err(DiskError::at("examine", &path))?;
+        let opened = Identity::of(&opened);
+        let mut unsynced = Vec::new();
+        if self.is_synced(directory, opened) {
+            return Ok((handle, unsynced));
+        }
         let mut reached: Option<(SafeName, Identity)> = None;
         for component in directory.components() {
             let above = reached.as_ref().map(|(directory, _)| directory);
             let parent = above.map_or_else(|| self.top.clone(), |above| self.top.join(above));
             let name = component.below(above);
-            let Slot::Directory(identity) = self.look(&name)? else {
+            let Occupant::Directory(identity) = self.look(&name)? else {
                 let error = ErrorKind::NotADirectory.into();
                 return Err(DiskError::at("enter", &self.top.join(name))(error));
             };
             if !self.is_synced(&name, identity) {
-                let handle = File::open(&parent).map_err(DiskError::at("open", &parent))?;
-                self.sync(&handle).map_err(DiskError::at("fsync", &parent))?;
-                lock(&self.synced).insert(name.as_str(), identity, 0);
+                unsynced.push(Unsynced { name: name.clone(), identity, parent });
             }
             reached = Some((name, identity));
         }
-        reached
-            .map(|(_, identity)| identity)
-            .ok_or_else(|| DiskError::at("open", &self.top)(ErrorKind::NotFound.into()))
+        if reached.is_none_or(|(_, last)| last != opened) {
+            return Err(DiskError::at("open", &path)(ErrorKind::NotADirectory.into()));
+        }
+        Ok((handle, unsynced))
     }
 
     fn is_synced(&self, name: &SafeName, identity: Identity) -> bool {
         lock(&self.synced).0.get(name.as_str()) == Some(&identity)
     }
 
-    /// Synchronises an open directory. After a failure nothing counts as synchronised any more.
+    /// Synchronises an open directory.
     ///
     /// # Errors
     /// Fails if the disk fails.
     pub(super) fn sync(&self, handle: &File) -> io::Result<()> {
-        let synced = match handle.sync_all() {
+        self.synced(handle.sync_all())
+    }
+
+    /// Judges what the `fsync` of a directory returned. After a failure nothing counts as synchronised any more.
+    ///
+    /// # Errors
+    /// Fails if the disk failed.
+    pub(super) fn synced(&self, result: io::Result<()>) -> io::Result<()> {
+        let synced = match result {
             // Some file systems do not support the fsync of a directory and need none.
             Err(error)
                 if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) =>

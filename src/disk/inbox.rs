@@ -1,5 +1,6 @@
 //! The drop directory, in which a receiver stores files.
 
+use super::descriptors::Descriptors;
 use super::directories::{Directories, Found};
 use super::lease::Lease;
 use super::location::Location;
@@ -52,7 +53,7 @@ impl From<DiskError> for StoreError {
 pub struct Inbox {
     pub(super) path: PathBuf,
     /// The directory, open for its `fsync`, which then works without a free descriptor.
-    pub(super) handle: File,
+    pub(super) handle: Arc<File>,
     pub(super) location: Location,
     owner: Owner,
     /// The ID of our user, as the file system has it.
@@ -62,6 +63,7 @@ pub struct Inbox {
     pub(super) policy: StorePolicy,
     pub(super) directories: Directories,
     pub(super) syncs: Arc<SyncPool>,
+    pub(super) descriptors: Descriptors,
     writeback: Arc<Writeback>,
     store: Arc<PartialStore>,
     pub(super) make_room: MakeRoom,
@@ -114,13 +116,14 @@ impl Inbox {
             path: path.to_owned(),
             directories: Directories::new(path, None, renames, make_room.clone()),
             location: Location::new(path, &handle),
-            handle,
+            handle: Arc::new(handle),
             owner,
             user: 0,
             lease: Lease::new(path.join(owner.alive())),
             next_number: AtomicU32::new(0),
             policy,
             syncs: Arc::default(),
+            descriptors: Descriptors::default(),
             writeback: Arc::default(),
             store,
             make_room: make_room.clone(),
@@ -214,28 +217,29 @@ impl Inbox {
             deep: self.policy.subdirs,
             clock: &clock,
             now,
+            descriptors: &self.descriptors,
             meanwhile: &meanwhile,
         };
         sweep.run()
     }
 
-    /// Runs in a thread of its own until the directory is gone, and returns an error that says so: gives
-    /// signs of life, and removes partial files that were kept for long enough or that nobody writes any
-    /// more. Calls `on_swept` with the number of the
-    /// latter. `start_sync` is to start a thread that calls [`Inbox::sync_requested`], and to return
-    /// whether it did. A disk that is slow to sync does not delay a sign of life then.
+    /// Runs in a thread of its own until the directory is gone, and returns an error that says so: renews the
+    /// heartbeat, and removes partial files that were kept for long enough or that nobody writes any more.
+    /// Calls `on_swept` with the number of the latter. `start_sync` is to start a thread that calls
+    /// [`Inbox::sync_requested`], and to return whether it did. A disk that is slow to sync does not delay a
+    /// heartbeat then.
     pub fn maintenance_loop(
         &self,
         start_sync: &dyn Fn() -> bool,
         on_swept: &dyn Fn(usize),
     ) -> DiskError {
         let mut next_sweep = Instant::now() + limits::SWEEP.0;
-        let mut next_look = Instant::now() + limits::LOOK;
+        let mut next_check = Instant::now() + limits::LOCATION_CHECK;
         self.writeback.run(start_sync, || {
             let began = Instant::now();
-            if began >= next_look {
+            if began >= next_check {
                 self.location.check(&self.handle)?;
-                next_look = began + limits::LOOK;
+                next_check = began + limits::LOCATION_CHECK;
             }
             if began >= next_sweep {
                 // A directory that cannot be listed now may be the next time.
@@ -246,7 +250,7 @@ impl Inbox {
                 let (pause, factor) = limits::SWEEP;
                 next_sweep = Instant::now() + pause.max(factor * began.elapsed());
             }
-            let next = next_sweep.min(next_look).saturating_duration_since(Instant::now());
+            let next = next_sweep.min(next_check).saturating_duration_since(Instant::now());
             let others = [self.store.remove_expired(), self.lease.renew()];
             Ok(others.into_iter().flatten().fold(next, Duration::min))
         })
@@ -262,14 +266,20 @@ impl Inbox {
         if self.policy.subdirs { SafeName::map_path(units) } else { SafeName::map(units) }
     }
 
+    /// Returns whether the drop directory is still where it was opened.
+    pub fn is_in_place(&self) -> bool {
+        self.location.check(&self.handle).is_ok()
+    }
+
     /// Returns the name of a file with this name, size and, to the second, modification time, if one
     /// exists. If the file system holds another time instead, that counts. Its directory has another name if
     /// something is in the way of the one that was asked for. Where a name that is taken gets a number, the
     /// first of those count as well.
     pub fn find_stored(&self, file: &FileIdentity) -> Option<SafeName> {
-        self.location.check(&self.handle).ok()?;
-        let (name, mut existing) =
-            spellings(&file.name).iter().find_map(|(spelling, _)| self.find(spelling))?;
+        let mut spellings = spellings(&file.name);
+        // Most names have one spelling, and most files are not there.
+        spellings.dedup_by(|next, before| next.0 == before.0);
+        let (name, mut existing) = spellings.iter().find_map(|(name, _)| self.find(name))?;
         let second = |milliseconds: i64| milliseconds.div_euclid(1000);
         let held = LazyCell::new(|| {
             let probe = self.create_probe();
@@ -281,7 +291,9 @@ impl Inbox {
                 && existing.len() == file.size
                 && time.is_some_and(|time| time == second(file.modified) || Some(time) == *held)
         };
-        let last = if self.policy.on_conflict == OnConflict::Rename { IN_ORDER } else { 0 };
+        // A directory is not replaced: the file got a number.
+        let has_numbers = self.policy.on_conflict == OnConflict::Rename || existing.is_dir();
+        let last = if has_numbers { IN_ORDER } else { 0 };
         let mut candidate = name.clone();
         for number in 1..=last {
             if is_same(&existing) {
@@ -293,14 +305,15 @@ impl Inbox {
         is_same(&existing).then_some(candidate)
     }
 
+    /// Returns whether there is a partial file that the sender of `file` may resume.
+    pub fn has_partial(&self, file: &FileIdentity) -> bool {
+        self.store.has(file)
+    }
+
     /// Takes the partial file that the sender of `file` may resume, if there is one.
-    ///
-    /// # Errors
-    /// Fails if the policy is to refuse and the name is taken.
-    pub fn take_partial(&self, file: &FileIdentity) -> Result<Option<PartialFile>, StoreError> {
-        self.check_conflict(&file.name)?;
+    pub fn take_partial(&self, file: &FileIdentity) -> Option<PartialFile> {
         // Somebody may have removed it, or its directory.
-        Ok(self.store.try_take(file).filter(|part| part.path().exists()))
+        self.store.try_take(file).filter(|part| part.path().exists())
     }
 
     /// Registers a body that is now received. If it is `resumable`, another connection may take it
@@ -322,7 +335,7 @@ impl Inbox {
     }
 
     /// Removes what is of no use when this process has ended: all bodies that are kept, which nobody can
-    /// resume then, and the sign of life.
+    /// resume then, and the heartbeat.
     pub fn close(&self) {
         self.store.clear();
         self.lease.end();
@@ -353,7 +366,7 @@ impl Inbox {
     ///
     /// # Errors
     /// Fails if [`Inbox::begin`] would.
-    pub fn begin_extended(&self, file: &FileIdentity) -> Result<PartialFile, StoreError> {
+    pub fn begin_listed(&self, file: &FileIdentity) -> Result<PartialFile, StoreError> {
         self.create(&file.name, file.id())
     }
 
@@ -383,7 +396,12 @@ impl Inbox {
         first
     }
 
-    fn check_conflict(&self, name: &SafeName) -> Result<(), StoreError> {
+    /// Fails if the policy is to refuse and the name is taken, so that a body need not be sent. Whether a free
+    /// name stays free is decided when the file gets it.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn check_conflict(&self, name: &SafeName) -> Result<(), StoreError> {
         let refuses = self.policy.on_conflict == OnConflict::Refuse;
         if refuses && self.find(name).is_some() {
             return Err(StoreError::Exists(name.clone()));

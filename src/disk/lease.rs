@@ -35,6 +35,8 @@ struct Heartbeat {
     /// A time of the file system's clock, and when it was read. The clock of this machine may differ, and
     /// may jump.
     clock: (SystemTime, Instant),
+    /// When it was renewed last.
+    renewed: Instant,
 }
 
 /// Keeps the heartbeat going for one partial file.
@@ -94,7 +96,7 @@ impl Lease {
 
     fn beat(&self, heartbeat: &mut Option<Heartbeat>) {
         let renewed =
-            heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.renew(&self.path).is_ok());
+            heartbeat.as_mut().is_some_and(|heartbeat| heartbeat.renew(&self.path).is_ok());
         if !renewed {
             // There is no file yet, or somebody removed it, or its time cannot be set.
             self.remove(heartbeat);
@@ -111,9 +113,13 @@ impl Lease {
 }
 
 impl LeaseGuard {
-    /// Renews the heartbeat at once, for a partial file whose own time is about to be set.
+    /// Renews the heartbeat, unless it is fresh, for a partial file whose own time is about to be set.
     pub(super) fn beat(&self) {
-        self.0.beat(&mut lock(&self.0.heartbeat));
+        let mut heartbeat = lock(&self.0.heartbeat);
+        let is_stale = |beat: &Heartbeat| beat.renewed.elapsed() >= limits::FRESH_HEARTBEAT;
+        if heartbeat.as_ref().is_none_or(is_stale) {
+            self.0.beat(&mut heartbeat);
+        }
     }
 }
 
@@ -122,15 +128,18 @@ impl Heartbeat {
         let file = OpenOptions::new().write(true).create_new(true).open(path)?;
         let metadata = file.metadata()?;
         let clock = (metadata.modified()?, Instant::now());
-        Ok(Self { file, identity: Identity::of(&metadata), clock })
+        let renewed = Instant::now();
+        Ok(Self { file, identity: Identity::of(&metadata), clock, renewed })
     }
 
-    fn renew(&self, path: &Path) -> io::Result<()> {
+    fn renew(&mut self, path: &Path) -> io::Result<()> {
         if Identity::of(&fs::symlink_metadata(path)?) != self.identity {
             return Err(io::ErrorKind::NotFound.into());
         }
         let (time, then) = self.clock;
-        self.file.set_modified(time + then.elapsed())
+        self.file.set_modified(time + then.elapsed())?;
+        self.renewed = Instant::now();
+        Ok(())
     }
 }
 

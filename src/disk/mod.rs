@@ -1,5 +1,6 @@
 //! Turns values into files and back: names, the drop directory, and the files of a sender.
 
+mod descriptors;
 mod directories;
 pub mod inbox;
 mod lease;

@@ -10,7 +10,7 @@ use std::path::Path;
 /// component, or several if it comes from [`SafeName::map_path`]. A component is not empty, has at most
 /// [`limits::FILE_NAME`] bytes, contains no `/`, `\`, NUL or other control character, none that separates
 /// lines or changes the direction of writing, and does not start with a dot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SafeName(String);
 
 impl SafeName {

@@ -110,6 +110,14 @@ impl PartialStore {
         ActiveBody { store: self, entry }
     }
 
+    /// Returns whether there is a partial file of `identity` that could be taken.
+    pub(super) fn has(&self, identity: &FileIdentity) -> bool {
+        let is_free = |entry: &Arc<Entry>| lock(&entry.state).is_free();
+        let entries = lock(&self.entries);
+        let mut found = entries.iter().filter(|entry| entry.identity == *identity);
+        !self.keep_time.is_zero() && found.any(is_free)
+    }
+
     /// Takes the partial file of `identity`, if there is one and its sender is gone or silent.
     pub(super) fn try_take(&self, identity: &FileIdentity) -> Option<PartialFile> {
         if self.keep_time.is_zero() {
@@ -173,13 +181,7 @@ impl Entry {
     /// Takes the partial file, unless it is being written to or its sender was heard from lately.
     fn try_take(&self) -> Option<PartialFile> {
         let mut state = lock(&self.state);
-        let silent =
-            state.kept.is_some() || state.last_activity.elapsed() >= limits::TAKEOVER_SILENCE;
-        // An empty body is no help to another connection, and to lose it ends its own.
-        match &state.body {
-            Body::Idle(file) if silent && file.digest().length() > 0 => state.take(),
-            _ => None,
-        }
+        if state.is_free() { state.take() } else { None }
     }
 
     fn is_kept(&self) -> bool {
@@ -200,6 +202,14 @@ impl Entry {
 }
 
 impl State {
+    /// Returns whether nobody is writing to the partial file, nor was lately.
+    fn is_free(&self) -> bool {
+        let silent =
+            self.kept.is_some() || self.last_activity.elapsed() >= limits::TAKEOVER_SILENCE;
+        // An empty body is no help to another connection, and to lose it ends its own.
+        silent && matches!(&self.body, Body::Idle(file) if file.digest().length() > 0)
+    }
+
     /// Takes the partial file if nobody is writing to it.
     fn take(&mut self) -> Option<PartialFile> {
         match mem::replace(&mut self.body, Body::Gone) {
@@ -233,10 +243,10 @@ impl ActiveBody<'_> {
         let store = self.store;
         let length = self.length();
         let until = Instant::now() + store.keep_time;
-        lock(&self.entry.state).kept = Some(Kept { until, key });
         let entry = self.entry.clone();
-        // Removes the entry from the list.
+        // Removes the entry from the list, where others count those that are kept.
         drop(self);
+        lock(&entry.state).kept = Some(Kept { until, key });
         let is_same = |other: &Arc<Entry>| other.identity == entry.identity && other.is_kept();
         let is_longer = |other: &Arc<Entry>| is_same(other) && other.length() > length;
         // Another connection may have taken it in the meantime.
@@ -256,6 +266,7 @@ impl ActiveBody<'_> {
             let is_of_most = |entry: &Arc<Entry>| entry.kept().map(|kept| kept.key) == most;
             removed.extend(entries.iter().position(is_of_most).map(|index| entries.remove(index)));
         }
+        debug_assert!(entries.iter().filter(|entry| entry.is_kept()).count() <= limits::KEPT);
         // A disk may be slow.
         drop(entries);
         drop(removed);

@@ -5,21 +5,21 @@ use super::inbox::{Inbox, OnConflict, StoreError};
 use super::name::SafeName;
 use super::numbering::{IN_ORDER, gallop};
 use super::partial::PartialFile;
-use super::sync_pool::{Done, Job, Synced, sync};
+use super::sync_pool::{Results, lost};
 use super::{DiskError, Identity};
 use crate::limits;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::mem;
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Whole files of one connection that get their names together. Dropping it removes them.
 #[derive(Debug)]
 pub struct Group<'a> {
     inbox: &'a Inbox,
-    /// Its number in the pool.
+    /// Its number in the pool of threads.
     id: usize,
     files: usize,
     bytes: u64,
@@ -28,29 +28,34 @@ pub struct Group<'a> {
     /// The file that came last. The connection's own thread synchronises it, so that a file alone needs no
     /// other one.
     last: Option<PartialFile>,
-    /// What became of those before it.
-    synced: (Sender<Done>, Receiver<Done>),
-    /// One for each file but the first, and one for the next.
-    tokens: usize,
+    /// What becomes of those before it, if there are any.
+    earlier: Option<Results<Synced>>,
+    /// Those that the files go to.
+    directories: Vec<Directory>,
+    /// Descriptors for files and directories. The first file has its own, so what it would need is there for the
+    /// next one.
+    descriptors: usize,
 }
+
+/// A file whose data are on the disk. One that failed is removed.
+type Synced = Result<PartialFile, DiskError>;
+
+/// The directory of a file; `None`: the drop directory.
+type Directory = Option<SafeName>;
 
 /// A file that has its final name.
 struct Placed {
     name: SafeName,
-    /// The error if the temporary name could not be removed.
-    leftover: Option<DiskError>,
-    /// If the file was linked, and not renamed.
-    linked: Option<Metadata>,
+    directory: Directory,
+    by: By,
 }
 
-/// A directory in which files get their names.
-struct Directory {
-    /// `None`: the drop directory.
-    name: Option<SafeName>,
-    /// `None` for the drop directory, which is open, and if directories are not synchronised.
-    handle: Option<File>,
-    /// The number of the first of its files.
-    first: usize,
+/// How a file got its name.
+enum By {
+    /// It has still to be synchronised, if files are.
+    Rename(Option<PartialFile>),
+    /// What it is, and the error if the temporary name could not be removed.
+    Link(Option<Metadata>, Option<DiskError>),
 }
 
 impl Inbox {
@@ -63,19 +68,10 @@ impl Inbox {
             bytes: 0,
             began: Instant::now(),
             last: None,
-            synced: mpsc::channel(),
-            tokens: 0,
+            earlier: None,
+            directories: Vec::new(),
+            descriptors: 0,
         }
-    }
-
-    /// Places a file alone. See [`Group::commit`].
-    ///
-    /// # Errors
-    /// Fails if that does.
-    pub fn place(&self, file: PartialFile) -> Result<(SafeName, Option<DiskError>), StoreError> {
-        let mut group = self.group();
-        group.push(file);
-        group.commit().remove(0)
     }
 }
 
@@ -85,14 +81,21 @@ impl Group<'_> {
         if self.files == 0 {
             self.began = Instant::now();
         }
-        let number = self.files;
         self.files += 1;
         self.bytes += file.digest().length();
-        if let Some(file) = self.last.replace(file) {
-            let (group, number, done) = (self.id, number - 1, self.synced.0.clone());
-            self.inbox.syncs.add(Job { file, group, number, done });
+        let directory = file.name.parent();
+        // Mostly that of the file before.
+        if !self.directories.iter().rev().any(|it| *it == directory) {
+            self.directories.push(directory);
         }
-        self.tokens += usize::from(!self.is_full() && self.inbox.syncs.try_token());
+        if let Some(before) = self.last.replace(file) {
+            let ticket = self.earlier.get_or_insert_with(Results::new).ticket(self.files - 2);
+            // Without its group the file is removed.
+            self.inbox.syncs.add(self.id, move || ticket.tell(sync(before)));
+        }
+        if !self.is_full() {
+            self.descriptors += self.inbox.descriptors.take(self.needed() - self.descriptors);
+        }
     }
 
     /// Returns whether the group has no file.
@@ -100,18 +103,22 @@ impl Group<'_> {
         self.files == 0
     }
 
-    /// Returns whether the group has to be committed before another file is added: it is full, it has waited
-    /// for long enough, or there is no descriptor to be had for another file.
+    /// Returns whether the group has to be committed before another file is added: it is full, it has waited for
+    /// long enough, or there is no descriptor for another file and its directory.
     pub fn is_due(&self) -> bool {
         let has_waited = || self.began.elapsed() >= limits::GROUP_TIME;
-        !self.is_empty() && (self.tokens < self.files || has_waited())
+        !self.is_empty() && (self.descriptors < self.needed() || has_waited())
+    }
+
+    /// A file has a descriptor until it has its name, its directory until that is on the disk.
+    fn needed(&self) -> usize {
+        self.files + self.directories.len()
     }
 
     /// Without `fsync` there is nothing to wait for together.
     fn is_full(&self) -> bool {
         let is_large = |file: &PartialFile| file.digest().length() > limits::SMALL_BODY;
-        self.files >= limits::GROUP_FILES
-            || self.bytes >= limits::GROUP_BYTES
+        self.bytes >= limits::GROUP_BYTES
             || self.last.as_ref().is_some_and(is_large)
             || !self.inbox.policy.sync
     }
@@ -127,30 +134,84 @@ impl Group<'_> {
     /// synchronised, the whole file has its name, which a power cut may take away; and if the drop
     /// directory is gone, the file is where nobody looks for it.
     pub fn commit(&mut self) -> Vec<Result<(SafeName, Option<DiskError>), StoreError>> {
-        let placed = self.inbox.place_all(self.sync_all());
-        self.inbox.syncs.return_tokens(mem::take(&mut self.tokens));
+        let synced = self.sync_all();
+        let placed = self.place(synced);
+        self.inbox.descriptors.put_back(mem::take(&mut self.descriptors));
         placed
     }
 
     /// Writes the data of all files to the disk, those that no other thread has taken in this one. The group
     /// has none then.
     fn sync_all(&mut self) -> Vec<Synced> {
-        let (done, others) = mem::replace(&mut self.synced, mpsc::channel());
-        drop(done);
-        let earlier = mem::take(&mut self.files).saturating_sub(1);
-        let mut synced: Vec<Option<Synced>> = (0..earlier).map(|_| None).collect();
-        self.bytes = 0;
         let last = self.last.take().map(sync);
-        while let Some(Job { file, number, .. }) = self.inbox.syncs.take(self.id) {
-            synced[number] = Some(sync(file));
+        let earlier = self.earlier.take();
+        if earlier.is_some() {
+            self.inbox.syncs.finish(self.id);
         }
-        for (number, file) in others {
-            synced[number] = Some(file);
+        let files = mem::take(&mut self.files).saturating_sub(1);
+        self.bytes = 0;
+        let lost = || Err(DiskError::at("fsync", &self.inbox.path)(lost()));
+        let mut synced: Vec<Synced> = (0..files).map(|_| lost()).collect();
+        for (number, file) in earlier.map(Results::wait).into_iter().flatten() {
+            synced[number] = file;
         }
-        let lost =
-            || DiskError::at("fsync", &self.inbox.path)(io::Error::other("its thread ended"));
-        let earlier = synced.into_iter().map(|file| file.unwrap_or_else(|| Err(lost())));
-        earlier.chain(last).collect()
+        synced.into_iter().chain(last).collect()
+    }
+
+    /// Gives files their names. What can fail for want of a descriptor fails before that.
+    fn place(
+        &mut self,
+        files: Vec<Synced>,
+    ) -> Vec<Result<(SafeName, Option<DiskError>), StoreError>> {
+        let inbox = self.inbox;
+        let mut failed = Vec::new();
+        let check = |failed: &[(Directory, DiskError)], directory: &Directory| {
+            let error = failed.iter().find(|(name, _)| name == directory);
+            error.map_or(Ok(()), |(_, error)| Err(error.clone()))
+        };
+        let opened = self.open_directories(&mut failed);
+        let name = |file: Synced| {
+            let file = file?;
+            check(&failed, &file.name.parent())?;
+            inbox.place_one(file)
+        };
+        let mut placed: Vec<_> = files.into_iter().map(name).collect();
+        inbox.sync_renamed(&mut placed);
+        let is_new = |name: &Directory| placed.iter().flatten().any(|it| it.directory == *name);
+        inbox.sync_directories(opened, is_new, &mut failed);
+        let located = match placed.iter().any(Result::is_ok) {
+            true => inbox.location.check(&inbox.handle),
+            false => Ok(()),
+        };
+        let end = |placed: Result<Placed, StoreError>| {
+            let Placed { name, directory, by } = placed?;
+            check(&failed, &directory)?;
+            located.clone()?;
+            let By::Link(linked, not_removed) = by else { return Ok((name, None)) };
+            if let Some(ours) = linked {
+                announce(&ours, &inbox.path.join(&name));
+            }
+            Ok((name, not_removed))
+        };
+        placed.into_iter().map(end).collect()
+    }
+
+    /// Opens the directories of the files, but for the drop directory, which is open.
+    fn open_directories(
+        &mut self,
+        failed: &mut Vec<(Directory, DiskError)>,
+    ) -> Vec<(Directory, Arc<File>)> {
+        let names = mem::take(&mut self.directories).into_iter().flatten();
+        let names: Vec<SafeName> = names.filter(|_| self.inbox.syncs_directories()).collect();
+        let handles = self.inbox.directories.open_synced(&names);
+        let mut opened = vec![(None, self.inbox.handle.clone())];
+        for (name, handle) in names.into_iter().zip(handles) {
+            match handle {
+                Ok(handle) => opened.push((Some(name), Arc::new(handle))),
+                Err(error) => failed.push((Some(name), error)),
+            }
+        }
+        opened
     }
 }
 
@@ -158,96 +219,75 @@ impl Drop for Group<'_> {
     fn drop(&mut self) {
         // Until all are closed they count.
         drop(self.sync_all());
-        self.inbox.syncs.return_tokens(self.tokens);
+        self.inbox.descriptors.put_back(self.descriptors);
+    }
+}
+
+/// Writes the data of a file to the disk.
+fn sync(mut file: PartialFile) -> Synced {
+    match file.sync() {
+        Ok(()) => Ok(file),
+        Err(error) => Err(DiskError::at("fsync", file.path())(error)),
     }
 }
 
 impl Inbox {
-    /// Gives files their names. Each directory is opened before a file gets a name in it, and synchronised
-    /// after the last one of those that follow each other.
-    fn place_all(
-        &self,
-        files: Vec<Synced>,
-    ) -> Vec<Result<(SafeName, Option<DiskError>), StoreError>> {
-        let mut placed: Vec<Result<Placed, StoreError>> = Vec::with_capacity(files.len());
-        let mut directory: Option<Directory> = None;
-        for file in files {
-            let result = file.map_err(StoreError::from).and_then(|file| {
-                let parent = file.name.parent();
-                if directory.as_ref().is_none_or(|directory| directory.name != parent) {
-                    self.sync_directory(directory.take(), &mut placed);
-                    directory = Some(self.open_directory(parent, placed.len())?);
-                }
-                self.place_one(file)
-            });
-            placed.push(result);
-        }
-        self.sync_directory(directory, &mut placed);
-        let located = match placed.iter().any(Result::is_ok) {
-            true => self.location.check(&self.handle),
-            false => Ok(()),
-        };
-        let outcome = |file: Result<Placed, StoreError>| {
-            let Placed { name, leftover, linked } = file?;
-            located.clone()?;
-            if let Some(ours) = linked {
-                announce(&ours, &self.path.join(&name));
-            }
-            Ok((name, leftover))
-        };
-        placed.into_iter().map(outcome).collect()
-    }
-
-    /// What can fail for want of a descriptor fails before a file has its name.
-    fn open_directory(
-        &self,
-        name: Option<SafeName>,
-        first: usize,
-    ) -> Result<Directory, StoreError> {
-        let parent = name.as_ref().filter(|_| self.syncs_directories());
-        let handle = parent.map(|parent| self.directories.open_synced(parent)).transpose()?;
-        Ok(Directory { name, handle, first })
-    }
-
-    /// Synchronises the names of files in a directory. If that fails, so have they.
-    fn sync_directory(
-        &self,
-        directory: Option<Directory>,
-        placed: &mut [Result<Placed, StoreError>],
-    ) {
-        let Some(Directory { name, handle, first }) = directory else { return };
-        let named = placed[first..].iter_mut().filter(|file| file.is_ok());
-        let mut named = named.peekable();
-        if named.peek().is_none() || !self.syncs_directories() {
-            return;
-        }
-        if let Err(error) = self.directories.sync(handle.as_ref().unwrap_or(&self.handle)) {
-            let path = name.map_or_else(|| self.path.clone(), |name| self.path.join(name));
-            let error = DiskError::at("fsync", &path)(error);
-            named.for_each(|file| *file = Err(error.clone().into()));
-        }
-    }
-
     /// Gives a file its name, and removes the temporary one.
     fn place_one(&self, mut file: PartialFile) -> Result<Placed, StoreError> {
         let name = file.name.clone();
+        let directory = name.parent();
         let name = match self.publish(&mut file, &name) {
             Err(StoreError::Disk(error)) if name.file_name().for_fat() != name.file_name() => {
                 // A temporary name lacks the end of a long name, so it may have been accepted.
-                let fat = name.file_name().for_fat().below(name.parent().as_ref());
+                let fat = name.file_name().for_fat().below(directory.as_ref());
                 self.publish(&mut file, &fat).map_err(|_| StoreError::Disk(error))?
             }
             result => result?,
         };
         debug_assert!(!name.as_str().is_empty() && !name.as_str().starts_with(['.', '/']));
-        if self.policy.sync && file.temporary.gone {
-            // On vfat the entry of a renamed file leads to no bytes until the file is written again.
-            let path = self.path.join(&name);
-            file.file.sync_all().map_err(DiskError::at("fsync", &path))?;
+        let by = match file.temporary.gone {
+            true => By::Rename(self.policy.sync.then_some(file)),
+            false => By::Link(file.file.metadata().ok(), file.remove().err()),
+        };
+        Ok(Placed { name, directory, by })
+    }
+
+    /// Synchronises files once more that were renamed: on vfat the entry of such a file leads to no bytes until
+    /// the file is written again.
+    fn sync_renamed(&self, placed: &mut [Result<Placed, StoreError>]) {
+        let mut renamed = Vec::new();
+        let files = placed.iter_mut().filter_map(|placed| {
+            let By::Rename(file) = &mut placed.as_mut().ok()?.by else { return None };
+            let file = file.take()?;
+            Some((placed, move || file.file.sync_all()))
+        });
+        let (placed, work): (Vec<_>, Vec<_>) = files.unzip();
+        renamed.extend(placed.into_iter().zip(self.syncs.all(work)));
+        for (placed, synced) in renamed {
+            let path =
+                placed.as_ref().map_or_else(|_| self.path.clone(), |it| self.path.join(&it.name));
+            if let Err(error) = synced {
+                *placed = Err(DiskError::at("fsync", &path)(error).into());
+            }
         }
-        let linked = file.file.metadata().ok().filter(|_| !file.temporary.gone);
-        let leftover = file.remove().err();
-        Ok(Placed { name, leftover, linked })
+    }
+
+    /// Synchronises the directories in which files got names, each once.
+    fn sync_directories(
+        &self,
+        opened: Vec<(Directory, Arc<File>)>,
+        is_new: impl Fn(&Directory) -> bool,
+        failed: &mut Vec<(Directory, DiskError)>,
+    ) {
+        let due = opened.into_iter().filter(|(name, _)| self.syncs_directories() && is_new(name));
+        let (names, work): (Vec<Directory>, Vec<_>) =
+            due.map(|(name, handle)| (name, move || handle.sync_all())).unzip();
+        for (name, synced) in names.into_iter().zip(self.syncs.all(work)) {
+            if let Err(error) = self.directories.synced(synced) {
+                let path = name.as_ref().map_or_else(|| self.path.clone(), |it| self.path.join(it));
+                failed.push((name, DiskError::at("fsync", &path)(error)));
+            }
+        }
     }
 
     /// Gives a file the name, or a numbered one, according to the policy.

@@ -98,7 +98,7 @@ impl Source {
         if is_unknown { Err(self.unknown_size()) } else { Ok(self) }
     }
 
-    /// Returns whether an empty file has bytes, and did not just get them.
+    /// Returns whether a file of size 0 has contents, and still has size 0.
     fn has_hidden_bytes(&mut self) -> io::Result<bool> {
         let has_bytes = self.file.read(&mut [0])? > 0;
         self.rewind()?;
@@ -156,6 +156,11 @@ impl Source {
         self.file.rewind()
     }
 
+    /// Returns what tells whether the file has changed.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
     /// Returns the size in bytes at the time the file was listed, or else opened. As many bytes are sent.
     pub fn size(&self) -> u64 {
         self.stamp.size()
@@ -174,7 +179,7 @@ impl Source {
         Ok(Stamp::of(&self.file.metadata()?).is_changed(self.stamp))
     }
 
-    /// The error of a file whose size is not that of its contents, as in /proc and /sys.
+    /// Returns the error of a file whose size is not that of its contents, as in /proc and /sys.
     pub fn unknown_size(&self) -> DiskError {
         let what =
             "its size is not known before it is read; --name NAME HOST - sends standard input";

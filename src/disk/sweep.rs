@@ -1,5 +1,6 @@
 //! The sweep of partial files that nobody writes any more.
 
+use super::descriptors::Descriptors;
 use super::owner::{OwnName, Owner};
 use super::{DiskError, user};
 use crate::limits;
@@ -26,13 +27,15 @@ pub(super) struct Sweep<'a> {
     pub(super) clock: &'a dyn Fn() -> SystemTime,
     /// The cached result of `clock`.
     pub(super) now: Option<SystemTime>,
-    /// Called now and then while a large directory is swept.
+    /// For directories below the first.
+    pub(super) descriptors: &'a Descriptors,
+    /// What is to be done now and then while a large directory is swept.
     pub(super) meanwhile: &'a dyn Fn(),
 }
 
 impl Sweep<'_> {
-    /// Sweeps, and returns the number of partial files that were removed. The directories on the way to the
-    /// current one are open, at most [`limits::DEPTH`].
+    /// Returns the number of partial files that were removed. The directories on the way to the current
+    /// one are open, at most [`limits::DEPTH`]. One for which there is no descriptor is swept another time.
     ///
     /// # Errors
     /// Fails if the drop directory cannot be listed.
@@ -50,13 +53,17 @@ impl Sweep<'_> {
                 // A directory that cannot be read does not prevent the rest.
                 Some(Err(_)) | None => {
                     open.pop();
+                    self.descriptors.put_back(open.len().min(1));
                     continue;
                 }
             };
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 swept += usize::from(self.remove_if_stale(&entry));
-            } else if self.deep && open.len() < limits::DEPTH {
-                open.extend(fs::read_dir(entry.path()));
+            } else if self.deep && open.len() < limits::DEPTH && self.descriptors.take(1) > 0 {
+                match fs::read_dir(entry.path()) {
+                    Ok(listing) => open.push(listing),
+                    Err(_) => self.descriptors.put_back(1),
+                }
             }
             debug_assert!(open.len() <= limits::DEPTH);
         }
@@ -154,7 +161,11 @@ mod tests {
         let user = user(&fs::metadata(top).unwrap());
         let (us, now) = (Owner::current(), None);
         let (clock, meanwhile) = (&SystemTime::now, &|| {});
-        Sweep { top, us, user, deep: true, clock, now, meanwhile }.run().unwrap()
+        let descriptors = &Descriptors::default();
+        let mut sweep = Sweep { top, us, user, deep: true, clock, now, descriptors, meanwhile };
+        let swept = sweep.run().unwrap();
+        assert_eq!(descriptors.take(usize::MAX), limits::SPARE_DESCRIPTORS, "all are back");
+        swept
     }
 
     #[test]
@@ -220,7 +231,9 @@ mod tests {
         for (later, stands) in [(Duration::ZERO, true), (2 * limits::LEASE, false)] {
             let (clock, meanwhile) = (&|| SystemTime::now() + later, &|| {});
             let now = None;
-            let mut sweep = Sweep { top: &top, us, user, deep: false, clock, now, meanwhile };
+            let descriptors = &Descriptors::default();
+            let mut sweep =
+                Sweep { top: &top, us, user, deep: false, clock, now, descriptors, meanwhile };
             assert_eq!((sweep.run().unwrap(), path.exists()), (usize::from(!stands), stands));
         }
         fs::remove_dir_all(top).unwrap();

@@ -1,11 +1,12 @@
-//! Threads that synchronise whole files side by side. Those who wait for a disk at the same moment share what
-//! it does: one flush of its cache, one commit of a journal.
+//! Threads that wait for the disk side by side. Those who wait for it at the same moment share what it does:
+//! one flush of its cache, one commit of a journal.
 
-use super::partial::PartialFile;
-use super::{DiskError, lock};
+use super::lock;
 use crate::limits;
 use std::collections::VecDeque;
-use std::sync::mpsc::Sender;
+use std::fmt::{self, Formatter};
+use std::io;
+use std::mem;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
@@ -20,54 +21,91 @@ pub(super) struct SyncPool {
 struct State {
     waiting: VecDeque<Job>,
     threads: usize,
-    /// Threads that wait for a file.
+    /// Threads that wait for a job.
     idle: usize,
-    /// Files for which there is a descriptor besides those that each connection has.
-    tokens: usize,
-    /// The number of the next group.
-    next_group: usize,
+    /// The number of the last group.
+    group: usize,
 }
 
-/// A whole file whose data are to be synchronised.
+/// An `fsync`, and telling its group what became of it.
+struct Job {
+    group: usize,
+    work: Box<dyn FnOnce() + Send>,
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "Job of {}", self.group)
+    }
+}
+
+/// What jobs have told, each with its number. A channel would do, with 25 KB of code.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) file: PartialFile,
-    /// Its group, and its number in that.
-    pub(super) group: usize,
-    pub(super) number: usize,
-    pub(super) done: Sender<Done>,
+pub(super) struct Results<T>(Arc<(Mutex<Told<T>>, Condvar)>);
+
+#[derive(Debug)]
+struct Told<T> {
+    results: Vec<(usize, T)>,
+    /// Jobs that have not ended.
+    open: usize,
 }
 
-/// A file whose data are on the disk. One that failed is removed.
-pub(super) type Synced = Result<PartialFile, DiskError>;
+/// What a job tells its result with. Dropping it ends the job.
+pub(super) struct Ticket<T> {
+    results: Arc<(Mutex<Told<T>>, Condvar)>,
+    number: usize,
+}
+
+impl<T> Results<T> {
+    pub(super) fn new() -> Self {
+        Self(Arc::new((Mutex::new(Told { results: Vec::new(), open: 0 }), Condvar::new())))
+    }
+
+    /// Returns what the job of this number tells its result with.
+    pub(super) fn ticket(&self, number: usize) -> Ticket<T> {
+        lock(&self.0.0).open += 1;
+        Ticket { results: self.0.clone(), number }
+    }
+
+    /// Waits until all jobs have ended, and returns what they have told.
+    pub(super) fn wait(self) -> Vec<(usize, T)> {
+        let (told, ended) = &*self.0;
+        let told = ended.wait_while(lock(told), |told| told.open > 0);
+        mem::take(&mut told.unwrap_or_else(PoisonError::into_inner).results)
+    }
+}
+
+impl<T> Ticket<T> {
+    pub(super) fn tell(self, result: T) {
+        lock(&self.results.0).results.push((self.number, result));
+    }
+}
+
+impl<T> Drop for Ticket<T> {
+    fn drop(&mut self) {
+        lock(&self.results.0).open -= 1;
+        self.results.1.notify_one();
+    }
+}
+
+/// The result of a job whose thread panicked.
+pub(super) fn lost() -> io::Error {
+    io::Error::other("its thread ended")
+}
 
 impl SyncPool {
-    /// Returns a number that no group of files has at the moment.
+    /// Returns a number for the jobs of a connection.
     pub(super) fn new_group(&self) -> usize {
         let mut state = lock(&self.state);
-        state.next_group = state.next_group.wrapping_add(1);
-        state.next_group
+        state.group = state.group.wrapping_add(1);
+        state.group
     }
 
-    /// Takes a token for one more file of a group, if there is one.
-    pub(super) fn try_token(&self) -> bool {
+    /// Adds a job, and starts a thread if all are busy. If there is no thread to be had, the job waits for
+    /// [`SyncPool::finish`].
+    pub(super) fn add(self: &Arc<Self>, group: usize, work: impl FnOnce() + Send + 'static) {
         let mut state = lock(&self.state);
-        let is_free = state.tokens < limits::GROUPED;
-        state.tokens += usize::from(is_free);
-        is_free
-    }
-
-    pub(super) fn return_tokens(&self, tokens: usize) {
-        let mut state = lock(&self.state);
-        debug_assert!(state.tokens >= tokens);
-        state.tokens -= tokens;
-    }
-
-    /// Adds a file, and starts a thread if all are busy. If there is no thread to be had, the file waits until
-    /// its own connection takes it.
-    pub(super) fn add(self: &Arc<Self>, job: Job) {
-        let mut state = lock(&self.state);
-        state.waiting.push_back(job);
+        state.waiting.push_back(Job { group, work: Box::new(work) });
         let starts = state.waiting.len() > state.idle && state.threads < limits::SYNC_THREADS;
         state.threads += usize::from(starts);
         drop(state);
@@ -75,21 +113,53 @@ impl SyncPool {
         if starts {
             let pool = self.clone();
             let thread = thread::Builder::new().stack_size(limits::STACK);
-            if thread.spawn(move || pool.sync_added()).is_err() {
+            if thread.spawn(move || pool.run()).is_err() {
                 lock(&self.state).threads -= 1;
             }
         }
     }
 
-    /// Takes back a file of this group that no thread has taken.
-    pub(super) fn take(&self, group: usize) -> Option<Job> {
-        let mut state = lock(&self.state);
-        let index = state.waiting.iter().position(|job| job.group == group)?;
-        state.waiting.remove(index)
+    /// Does the jobs of this group that no thread has taken.
+    pub(super) fn finish(&self, group: usize) {
+        let next = || {
+            let mut state = lock(&self.state);
+            let index = state.waiting.iter().position(|job| job.group == group)?;
+            state.waiting.remove(index)
+        };
+        while let Some(job) = next() {
+            (job.work)();
+        }
     }
 
-    /// Synchronises what is added, until there is nothing for a while.
-    fn sync_added(&self) {
+    /// Does jobs side by side, the first in this thread, and returns their results.
+    pub(super) fn all<W>(self: &Arc<Self>, work: Vec<W>) -> Vec<io::Result<()>>
+    where
+        W: FnOnce() -> io::Result<()> + Send + 'static,
+    {
+        if work.len() < 2 {
+            return work.into_iter().map(|work| work()).collect();
+        }
+        let group = self.new_group();
+        let others = Results::new();
+        let mut results: Vec<_> = work.iter().map(|_| Err(lost())).collect();
+        let mut work = work.into_iter();
+        let own = work.next();
+        for (number, work) in (1..).zip(work) {
+            let ticket = others.ticket(number);
+            self.add(group, move || ticket.tell(work()));
+        }
+        for (result, work) in results.iter_mut().zip(own) {
+            *result = work();
+        }
+        self.finish(group);
+        for (number, result) in others.wait() {
+            results[number] = result;
+        }
+        results
+    }
+
+    /// Does what is added, until there is nothing for a while.
+    fn run(&self) {
         loop {
             let mut state = lock(&self.state);
             state.idle += 1;
@@ -97,24 +167,12 @@ impl SyncPool {
             let waited = self.added.wait_timeout_while(state, limits::SYNC_IDLE, is_idle);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.idle -= 1;
-            let Some(Job { file, number, done, .. }) = state.waiting.pop_front() else {
+            let Some(job) = state.waiting.pop_front() else {
                 state.threads -= 1;
                 return;
             };
             drop(state);
-            // Without its group the file is removed.
-            let _ = done.send((number, sync(file)));
+            (job.work)();
         }
-    }
-}
-
-/// What became of a file, behind its number.
-pub(super) type Done = (usize, Synced);
-
-/// Writes the data of a file to the disk.
-pub(super) fn sync(mut file: PartialFile) -> Synced {
-    match file.sync() {
-        Ok(()) => Ok(file),
-        Err(error) => Err(DiskError::at("fsync", file.path())(error)),
     }
 }

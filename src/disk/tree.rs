@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// What is found in a directory tree.
 #[derive(Debug)]
-pub enum Found {
+pub enum TreeEntry {
     /// A regular file, its name relative to the parent of the tree, with `/` between the components, and
     /// what it is like.
     File(PathBuf, String, Stamp),
@@ -40,60 +40,60 @@ pub struct Walk {
     next: Option<(PathBuf, String)>,
     /// The directory that is walked, below those above it. A stack has room for the deepest path that the
     /// system takes, which recursion has not.
-    listings: Vec<Listing>,
+    readers: Vec<DirectoryReader>,
 }
 
 impl Walk {
     /// Begins with the directory `top`. Nothing is read yet.
     pub fn new(top: &Path) -> Self {
         let name = top.file_name().map(sendable).unwrap_or_default();
-        Self { next: Some((top.to_owned(), name)), listings: Vec::new() }
+        Self { next: Some((top.to_owned(), name)), readers: Vec::new() }
     }
 
     /// Lists a directory. Returns what is to be told of it.
-    fn enter(&mut self, path: PathBuf, name: String) -> Option<Found> {
-        match Listing::read(&path) {
+    fn enter(&mut self, path: PathBuf, name: String) -> Option<TreeEntry> {
+        match DirectoryReader::read(&path) {
             Ok((_, starts)) if starts.is_empty() => {
-                Some(Found::Skipped(path, "an empty directory"))
+                Some(TreeEntry::Skipped(path, "an empty directory"))
             }
             Ok((names, starts)) => {
-                self.listings.push(Listing { path, name, names, starts });
+                self.readers.push(DirectoryReader { path, name, names, starts });
                 None
             }
-            Err(error) => Some(Found::Failed(DiskError::at("list", &path)(error))),
+            Err(error) => Some(TreeEntry::Failed(DiskError::at("list", &path)(error))),
         }
     }
 
     /// Examines an entry of the directory that is walked. Returns what is to be told of it.
-    fn examine(&mut self, path: PathBuf, name: String) -> Option<Found> {
+    fn examine(&mut self, path: PathBuf, name: String) -> Option<TreeEntry> {
         Some(match fs::symlink_metadata(&path) {
             // Another program stores here.
             Ok(kind) if kind.is_file() && is_own(&path) => {
-                Found::Skipped(path, "a file that qdropd is receiving, or keeps")
+                TreeEntry::Skipped(path, "a file that qdropd is receiving, or keeps")
             }
             Ok(kind) if kind.is_dir() => {
                 self.next = Some((path, name));
                 return None;
             }
-            Ok(kind) if kind.is_file() => Found::File(path, name, Stamp::of(&kind)),
-            Ok(kind) if kind.is_symlink() => Found::Skipped(path, "a link"),
-            Ok(_) => Found::Skipped(path, "no regular file"),
-            Err(error) => Found::Failed(DiskError::at("examine", &path)(error)),
+            Ok(kind) if kind.is_file() => TreeEntry::File(path, name, Stamp::of(&kind)),
+            Ok(kind) if kind.is_symlink() => TreeEntry::Skipped(path, "a link"),
+            Ok(_) => TreeEntry::Skipped(path, "no regular file"),
+            Err(error) => TreeEntry::Failed(DiskError::at("examine", &path)(error)),
         })
     }
 }
 
 impl Iterator for Walk {
-    type Item = Found;
+    type Item = TreeEntry;
 
-    fn next(&mut self) -> Option<Found> {
+    fn next(&mut self) -> Option<TreeEntry> {
         loop {
             let found = if let Some((path, name)) = self.next.take() {
                 self.enter(path, name)
-            } else if let Some((path, name)) = self.listings.last_mut()?.next() {
+            } else if let Some((path, name)) = self.readers.last_mut()?.next() {
                 self.examine(path, name)
             } else {
-                self.listings.pop();
+                self.readers.pop();
                 None
             };
             if found.is_some() {
@@ -105,7 +105,7 @@ impl Iterator for Walk {
 
 /// The entries of a directory that are still to come.
 #[derive(Debug)]
-struct Listing {
+struct DirectoryReader {
     path: PathBuf,
     /// The name under which the directory is sent; empty if that is none.
     name: String,
@@ -116,7 +116,7 @@ struct Listing {
     starts: Vec<usize>,
 }
 
-impl Listing {
+impl DirectoryReader {
     /// Returns the names in a directory, and where each begins.
     fn read(directory: &Path) -> io::Result<(Vec<u8>, Vec<usize>)> {
         let (mut names, mut starts) = (Vec::new(), Vec::new());

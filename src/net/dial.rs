@@ -151,7 +151,7 @@ pub enum DialError {
 
 impl DialError {
     /// Returns whether one of the addresses failed with this kind of error.
-    pub fn has_kind(&self, kind: ErrorKind) -> bool {
+    pub fn has(&self, kind: ErrorKind) -> bool {
         match self {
             Self::Unresolved(_) => false,
             Self::Unreached(tried) => tried.iter().any(|(_, error)| error.kind() == kind),

@@ -30,11 +30,10 @@ pub struct TimedStream {
     timeouts: Timeouts,
     /// The end of a phase whose reads have a time limit as a whole.
     deadline: Option<Instant>,
-    /// Whether each byte that arrives extends the deadline by the time that it takes at
-    /// [`limits::SLOW_PEER`].
+    /// Whether each byte that arrives moves the deadline by what it takes at [`limits::SLOW_PEER`].
     bytes_extend_deadline: bool,
-    /// In a body: when the last byte arrived.
-    last_byte: Option<Instant>,
+    /// In a body: how long no byte has come while one was waited for.
+    silence: Option<Duration>,
     /// Whether the peer reads its own file first, and owes no byte meanwhile.
     reads_own: bool,
     /// The end of a phase whose writes have a time limit as a whole.
@@ -68,7 +67,7 @@ impl TimedStream {
             timeouts,
             deadline: None,
             bytes_extend_deadline: false,
-            last_byte: None,
+            silence: None,
             reads_own: false,
             write_deadline: None,
             registration,
@@ -178,25 +177,28 @@ impl Connection for TimedStream {
         let (whole, time) = match phase {
             Phase::FirstByte | Phase::Header => (true, limits::HEADER_TIME),
             Phase::Body => (false, idle),
-            Phase::Answer => (true, idle),
+            Phase::List(bytes) => (true, limits::HEADER_TIME + at_slow_peer(bytes.into())),
+            Phase::Answer(files) => (true, idle + limits::LIST_ENTRY_TIME * files),
+            Phase::Gap => (true, limits::NEXT_FILE_TIME),
             Phase::RefusedBody | Phase::Drain => (true, limits::DRAIN_TIME),
-            Phase::OwnClose => (true, limits::CLOSE_TIME),
+            Phase::PeerClose => (true, limits::CLOSE_TIME),
             Phase::NextFile { stays_open: true } => (true, keep_open),
-            Phase::NextFile { stays_open: false } | Phase::Leftover { is_text: true } => {
+            Phase::NextFile { stays_open: false } | Phase::Trailing { is_text: true } => {
                 (true, limits::LINGER)
             }
-            Phase::Leftover { is_text: false } => (true, limits::LEFTOVER_TIME),
-            Phase::Receipt(body) | Phase::Start(body) => {
-                (true, idle + Duration::from_secs(body / limits::SLOW_DISK))
+            Phase::Trailing { is_text: false } => (true, limits::TRAILING_TIME),
+            Phase::Start(bytes) => (true, idle + at_slow_disk(bytes)),
+            Phase::Receipt { bytes, files } => {
+                (true, idle + at_slow_disk(bytes) + limits::LIST_ENTRY_TIME * files)
             }
             Phase::Reply(_) | Phase::Receipts(_) => return Ok(()),
         };
-        self.bytes_extend_deadline = matches!(phase, Phase::Answer | Phase::Receipt(_));
+        self.bytes_extend_deadline = matches!(phase, Phase::Answer(_) | Phase::Receipt { .. });
         self.reads_own = matches!(phase, Phase::Start(1..));
         let now = Instant::now();
         self.progress.1 = self.progress.0.load(Ordering::Relaxed);
         self.deadline = whole.then(|| now + time);
-        self.last_byte = (!whole).then_some(now);
+        self.silence = (!whole).then_some(Duration::ZERO);
         if whole { Ok(()) } else { self.stream.set_read_timeout(Some(time.min(limits::QUIET))) }
     }
 
@@ -250,12 +252,16 @@ impl Read for TimedStream {
                 self.count_progress();
             }
         }
-        if let Some(last_byte) = &mut self.last_byte {
+        if let Some(silence) = &mut self.silence {
             match &read {
-                Ok(_) => *last_byte = Instant::now(),
-                Err(error) if error.kind() != ErrorKind::TimedOut => {}
-                Err(_) if last_byte.elapsed() >= self.timeouts.idle => {}
-                Err(_) => return Err(ErrorKind::WouldBlock.into()),
+                Ok(_) => *silence = Duration::ZERO,
+                Err(error) if !is_timeout(error) => {}
+                Err(_) => {
+                    *silence += self.timeouts.idle.min(limits::QUIET);
+                    if *silence < self.timeouts.idle {
+                        return Err(ErrorKind::WouldBlock.into());
+                    }
+                }
             }
         }
         read
@@ -317,6 +323,11 @@ impl Write for TimedStream {
 /// Returns the time that this many bytes take at the rate of the slowest peer.
 fn at_slow_peer(bytes: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / limits::SLOW_PEER)
+}
+
+/// The time that the slowest disk takes for bytes.
+fn at_slow_disk(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / limits::SLOW_DISK)
 }
 
 /// On Unix, a socket's time limit is reported as EAGAIN (socket(7), `SO_RCVTIMEO`).

@@ -2,12 +2,12 @@
 
 use crate::disk::DiskError;
 use crate::disk::inbox::StoreError;
-use crate::disk::name::SafeName;
 use crate::limits;
 use crate::text::{Bytes, Escaped, shortened};
 use crate::wire::receipt::{Receipt, Status};
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, ErrorKind};
+use std::path::Path;
 
 /// Why a receiver did not store a file.
 #[derive(Debug)]
@@ -36,13 +36,8 @@ pub enum ReceiveError {
     },
     /// The connection ended or failed before the file was complete.
     Broken(String),
-    /// The file is stored already, and the sender asked to skip it in that case.
-    AlreadyStored {
-        /// The name of the stored file.
-        name: SafeName,
-        /// Bytes of the stored file.
-        size: u64,
-    },
+    /// The bytes that came are not the file. Says why.
+    Damaged(&'static str),
 }
 
 impl ReceiveError {
@@ -61,7 +56,7 @@ impl ReceiveError {
             Self::NotAllowed => Status::NotAllowed,
             Self::Busy => Status::Busy,
             Self::Silent | Self::TimedOut { .. } => Status::TimedOut,
-            Self::AlreadyStored { .. } => Status::AlreadyThere,
+            Self::Damaged(_) => Status::Damaged,
             Self::Broken(_) => return None,
         })
     }
@@ -84,7 +79,7 @@ impl ReceiveError {
             Self::Silent => "the sender connected and sent nothing".to_owned(),
             Self::TimedOut { part } => format!("the sender was silent for too long in the {part}"),
             Self::Broken(text) => text.clone(),
-            Self::AlreadyStored { .. } => "the receiver has this file already".to_owned(),
+            Self::Damaged(why) => (*why).to_owned(),
         }
     }
 }
@@ -120,7 +115,7 @@ pub enum SendError {
     InDoubt(String),
     /// The receiver closed the connection before it processed this file. It has stored nothing of it.
     NotProcessed,
-    /// The receiver does not support extended transfers.
+    /// The receiver does not know lists.
     Unsupported,
     /// The peer speaks this other protocol.
     Foreign(&'static str),
@@ -131,6 +126,14 @@ pub enum SendError {
         /// Number and XXH64 of the bytes that were stored.
         stored: (u64, u64),
     },
+}
+
+impl SendError {
+    /// Returns the error of a file that changed while it was sent.
+    pub fn changed(path: &Path) -> Self {
+        let error = io::Error::other("it changed while it was sent");
+        Self::Changed(DiskError::at("read", path)(error))
+    }
 }
 
 impl Display for SendError {

@@ -4,7 +4,7 @@ pub mod error;
 pub mod pump;
 pub mod receive;
 pub mod send;
-pub mod uncounted;
+pub mod trailing;
 
 use receive::HeldReceipts;
 use std::io::{self, Read, Write};
@@ -62,7 +62,7 @@ pub enum Phase {
     /// Send the rest of a refused body, within a short time.
     RefusedBody,
     /// End the stream, send another header, or send what its header did not count, at once.
-    Leftover {
+    Trailing {
         /// Whether the header was a text, which is followed by nothing.
         is_text: bool,
     },
@@ -77,14 +77,23 @@ pub enum Phase {
     Reply(usize),
     /// Take this many bytes of receipts, after which the connection ends.
     Receipts(usize),
-    /// Answer the offer of a file.
-    Answer,
+    /// Send the entries of a list, which have this many bytes, within a time for all of them.
+    List(u32),
+    /// Answer a list of this many files.
+    Answer(u32),
+    /// Send the first byte of another header at once.
+    Gap,
     /// Send or take the bytes of a body, without a long silence.
     Body,
     /// End the stream by itself, or answer, within a short time, after a body.
-    OwnClose,
-    /// Send the receipt for a body of this many bytes, which a slow disk may still have to sync.
-    Receipt(u64),
+    PeerClose,
+    /// Send the receipts for these bodies, which a slow disk may still have to sync.
+    Receipt {
+        /// Bytes of the bodies.
+        bytes: u64,
+        /// Their number.
+        files: u32,
+    },
     /// End a connection on which a file was refused, within a short time.
     Drain,
 }

@@ -18,7 +18,7 @@ pub enum PumpError {
 /// nevertheless, since the sender may resume after them. The buffer is on the heap: a stack would keep its
 /// memory for as long as the connection stays, which may be long after the body.
 ///
-/// Calls `advance` with the number of bytes of each read.
+/// Calls `advance` with the number of bytes of each read, and with 0 if `from` is quiet.
 ///
 /// # Errors
 /// Fails if either side fails, or if `from` ends too early.
@@ -29,7 +29,9 @@ pub fn pump(
     advance: &mut dyn FnMut(u64),
 ) -> Result<(), PumpError> {
     let is_small = size <= limits::SMALL_BODY;
-    let mut buffer = vec![0; if is_small { limits::SMALL_BUFFER } else { limits::BUFFER }];
+    let most = if is_small { limits::SMALL_BUFFER } else { limits::BUFFER };
+    // To clear more than the body needs costs as much as all else that a small one does.
+    let mut buffer = vec![0; usize::try_from(size).map_or(most, |size| size.min(most))];
     let mut left = size;
     while left > 0 {
         let (piece, end) = fill(from, &mut buffer, left, advance);
@@ -62,6 +64,7 @@ pub(super) fn fill<'a>(
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // The line is quiet: what has come is written, in case nothing more comes.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                advance(0);
                 if filled > 0 {
                     break;
                 }

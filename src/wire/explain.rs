@@ -65,6 +65,9 @@ pub fn explain(prefix: &[u8], why: &str) -> String {
         Some("HTTP") => Some(("HTTP", "this is no web server: send with qdrop or a Qt program")),
         Some("TLS") => Some(("TLS", "switch encryption off at the sender")),
         Some(protocol) => Some((protocol, "the sender has the wrong port")),
+        None if prefix.starts_with(b"\xFFQDROP") => {
+            Some(("a qdrop of another version", "update the older of the two programs"))
+        }
         None => text(prefix).or_else(|| in_front(prefix)).or_else(|| within(prefix)),
     };
     known

@@ -1,4 +1,4 @@
-//! The headers of transfers, in every deployed dialect (docs/PROTOCOL.md, 1 and 3).
+//! The headers of transfers, in every deployed dialect (docs/PROTOCOL.md, 1 and 5).
 
 use super::explain::{self, explain};
 use super::peek::Peek;
@@ -11,9 +11,6 @@ use std::io::{self, ErrorKind};
 
 /// Bytes of the two numbers at the start of a header.
 const NUMBERS: u64 = 16;
-
-/// The first number of an extended transfer: FF "QDROP" 00 01. It is negative, so it is no valid total.
-const EXTENSION: i64 = i64::from_be_bytes(*b"\xFFQDROP\0\x01");
 
 /// Bytes of the length of a string.
 const LENGTH: u64 = 4;
@@ -31,32 +28,8 @@ pub struct Header {
     pub dialect: Dialect,
     /// The file's name as the sender wrote it.
     pub name: QString,
-    /// Bytes of the file. The body has as many, except with [`Dialect::Extended`].
+    /// Bytes of the file.
     pub body: u64,
-}
-
-/// What the sender of an extended transfer requests (docs/PROTOCOL.md, 3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ExtendedOptions {
-    /// Resume an interrupted transfer of the same file.
-    pub resume: bool,
-    /// Keep the file's modification time.
-    pub preserve: bool,
-    /// Skip the file if it is stored already.
-    pub skip: bool,
-    /// The file's modification time, in milliseconds since 1970 UTC.
-    pub modified: i64,
-}
-
-impl ExtendedOptions {
-    /// Returns whether anything is requested.
-    pub fn any(self) -> bool {
-        self.resume || self.preserve || self.skip
-    }
-
-    fn flags(self) -> u32 {
-        u32::from(self.resume) | u32::from(self.preserve) << 1 | u32::from(self.skip) << 2
-    }
 }
 
 /// What the second number of a header counts, and how a connection is used.
@@ -73,9 +46,6 @@ pub enum Dialect {
     /// There is none: the header is a text, `name##size` in UTF-8, and ends where its first piece ends.
     /// The connection is closed when a file is complete.
     Text,
-    /// Nothing: qdrop's own extension, in which the receiver answers the header before the body is
-    /// sent.
-    Extended(ExtendedOptions),
 }
 
 /// Why no header was read.
@@ -157,37 +127,35 @@ impl Header {
             .unwrap_or_default();
         let mut reader = Reader::new(stream);
         Self::fields(&mut reader).map_err(|cause| match cause {
-            HeaderFault::Read(ReadError::Ended { .. }) if reader.consumed() == 0 => {
+            FieldError::Read(ReadError::Ended { .. }) if reader.consumed() == 0 => {
                 HeaderError::None
             }
-            HeaderFault::Read(ReadError::Io(error)) if reader.consumed() == 0 => match error.kind()
-            {
-                ErrorKind::ConnectionReset => HeaderError::None,
-                ErrorKind::TimedOut => HeaderError::Silent,
-                _ => HeaderError::Io(error),
-            },
-            HeaderFault::Read(ReadError::Ended { got, wanted }) => {
+            FieldError::Read(ReadError::Io(error)) if reader.consumed() == 0 => {
+                match error.kind() {
+                    ErrorKind::ConnectionReset => HeaderError::None,
+                    ErrorKind::TimedOut => HeaderError::Silent,
+                    _ => HeaderError::Io(error),
+                }
+            }
+            FieldError::Read(ReadError::Ended { got, wanted }) => {
                 let come = reader.consumed() as u64;
                 let wanted = come + (wanted - got) as u64;
                 HeaderError::Cut { got: come, wanted: wanted.max(NUMBERS) }
             }
-            HeaderFault::Read(ReadError::Io(error)) => HeaderError::Io(error),
-            HeaderFault::Read(string) => {
+            FieldError::Read(ReadError::Io(error)) => HeaderError::Io(error),
+            FieldError::Read(string) => {
                 HeaderError::Malformed(explain(&prefix, &format!("it has {string}")))
             }
-            HeaderFault::Sum(text) => HeaderError::Malformed(explain(&prefix, &text)),
-            HeaderFault::Readings(text) => HeaderError::Malformed(text),
+            FieldError::Sum(text) => HeaderError::Malformed(explain(&prefix, &text)),
+            FieldError::Ambiguous(text) => HeaderError::Malformed(text),
         })
     }
 
-    fn fields(reader: &mut Reader<impl Peek>) -> Result<Self, HeaderFault> {
+    fn fields(reader: &mut Reader<impl Peek>) -> Result<Self, FieldError> {
         let total = reader.i64()?;
-        if total == EXTENSION {
-            return Self::extension(reader);
-        }
         let Some(total) = u64::try_from(total).ok().filter(|&total| total >= NUMBERS + LENGTH)
         else {
-            return Err(HeaderFault::Sum(format!(
+            return Err(FieldError::Sum(format!(
                 "its total is {total} bytes, less than any header has {COUNT_ALL}"
             )));
         };
@@ -207,7 +175,7 @@ impl Header {
         // The shortest header that it may be.
         let least = NUMBERS + encoded + further_in_header(further).map_or(further, |(_, it)| it);
         let Some(left) = total.checked_sub(least).map(|_| total - NUMBERS - encoded) else {
-            return Err(HeaderFault::Sum(format!(
+            return Err(FieldError::Sum(format!(
                 "its total is {total} bytes, but the header has {least} {COUNT_ALL}"
             )));
         };
@@ -222,7 +190,7 @@ impl Header {
             return Err(field_before_name());
         }
         if body == 0 && readable::is_content(shown) {
-            return Err(HeaderFault::Readings(
+            return Err(FieldError::Ambiguous(
                 "the content seems to be in the name (it has to follow the header, as total - header \
                  bytes)"
                     .to_owned(),
@@ -245,7 +213,7 @@ impl Header {
         left: u64,
         name: &[u16],
         second: u64,
-    ) -> Result<(Dialect, u64), HeaderFault> {
+    ) -> Result<(Dialect, u64), FieldError> {
         let in_header = further_in_header(further);
         let start = reader.consumed() as u64;
         // Whether all may be strings of name-size.
@@ -303,26 +271,6 @@ impl Header {
         Ok(text.as_deref().is_some_and(readable::ends_like_a_file_name))
     }
 
-    fn extension(reader: &mut Reader<impl Peek>) -> Result<Self, HeaderFault> {
-        let flags = reader.u32()?;
-        if flags > 7 {
-            return Err(HeaderFault::Sum(format!(
-                "it asks for what this receiver does not know (flags {flags:#x})"
-            )));
-        }
-        let body = reader.u64()?;
-        let modified = reader.i64()?;
-        let (resume, preserve, skip) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-        let dialect = Dialect::Extended(ExtendedOptions { resume, preserve, skip, modified });
-        let name = reader.string(limits::NAME)?;
-        if i64::try_from(body).is_err() {
-            return Err(HeaderFault::Sum(format!(
-                "its size is {body} bytes, more than any file has"
-            )));
-        }
-        Ok(Self { dialect, name, body })
-    }
-
     /// Encodes this header.
     ///
     /// # Errors
@@ -359,12 +307,6 @@ impl Header {
                 header.u64(NUMBERS + encoded - PYQT_LESS)?;
             }
             Dialect::Text => return self.encode_text(),
-            Dialect::Extended(extended) => {
-                header.i64(EXTENSION)?;
-                header.u32(extended.flags())?;
-                header.u64(self.body)?;
-                header.i64(extended.modified)?;
-            }
         }
         header.0.extend(name);
         Ok(header.0)
@@ -386,12 +328,12 @@ impl Header {
 }
 
 /// Why [`Header::fields`] failed.
-enum HeaderFault {
+enum FieldError {
     Read(ReadError),
     /// The numbers do not add up.
     Sum(String),
     /// They do, but what they are of cannot be told, or is no file.
-    Readings(String),
+    Ambiguous(String),
 }
 
 /// Returns whether the second number may count so many bytes after the name: those of further strings, or
@@ -429,25 +371,25 @@ fn has_ascii(name: &[u16]) -> bool {
     name.iter().any(|unit| *unit < 0x80)
 }
 
-fn invalid_second(second: u64) -> HeaderFault {
-    HeaderFault::Sum(format!("its second number is {second}, which is no size of a header or name"))
+fn invalid_second(second: u64) -> FieldError {
+    FieldError::Sum(format!("its second number is {second}, which is no size of a header or name"))
 }
 
-fn field_before_name() -> HeaderFault {
-    HeaderFault::Readings(
+fn field_before_name() -> FieldError {
+    FieldError::Ambiguous(
         "another field seems to stand before the name (the name has to be the first string)"
             .to_owned(),
     )
 }
 
-fn two_readings(bytes: u64) -> HeaderFault {
-    HeaderFault::Readings(format!(
+fn two_readings(bytes: u64) -> FieldError {
+    FieldError::Ambiguous(format!(
         "the {bytes} bytes after its name and strings may be the file's first, or a further string that \
          its second number counts (make that string longer or shorter)"
     ))
 }
 
-impl From<ReadError> for HeaderFault {
+impl From<ReadError> for FieldError {
     fn from(error: ReadError) -> Self {
         Self::Read(error)
     }

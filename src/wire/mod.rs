@@ -3,9 +3,9 @@
 pub mod explain;
 pub mod foreign;
 pub mod header;
+pub mod list;
 pub mod peek;
 pub mod qdatastream;
 pub mod readable;
 pub mod receipt;
-pub mod resume;
 pub mod text_head;

@@ -31,8 +31,8 @@ pub enum Status {
     Busy,
     /// The sender was silent for too long.
     TimedOut,
-    /// Nothing was sent, since the file is stored already. This is a success.
-    AlreadyThere,
+    /// The bytes that came are not the file, as its sender says.
+    Damaged,
     /// A status of a later version: a refusal that its message explains.
     Other(u8),
 }
@@ -50,12 +50,12 @@ impl Status {
             Self::NotAllowed => 6,
             Self::Busy => 7,
             Self::TimedOut => 8,
-            Self::AlreadyThere => 9,
+            Self::Damaged => 10,
             Self::Other(code) => code,
         }
     }
 
-    fn from_code(code: u8) -> Self {
+    pub(super) fn from_code(code: u8) -> Self {
         match code {
             0 => Self::Stored,
             1 => Self::Malformed,
@@ -66,7 +66,7 @@ impl Status {
             6 => Self::NotAllowed,
             7 => Self::Busy,
             8 => Self::TimedOut,
-            9 => Self::AlreadyThere,
+            10 => Self::Damaged,
             code => Self::Other(code),
         }
     }
@@ -130,16 +130,14 @@ impl Receipt {
     }
 
     /// Returns whether the receipt is consistent: a file that is stored has a name.
-    pub fn is_whole(&self) -> bool {
-        let named = matches!(self.status, Status::Stored | Status::AlreadyThere);
-        !named || self.name.as_ref().is_some_and(|name| !name.is_empty())
+    pub fn is_consistent(&self) -> bool {
+        self.status != Status::Stored || self.name.as_ref().is_some_and(|name| !name.is_empty())
     }
 
-    /// Returns how many bytes a receipt has that says that a file of this name was stored, if the receiver
-    /// keeps the name.
-    pub fn expected_length(name: &[u16]) -> usize {
+    /// Returns how many bytes a receipt has whose name has so many bytes, and no message.
+    pub fn length(name: usize) -> usize {
         // The magic, the status, two numbers, and two strings with their lengths.
-        MAGIC_LENGTH + 1 + 2 * 8 + 2 * 4 + 2 * name.len()
+        MAGIC_LENGTH + 1 + 2 * 8 + 2 * 4 + name
     }
 
     /// Writes this receipt. `stream` should be a buffer.

@@ -1,5 +1,7 @@
 //! `qdrop`: sends files.
 
+mod job;
+mod listing;
 mod options;
 mod queue;
 mod report;

@@ -5,7 +5,8 @@ use crate::cli::help;
 use crate::limits;
 use crate::net::allow::Network;
 use crate::net::dial::Address;
-use crate::wire::header::{Dialect, ExtendedOptions};
+use crate::wire::header::Dialect;
+use crate::wire::list::ListOptions;
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -19,8 +20,8 @@ pub(super) struct Options {
     pub(super) files: Vec<PathBuf>,
     pub(super) name: Option<String>,
     pub(super) recursive: bool,
-    /// The modification time in them is not set here, but for each file.
-    pub(super) extended: ExtendedOptions,
+    /// The modification time in them is set for each file.
+    pub(super) list_options: ListOptions,
     pub(super) retry: usize,
     pub(super) jobs: usize,
     /// Bytes per second.
@@ -63,7 +64,7 @@ struct Given {
     timeout: Duration,
     require_receipt: bool,
     recursive: bool,
-    extended: ExtendedOptions,
+    list_options: ListOptions,
     retry: usize,
     jobs: usize,
     limit_rate: Option<u64>,
@@ -103,9 +104,9 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
             "--timeout" => given.timeout = args.value_as(seconds)?,
             "--require-receipt" => given.require_receipt = true,
             "-r" | "--recursive" => given.recursive = true,
-            "--resume" => given.extended.resume = true,
-            "--preserve" => given.extended.preserve = true,
-            "--skip-existing" => given.extended.skip = true,
+            "--resume" => given.list_options.resume = true,
+            "--preserve" => given.list_options.preserve = true,
+            "--skip-existing" => given.list_options.skip = true,
             "--retry" => given.retry = args.value_as(times)?,
             "--jobs" => given.jobs = args.value_as(count)?,
             "--limit-rate" => given.limit_rate = Some(args.value_as(rate)?),
@@ -155,7 +156,7 @@ impl Default for Given {
             timeout: limits::TIMEOUT,
             require_receipt: false,
             recursive: false,
-            extended: ExtendedOptions::default(),
+            list_options: ListOptions::default(),
             retry: 0,
             jobs: 1,
             limit_rate: None,
@@ -175,7 +176,7 @@ impl Given {
         }
         let (mode, files) = self.mode_and_files()?;
         self.check_names(&files)?;
-        if self.extended.any() && self.dialect != Dialect::NameSize {
+        if self.list_options.any() && self.dialect != Dialect::NameSize {
             return Err(
                 "--dialect is for Qt programs, which do not know --resume, --preserve and \
                  --skip-existing"
@@ -194,7 +195,7 @@ impl Given {
             files,
             name: self.name,
             recursive: self.recursive,
-            extended: self.extended,
+            list_options: self.list_options,
             retry: self.retry,
             jobs: self.jobs,
             limit_rate: self.limit_rate,
@@ -254,7 +255,7 @@ impl Given {
             if self.name.is_none() {
                 return why("needs a --name");
             }
-            if self.extended.any() {
+            if self.list_options.any() {
                 return Err("standard input has no time, by which --resume, --preserve and \
                      --skip-existing go"
                     .to_owned());

@@ -12,6 +12,7 @@ use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, sho
 use crate::transfer::error::SendError;
 use crate::transfer::send::Sent;
 use crate::wire::header::Dialect;
+use crate::wire::receipt::Receipt;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
@@ -33,7 +34,7 @@ struct State {
     totals: Totals,
     /// The first failure in the order of the files: its index and exit status.
     failure: Option<(usize, Exit)>,
-    /// The names under which files are stored, as [`remembered`] has them. A million take 17 MB, and at no
+    /// The names under which files are stored, as [`remembered`] has them. A million take 16 MB, and at no
     /// moment more, as a table does that grows.
     names: BTreeSet<u64>,
     /// Whether it was said that two names differ in case alone.
@@ -101,18 +102,19 @@ impl<'a> Reporter<'a> {
             (None, true) => Exit::Unconfirmed,
             (None, false) => Exit::Done,
         };
-        if self.options.json {
-            self.print_json(file, Some(sent), None, exit, time);
-        } else if !self.options.quiet {
-            self.print_sent(file, sent, time);
-        }
-        self.warn_of_flattening(file, sent);
-        self.warn_of_versions(file, sent);
         let why = another.or_else(|| {
             let why = "it was sent, but the receiver gave no receipt, \
                        which --require-receipt asks for";
             unconfirmed.then(|| why.to_owned())
         });
+        if self.options.json {
+            let why = why.as_ref().map(|why| why as &dyn Display);
+            self.print_json(file, Some(sent), why, None, exit, time);
+        } else if !self.options.quiet {
+            self.print_sent(file, sent, time);
+        }
+        self.warn_of_flattening(file, sent);
+        self.warn_of_versions(file, sent);
         if let Some(why) = why {
             self.printer.log(self.not_sent(file, &why));
             self.record_failure(file.index, exit);
@@ -141,11 +143,11 @@ impl<'a> Reporter<'a> {
     fn another_of_this_name(&self, sent: &Sent) -> Option<String> {
         let name = sent.stored_as.as_ref()?;
         let mut state = self.state();
-        let is_another = state.has_file(name);
+        let send_anyway = state.has_file(name);
         let fate = if sent.already_stored { NameOf::Skipped } else { NameOf::Sent };
         state.names.insert(remembered(name, fate));
         let warns = !self.options.quiet && !self.options.json && !state.warned_of_case;
-        if warns && !is_another && state.has_other_case(name) {
+        if warns && !send_anyway && state.has_other_case(name) {
             state.warned_of_case = true;
             self.printer.log(format!(
                 "qdrop: warning: {} differs from another name of this call in case alone; a receiver \
@@ -154,7 +156,7 @@ impl<'a> Reporter<'a> {
             ));
         }
         drop(state);
-        if !is_another {
+        if !send_anyway {
             return None;
         }
         let name = shortened(name, limits::PATH);
@@ -219,8 +221,8 @@ impl<'a> Reporter<'a> {
 
     /// Warns once about a receiver that keeps old versions of files, which --skip-existing cannot update.
     fn warn_of_versions(&self, file: &QueuedFile, sent: &Sent) {
-        let Options { quiet, json, extended, .. } = self.options;
-        if !extended.skip || sent.already_stored || *quiet || *json {
+        let Options { quiet, json, list_options, .. } = self.options;
+        if !list_options.skip || sent.already_stored || *quiet || *json {
             return;
         }
         let stem = |name: &str| {
@@ -260,13 +262,17 @@ impl<'a> Reporter<'a> {
         }
     }
 
-    /// Reports that the files after one that failed have failed, too.
-    pub(super) fn rest_failed(&self, files: &[QueuedFile], error: &SendError, exit: Exit) {
-        if !files.is_empty() {
-            self.printer.log(self.rest_not_sent(files.len()));
-        }
-        for file in files {
-            self.record_failed(file, error, exit, Duration::ZERO);
+    /// Reports that the files after one that failed have the same fate.
+    pub(super) fn rest_failed(
+        &self,
+        files: impl Iterator<Item = QueuedFile>,
+        error: &SendError,
+        exit: Exit,
+    ) {
+        let count =
+            files.map(|file| self.record_failed(&file, error, exit, Duration::ZERO)).count();
+        if count > 0 {
+            self.printer.log(self.rest_not_sent(count));
         }
     }
 
@@ -294,7 +300,11 @@ impl<'a> Reporter<'a> {
 
     fn record_failed(&self, file: &QueuedFile, error: &SendError, exit: Exit, time: Duration) {
         if self.options.json {
-            self.print_json(file, None, Some(error), exit, time);
+            let refusal = match error {
+                SendError::Refused(receipt) => Some(receipt),
+                _ => None,
+            };
+            self.print_json(file, None, Some(error), refusal, exit, time);
         }
         self.record_failure(file.index, exit);
     }
@@ -359,7 +369,8 @@ impl<'a> Reporter<'a> {
         &self,
         file: &QueuedFile,
         sent: Option<&Sent>,
-        error: Option<&SendError>,
+        error: Option<&dyn Display>,
+        refusal: Option<&Receipt>,
         exit: Exit,
         time: Duration,
     ) {
@@ -378,10 +389,7 @@ impl<'a> Reporter<'a> {
         let digest = transferred.map_or_else(null, |sent| format!("\"{:016x}\"", sent.digest));
         let resumed_at = ResumedAt(transferred.map_or(0, |sent| sent.resumed_at));
         let message = sent.and_then(message).as_deref().map_or_else(null, text);
-        let refusal = match error {
-            Some(SendError::Refused(receipt)) => receipt.status.code().to_string(),
-            _ => null(),
-        };
+        let refusal = refusal.map_or_else(null, |receipt| receipt.status.code().to_string());
         let error = error.map_or_else(null, |error| text(&error.to_string()));
         let closed = sent.and_then(|sent| sent.closed_by_receiver);
         let closed = closed.map_or_else(null, |closed| closed.to_string());

@@ -1,8 +1,10 @@
 //! What is sent again, and when.
 
 use crate::cli::exit::Exit;
+use crate::disk::source::Stamp;
 use crate::limits;
 use crate::transfer::error::SendError;
+use crate::wire::list;
 use crate::wire::receipt::Status;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,13 +20,25 @@ pub(super) struct QueuedFile {
     pub(super) tries: usize,
     /// The furthest offset at which a try has started.
     pub(super) reached: u64,
+    /// What it was like when it was found, until it has waited.
+    pub(super) stamp: Option<Stamp>,
     /// Whether it is sent although the receiver has such a file: that is another one of this call.
-    pub(super) is_another: bool,
+    pub(super) send_anyway: bool,
 }
 
 impl QueuedFile {
     pub(super) fn new(index: usize, path: PathBuf, name: String) -> Self {
-        Self { index, path, name, tries: 0, reached: 0, is_another: false }
+        Self { index, path, name, tries: 0, reached: 0, stamp: None, send_anyway: false }
+    }
+
+    /// Returns its size in bytes when it was found; 0 if it has waited.
+    pub(super) fn size(&self) -> u64 {
+        self.stamp.map_or(0, |stamp| stamp.size())
+    }
+
+    /// Returns how many bytes it takes in a list.
+    pub(super) fn entry_length(&self) -> usize {
+        list::ENTRY + 2 * self.name.encode_utf16().count()
     }
 }
 
@@ -57,12 +71,12 @@ pub(super) fn disposition(error: &SendError) -> Disposition {
             Status::NoSpace | Status::StorageFailed | Status::TimedOut => {
                 Disposition::Retry(Exit::Refused)
             }
+            Status::Damaged => Disposition::Retry(Exit::Broken),
             Status::Stored
             | Status::Malformed
             | Status::TooLarge
             | Status::Exists
             | Status::NotAllowed
-            | Status::AlreadyThere
             | Status::Other(_) => Disposition::Fail(Exit::Refused),
         },
     }

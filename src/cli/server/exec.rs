@@ -107,7 +107,7 @@ impl Commands {
         ConversationId(state.conversations)
     }
 
-    /// Holds a job until its conversation ends. Over [`limits::COMMANDS_MEMORY`], the address whose jobs
+    /// Holds a job until its receipt is written. Over [`limits::COMMANDS_MEMORY`], the address whose jobs
     /// take the most memory loses its oldest ones.
     pub(super) fn hold(&self, conversation: ConversationId, job: Job) {
         let mut dropped = Vec::new();
@@ -133,7 +133,7 @@ impl Commands {
         }
     }
 
-    /// Runs the jobs of a conversation that has ended, without waiting for them.
+    /// Runs the jobs of a conversation whose receipts are written, without waiting for them.
     pub(super) fn run(self: &Arc<Self>, conversation: ConversationId) {
         let mut state = self.state();
         for job in state.take_held(conversation) {

@@ -350,7 +350,7 @@ mod tests {
             digest: 0xabc,
             resumed_at: 0,
             may_be_cut: false,
-            untimed: false,
+            time_not_preserved: false,
         };
         let failed = || io::Error::other("it \"failed\"");
         let disk = DiskError { operation: "remove", path: PathBuf::from("x\n"), error: failed() };

@@ -16,6 +16,7 @@ use crate::transfer::Connection;
 use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::{self, Event, MAY_BE_CUT, Storage, Stored};
 use crate::wire::receipt::Status;
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -230,6 +231,7 @@ impl Server {
             peer,
             key: stream.key(),
             file: None,
+            whole: VecDeque::new(),
             exit: None,
             is_silent: false,
             conversation: self.commands.begin(),
@@ -257,6 +259,8 @@ struct TransferObserver<'a> {
     /// See [`Connection::key`].
     key: u128,
     file: Option<ReceivedFile>,
+    /// Files that are whole and have not ended.
+    whole: VecDeque<ReceivedFile>,
     /// The status of the first failure, if any file came.
     exit: Option<Exit>,
     /// Whether the peer connected and sent nothing.
@@ -298,13 +302,24 @@ impl TransferObserver<'_> {
                 log.log(&Entry::MayBeCut(self.peer, &stored.name));
                 self.server.commands.discard(self.conversation);
             }
-            Event::Leftover(error) => log.log(&Entry::TemporaryNotRemoved(self.peer, error)),
-            Event::Untimed(error) => log.log(&Entry::TimeNotPreserved(self.peer, error)),
-            Event::Ended(outcome) => {
-                let file = self.file.take();
-                if let Some(file) = &file {
-                    log.printer.end(file.id);
+            Event::TemporaryNotRemoved(error) => {
+                log.log(&Entry::TemporaryNotRemoved(self.peer, error));
+            }
+            Event::TimeNotPreserved(error) => log.log(&Entry::TimeNotPreserved(self.peer, error)),
+            // A tree may take hours.
+            Event::Replied => self.server.commands.run(self.conversation),
+            Event::Whole => {
+                let file = self.end_progress();
+                self.whole.extend(file);
+            }
+            Event::Skipped(name, stored) => {
+                if !self.server.quiet {
+                    log.log(&Entry::AlreadyStored(self.peer, &truncated(name), stored));
                 }
+                self.exit.get_or_insert(Exit::Done);
+            }
+            Event::Ended(outcome) => {
+                let file = self.whole.pop_front().or_else(|| self.end_progress());
                 self.log_outcome(file.as_ref(), outcome);
                 self.record(outcome);
                 self.queue_hook(file, outcome);
@@ -312,16 +327,18 @@ impl TransferObserver<'_> {
         }
     }
 
+    /// Ends the progress of the file that is being received.
+    fn end_progress(&mut self) -> Option<ReceivedFile> {
+        self.file.take().inspect(|file| self.server.log.printer.end(file.id))
+    }
+
     fn log_outcome(&self, file: Option<&ReceivedFile>, outcome: &Result<Stored, ReceiveError>) {
         let Server { log, quiet, .. } = self.server;
         match (outcome, file) {
-            (Ok(_) | Err(ReceiveError::AlreadyStored { .. }), _) if *quiet => {}
+            (Ok(_), _) if *quiet => {}
             (Ok(stored), Some(file)) => {
                 let time = file.began.elapsed();
                 log.log(&Entry::Stored(self.peer, &file.name, stored, time));
-            }
-            (Err(ReceiveError::AlreadyStored { name, .. }), Some(file)) => {
-                log.log(&Entry::AlreadyStored(self.peer, &file.name, name));
             }
             (Ok(_), None) => {}
             (Err(why), file) => {
@@ -345,7 +362,7 @@ impl TransferObserver<'_> {
             // Neither has one that was evicted.
             Err(ReceiveError::Busy) => return,
             Ok(stored) if stored.may_be_cut => Exit::Refused,
-            Ok(_) | Err(ReceiveError::AlreadyStored { .. }) => Exit::Done,
+            Ok(_) => Exit::Done,
             Err(why) => match why.status() {
                 None | Some(Status::TimedOut) => Exit::Broken,
                 Some(_) => Exit::Refused,
@@ -358,8 +375,7 @@ impl TransferObserver<'_> {
 
     fn queue_hook(&mut self, file: Option<ReceivedFile>, outcome: &Result<Stored, ReceiveError>) {
         let commands = &self.server.commands;
-        let nothing_came =
-            matches!(outcome, Err(ReceiveError::Silent | ReceiveError::AlreadyStored { .. }));
+        let nothing_came = matches!(outcome, Err(ReceiveError::Silent));
         let outcome = match outcome {
             Ok(stored) if stored.may_be_cut => Err(MAY_BE_CUT.to_owned()),
             Ok(stored) => Ok(stored.clone()),

@@ -1,7 +1,7 @@
 //! The sender's side of a conversation (docs/PROTOCOL.md, 1 to 3): what its two forms share.
 
 mod classic;
-mod extended;
+pub mod list;
 
 use super::error::{SendError, is_timeout};
 use super::pump::{PumpError, fill};
@@ -10,7 +10,7 @@ use crate::digest::Xxh64;
 use crate::disk::DiskError;
 use crate::disk::source::Source;
 use crate::limits;
-use crate::text::Reason;
+use crate::text::{Escaped, Reason};
 use crate::wire::foreign;
 use crate::wire::header::Dialect;
 use crate::wire::receipt::{Receipt, Status};
@@ -40,7 +40,7 @@ pub struct Sent {
     pub message: Option<String>,
 }
 
-/// A connection on which files are sent, one after another.
+/// A connection on which files are sent.
 #[derive(Debug)]
 pub struct Outgoing<C> {
     connection: C,
@@ -48,23 +48,10 @@ pub struct Outgoing<C> {
     buffer: Vec<u8>,
     /// Bytes of the buffer that were not written yet: small files leave together.
     pending: usize,
-    /// The files that still need a receipt, in order.
-    unconfirmed: Vec<Unconfirmed>,
-    /// Why nothing can be written any more.
-    failure: Option<io::Error>,
-    /// Whether an offer was answered on this connection.
+    /// Whether no further list can follow.
+    is_over: bool,
+    /// Whether a list was answered on this connection.
     answered: bool,
-    /// The offset at which the last extended transfer started.
-    start: u64,
-}
-
-/// A file whose receipt is still to come.
-#[derive(Debug)]
-struct Unconfirmed {
-    /// Bytes of the body.
-    size: u64,
-    /// XXH64 of the body; `None` if the connection broke within it.
-    digest: Option<u64>,
 }
 
 impl<C: Connection> Outgoing<C> {
@@ -75,35 +62,21 @@ impl<C: Connection> Outgoing<C> {
     pub fn new(mut connection: C, dialect: Dialect) -> io::Result<Self> {
         connection.enter_phase(Phase::Body)?;
         let buffer = vec![0; limits::BUFFER];
-        Ok(Self {
-            connection,
-            dialect,
-            buffer,
-            pending: 0,
-            unconfirmed: Vec::new(),
-            failure: None,
-            answered: false,
-            start: 0,
-        })
+        Ok(Self { connection, dialect, buffer, pending: 0, is_over: false, answered: false })
     }
 
-    /// The offset at which the last extended transfer started.
-    pub fn start(&self) -> u64 {
-        self.start
+    /// Returns whether the connection has ended, so that no further list can follow.
+    pub fn is_over(&self) -> bool {
+        self.is_over
     }
 
-    /// Returns whether the connection has broken, so that no further file can follow.
-    pub fn is_broken(&self) -> bool {
-        self.failure.is_some()
-    }
-
-    fn write_header(&mut self, header: &[u8]) -> Result<(), PumpError> {
-        if self.buffer.len() - self.pending < header.len() {
-            // A header is never split, since it has a time limit of its own.
+    /// Writes a part that is never split, such as a header, which has a time limit of its own.
+    fn write_part(&mut self, part: &[u8]) -> io::Result<()> {
+        if self.buffer.len() - self.pending < part.len() {
             self.flush()?;
         }
-        self.buffer[self.pending..][..header.len()].copy_from_slice(header);
-        self.pending += header.len();
+        self.buffer[self.pending..][..part.len()].copy_from_slice(part);
+        self.pending += part.len();
         Ok(())
     }
 
@@ -120,7 +93,10 @@ impl<C: Connection> Outgoing<C> {
         }
     }
 
-    /// Writes the bytes of a file that `digest` has not seen.
+    /// Writes the bytes of a file that `digest` has not seen. It has seen what was written if that fails.
+    ///
+    /// # Errors
+    /// Fails if either side fails, or if the file has changed. Then its last bytes do not leave.
     fn write_body(
         &mut self,
         source: &mut Source,
@@ -132,24 +108,23 @@ impl<C: Connection> Outgoing<C> {
             let room = &mut self.buffer[self.pending..];
             let (piece, end) = fill(source, room, left, advance);
             end?;
-            digest.update(piece);
             left -= piece.len() as u64;
-            // Its last bytes do not leave, so that the receiver has no whole file.
             if left == 0 && source.has_changed().map_err(PumpError::Read)? {
                 return Err(PumpError::Ended);
             }
+            digest.update(piece);
             self.pending += piece.len();
             if self.pending == self.buffer.len() {
-                self.flush()?;
+                self.flush().map_err(PumpError::Write)?;
             }
         }
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), PumpError> {
+    fn flush(&mut self) -> io::Result<()> {
         let written = self.connection.write_all(&self.buffer[..self.pending]);
         self.pending = 0;
-        written.map_err(PumpError::Write)
+        written
     }
 }
 
@@ -157,8 +132,6 @@ impl<C: Connection> Outgoing<C> {
 fn verify_receipt(receipt: Receipt, size: u64, digest: u64) -> Result<Sent, SendError> {
     match receipt.status {
         Status::Stored => {}
-        // The file was not offered, or its offer was answered already.
-        Status::AlreadyThere => return Err(unasked("has the file already")),
         _ => return Err(SendError::Refused(receipt)),
     }
     if (receipt.body, receipt.digest) != (size, digest) {
@@ -189,9 +162,8 @@ fn unasked(claim: &str) -> SendError {
     SendError::Broken(format!("the receiver says, unasked, that it {claim}"))
 }
 
-fn no_receipt() -> SendError {
-    SendError::Broken("the receiver closed without the receipt that it gives".to_owned())
-}
+/// The receiver is known to give receipts, and has closed instead.
+const NO_RECEIPT: &str = "the receiver closed without the receipt that it gives";
 
 fn read_error(source: &Source, error: PumpError) -> SendError {
     let at = DiskError::at("read", source.path());
@@ -199,7 +171,7 @@ fn read_error(source: &Source, error: PumpError) -> SendError {
         PumpError::Read(error) | PumpError::Write(error) => SendError::Source(at(error)),
         PumpError::Ended => match source.has_changed() {
             Ok(false) => SendError::Source(source.unknown_size()),
-            _ => SendError::Changed(at(io::Error::other("it changed while it was sent"))),
+            _ => SendError::changed(source.path()),
         },
     }
 }
@@ -219,6 +191,14 @@ fn receipt_error(error: &io::Error) -> String {
             "the connection broke in the middle of the receiver's receipt".to_owned()
         }
         _ => broken("give a receipt", error),
+    }
+}
+
+/// Adds what a receiver answered, if that is known, to why the connection is broken.
+fn broken_answer(why: String, answer: Option<&str>) -> String {
+    match answer {
+        Some(answer) => format!("{why}; it answered \"{}\"", Escaped(answer)),
+        None => why,
     }
 }
 

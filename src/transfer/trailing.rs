@@ -1,27 +1,28 @@
 //! Tells by what follows the first file of a connection whether its sender counts differently.
 
 use crate::wire::header::{Dialect, Header, HeaderError};
+use crate::wire::list::ListHead;
 use crate::wire::peek::PeekReader;
 use std::io::{self, ErrorKind, Read};
 
 /// Whether what follows a file was not counted by its header.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Uncounted {
+pub enum Trailing {
     /// Further bytes decide.
     Undecided,
     /// Nothing follows, or another header.
-    None,
+    Nothing,
     /// Something follows, so that the file may be cut.
-    Some,
+    Suspect,
     /// Something follows, and the file is not what its sender has. Says why.
-    Certain(String),
+    Mismatch(String),
 }
 
 /// How what follows a file comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum Stream {
     /// More may come at once.
-    Coming,
+    Open,
     /// More may come, later.
     Quiet,
     /// Nothing more comes.
@@ -36,26 +37,27 @@ pub fn may_be_rest_of_size(body: u64, start: &[u8]) -> bool {
 
 /// Judges what follows a file with a name of `name` bytes, its length among them. `start`: the first bytes of
 /// its body. `rest`: what has come after it.
-pub fn judge(
+pub fn classify(
     header: &Header,
     name: usize,
     start: &[u8],
     rest: &[u8],
-    progress: Progress,
-) -> Uncounted {
+    stream: Stream,
+) -> Trailing {
     if rest.is_empty() {
-        let goes_on = progress == Progress::Coming;
-        return if goes_on { Uncounted::Undecided } else { Uncounted::None };
+        let goes_on = stream == Stream::Open;
+        return if goes_on { Trailing::Undecided } else { Trailing::Nothing };
     }
     if header.dialect == Dialect::Text {
-        return certain("its head gives another size than the file has");
+        return mismatch("its head gives another size than the file has");
     }
-    let read = match progress {
-        Progress::Ended => Header::read(&mut &*rest),
-        _ => Header::read(&mut PeekReader::with_capacity(rest.len(), rest.chain(Unknown))),
+    let read = match stream {
+        Stream::Ended => Header::read(&mut &*rest),
+        _ => Header::read(&mut PeekReader::with_capacity(rest.len(), rest.chain(NotArrived))),
     };
     let is_header = match read {
         Ok(_) => Some(true),
+        _ if ListHead::is_begun(rest) => Some(true),
         Err(HeaderError::Malformed(_)) => Some(false),
         Err(_) => None,
     };
@@ -64,27 +66,29 @@ pub fn judge(
         start.iter().chain(rest).take(4).fold(0, |length, byte| length << 8 | u64::from(*byte));
     let is_array = rest.len() == 4 && header.body > 0 && length == header.body;
     match is_header {
-        Some(true) => Uncounted::None,
-        _ if progress == Progress::Coming => Uncounted::Undecided,
-        _ if is_array => certain("its body is a QByteArray, whose length its total does not count"),
-        None if progress == Progress::Quiet => Uncounted::None,
-        _ if rest.len() == 16 + name => certain("its total does not count the header"),
-        _ if rest.len() == name => certain("its total does not count the name"),
+        Some(true) => Trailing::Nothing,
+        _ if stream == Stream::Open => Trailing::Undecided,
+        _ if is_array => {
+            mismatch("its body is a QByteArray, whose length its total does not count")
+        }
+        None if stream == Stream::Quiet => Trailing::Nothing,
+        _ if rest.len() == 16 + name => mismatch("its total does not count the header"),
+        _ if rest.len() == name => mismatch("its total does not count the name"),
         // A header that broke off. No total is so large that these bytes of it are none.
-        None if rest.iter().take(2).all(|byte| *byte == 0) => Uncounted::None,
-        _ => Uncounted::Some,
+        None if rest.iter().take(2).all(|byte| *byte == 0) => Trailing::Nothing,
+        _ => Trailing::Suspect,
     }
 }
 
 /// What follows the bytes that have come.
-struct Unknown;
+struct NotArrived;
 
-impl Read for Unknown {
+impl Read for NotArrived {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Err(ErrorKind::WouldBlock.into())
     }
 }
 
-fn certain(why: &str) -> Uncounted {
-    Uncounted::Certain(format!("{why} (it has to count header and body)"))
+fn mismatch(why: &str) -> Trailing {
+    Trailing::Mismatch(format!("{why} (it has to count header and body)"))
 }

@@ -1,0 +1,361 @@
+//! What each of the threads does that send in parallel.
+
+use super::queue::Run;
+use super::retry::{Disposition, QueuedFile, WhenBusy, disposition};
+use super::target::Target;
+use crate::cli::meter::Id;
+use crate::disk::DiskError;
+use crate::disk::source::{Source, Stamp};
+use crate::limits;
+use crate::net::timed_stream::{TimedStream, Timeouts};
+use crate::text::Reason;
+use crate::transfer::error::SendError;
+use crate::transfer::send::list::ListSource;
+use crate::transfer::send::{Outgoing, Sent};
+use crate::wire::list::{Entry, ListOptions};
+use crate::wire::receipt::Status;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What a job does after a file or a list.
+enum NextStep {
+    /// It goes on.
+    Next,
+    /// It ends, since others go on.
+    End,
+    /// It waits for a busy receiver.
+    Pause(Duration),
+}
+
+impl Run<'_> {
+    /// Sends until there is nothing to send.
+    pub(super) fn work(&self) {
+        // It stays open between lists.
+        let mut outgoing = None;
+        loop {
+            let lists = self.sends_lists();
+            let mut files = self.take_files(lists);
+            let then = if lists && !files.is_empty() {
+                self.send_list(files, &mut outgoing)
+            } else if let Some(file) = files.pop() {
+                self.send_classic(file)
+            } else {
+                break;
+            };
+            match then {
+                NextStep::Next => {}
+                NextStep::End => break,
+                NextStep::Pause(pause) => thread::sleep(pause),
+            }
+        }
+        if outgoing.is_some() {
+            self.shared().connections -= 1;
+        }
+    }
+
+    fn open(&self, file: &QueuedFile) -> Result<Source, DiskError> {
+        match &self.spool {
+            Some(spool) => spool.reopen(),
+            None => Source::open(&file.path),
+        }
+    }
+
+    /// Sends a file on a connection of its own.
+    fn send_classic(&self, file: QueuedFile) -> NextStep {
+        let mut source = match self.open(&file) {
+            Ok(source) => source,
+            Err(error) if is_out_of_descriptors(&error.error) && self.try_end_job() => {
+                self.put_back(vec![file]);
+                return NextStep::End;
+            }
+            Err(error) => {
+                self.fail(file, error);
+                return NextStep::Next;
+            }
+        };
+        let outgoing = match self.connect() {
+            Ok(outgoing) => outgoing,
+            Err(error) if self.record_not_connected(vec![file], &error) => return NextStep::End,
+            Err(_) => return NextStep::Next,
+        };
+        let printer = &self.reporter.printer;
+        let id = printer.begin(file.name.clone(), source.size());
+        let name: Vec<u16> = file.name.encode_utf16().collect();
+        let (began, mut took) = (Instant::now(), Duration::ZERO);
+        let advance = &mut |bytes| {
+            took = began.elapsed();
+            printer.advance(id, bytes);
+        };
+        let receipts = self.gives_receipts();
+        let mut outcome = outgoing.send_classic(&mut source, &name, receipts, advance);
+        if let (Ok(sent), true) = (&mut outcome, took > limits::AT_ONCE) {
+            // What has not closed may still be taking the file.
+            sent.closed_by_receiver = sent.closed_by_receiver.filter(|closed| *closed);
+        }
+        self.shared().connections -= 1;
+        printer.end(id);
+        if let Err(error) = &outcome {
+            if matches!(disposition(error), Disposition::Busy(_)) {
+                return self.wait_or_fail(vec![file], error, began.elapsed());
+            }
+        }
+        self.record(file, outcome, began.elapsed(), 0);
+        NextStep::Next
+    }
+
+    /// Puts back files that a busy receiver has refused, or gives them up.
+    fn wait_or_fail(&self, files: Vec<QueuedFile>, error: &SendError, time: Duration) -> NextStep {
+        let decision = self.when_busy();
+        if let Some(file) = files.first().filter(|_| decision != WhenBusy::GiveUp) {
+            self.reporter.waiting(file, error, &decision);
+        }
+        match decision {
+            WhenBusy::GiveUp => {
+                self.record_same_failure(files.into_iter(), error, time);
+                NextStep::Next
+            }
+            WhenBusy::End => {
+                self.put_back(files);
+                NextStep::End
+            }
+            WhenBusy::Pause(pause) => {
+                self.put_back(files);
+                NextStep::Pause(pause)
+            }
+        }
+    }
+
+    /// Offers files as a list and sends those that the receiver wants.
+    fn send_list(
+        &self,
+        files: Vec<QueuedFile>,
+        connection: &mut Option<Outgoing<TimedStream>>,
+    ) -> NextStep {
+        let send_anyway = files.iter().any(|file| file.send_anyway);
+        let (mut listed, mut entries) = (Vec::new(), Vec::new());
+        for mut file in files {
+            match self.describe(&mut file) {
+                Ok((stamp, entry)) => {
+                    listed.push(ListedFile { file: Some(file), stamp, took: None, start: 0 });
+                    entries.push(entry);
+                }
+                Err(error) => self.record(file, Err(error), Duration::ZERO, 0),
+            }
+        }
+        if entries.is_empty() {
+            return NextStep::Next;
+        }
+        let outgoing = match connection.take().map_or_else(|| self.connect(), Ok) {
+            Ok(outgoing) => connection.insert(outgoing),
+            Err(error) => {
+                let files = listed.into_iter().filter_map(|it| it.file).collect();
+                let ends = self.record_not_connected(files, &error);
+                return if ends { NextStep::End } else { NextStep::Next };
+            }
+        };
+        let began = Instant::now();
+        let mut sending =
+            SendingList { run: self, files: listed, busy: Vec::new(), current: None, ends: false };
+        let skip = self.options.list_options.skip && !send_anyway;
+        let options = ListOptions { skip, ..self.options.list_options };
+        let sent = outgoing.send_list(options, &entries, self.gives_receipts(), &mut sending);
+        let is_host = matches!(self.target, Target::Host(..));
+        // It is not one that goes on while this job waits.
+        if outgoing.is_over() || !is_host || !sending.busy.is_empty() {
+            *connection = None;
+            self.shared().connections -= 1;
+        }
+        sending.end_progress();
+        let SendingList { files, busy, ends, .. } = sending;
+        let ended = files.iter().zip(&entries).filter(|(file, _)| file.file.is_none());
+        let bytes = ended.map(|(_, entry)| entry.size.saturating_add(entry.length() as u64));
+        let bytes = bytes.fold(0, u64::saturating_add);
+        let files = files.into_iter().filter_map(|it| it.file).collect();
+        if let Err(error) = sent {
+            return self.not_answered(files, &error, began.elapsed());
+        }
+        self.shared().knows_lists = Some(true);
+        self.measure_list(bytes, began.elapsed());
+        self.put_back(files);
+        let (busy, mut errors): (Vec<_>, Vec<_>) = busy.into_iter().unzip();
+        match errors.pop() {
+            _ if ends => {
+                self.put_back(busy);
+                NextStep::End
+            }
+            Some(error) => self.wait_or_fail(busy, &error, began.elapsed()),
+            None => NextStep::Next,
+        }
+    }
+
+    /// Returns what a list says of a file, which may change from now on.
+    fn describe(&self, file: &mut QueuedFile) -> Result<(Stamp, Entry), SendError> {
+        let stamp = match (&self.spool, file.stamp.take()) {
+            (Some(spool), _) => spool.stamp(),
+            (None, Some(stamp)) => stamp,
+            (None, None) => Stamp::of_path(&file.path).map_err(SendError::Source)?,
+        };
+        let name = Some(file.name.encode_utf16().collect());
+        let entry = Entry { size: stamp.size(), modified: stamp.modified(), name };
+        entry.check().map_err(SendError::Unsendable)?;
+        Ok((stamp, entry))
+    }
+
+    /// Records that a list was not answered, so that nothing has become of its files.
+    fn not_answered(&self, files: Vec<QueuedFile>, error: &SendError, time: Duration) -> NextStep {
+        let is_unknown = match error {
+            SendError::Refused(receipt) => receipt.status == Status::Malformed,
+            SendError::Broken(_) | SendError::Unsupported => true,
+            _ => false,
+        };
+        let mut shared = self.shared();
+        if is_unknown && shared.knows_lists != Some(true) && !self.options.list_options.any() {
+            // It gives receipts, and may know no more than that, as another job may have learned.
+            shared.knows_lists = Some(false);
+            drop(shared);
+            self.put_back(files);
+            return NextStep::Next;
+        }
+        drop(shared);
+        if matches!(disposition(error), Disposition::Busy(_)) {
+            return self.wait_or_fail(files, error, time);
+        }
+        self.record_same_failure(files.into_iter(), error, time);
+        NextStep::Next
+    }
+
+    fn connect(&self) -> Result<Outgoing<TimedStream>, SendError> {
+        let Self { options, target, reporter, rate_limiter, .. } = self;
+        let mut shared = self.shared();
+        shared.connections += 1;
+        let listens_again = shared.listens_again;
+        drop(shared);
+        let refused_for = if listens_again { limits::LISTEN_AGAIN } else { Duration::ZERO };
+        let stream = target.connect(refused_for).map_err(|why| {
+            self.shared().listens_again = false;
+            SendError::Unreachable(why)
+        })?;
+        self.shared().unreachable = 0;
+        if let (true, Ok(peer)) = (options.verbose, stream.peer_addr()) {
+            reporter.printer.log(match target {
+                Target::Host(..) => format!("qdrop: connected {target} at {peer}"),
+                Target::Listener(_) => format!("qdrop: {peer} connected"),
+            });
+        }
+        // Whoever connects may be another program than the last.
+        let progress = match target {
+            Target::Host(..) => self.progress.clone(),
+            Target::Listener(_) => Arc::default(),
+        };
+        // A sender waits for no further files.
+        let timeouts = Timeouts { idle: options.timeout, keep_open: Duration::ZERO };
+        TimedStream::new(stream, timeouts, None)
+            .map(|stream| stream.of_sender(rate_limiter.clone(), progress))
+            .and_then(|stream| Outgoing::new(stream, options.dialect))
+            .map_err(|error| {
+                SendError::Broken(format!("cannot set up the socket: {}", Reason(&error)))
+            })
+    }
+}
+
+/// A list that is being sent.
+struct SendingList<'a, 'r> {
+    run: &'a Run<'r>,
+    files: Vec<ListedFile>,
+    /// Files for which the receiver had no place, and what it said.
+    busy: Vec<(QueuedFile, SendError)>,
+    /// The file whose body is being sent.
+    current: Option<Current>,
+    /// Whether the job is to end, since there is no descriptor for it.
+    ends: bool,
+}
+
+struct ListedFile {
+    /// `None` when it has an outcome. One that has none at the end goes back into the queue.
+    file: Option<QueuedFile>,
+    /// What the list says.
+    stamp: Stamp,
+    /// How long its body took.
+    took: Option<Duration>,
+    /// The offset at which that started.
+    start: u64,
+}
+
+struct Current {
+    file: usize,
+    id: Id,
+    began: Instant,
+}
+
+impl SendingList<'_, '_> {
+    /// Ends the progress of the body that is being sent.
+    fn end_progress(&mut self) {
+        if let Some(Current { file, id, began }) = self.current.take() {
+            self.run.reporter.printer.end(id);
+            self.files[file].took = Some(began.elapsed());
+        }
+    }
+}
+
+impl ListSource for SendingList<'_, '_> {
+    fn open(&mut self, number: usize) -> Result<Source, SendError> {
+        self.end_progress();
+        let began = Instant::now();
+        let ListedFile { file, stamp, .. } = &self.files[number];
+        let Some(file) = file else { return Err(SendError::NotProcessed) };
+        let opened = match &self.run.spool {
+            Some(spool) => spool.reopen().map(Some),
+            None => Source::open_listed(&file.path, *stamp),
+        };
+        let source = match opened {
+            Ok(Some(source)) => source,
+            Ok(None) => return Err(SendError::changed(&file.path)),
+            Err(error) if is_out_of_descriptors(&error.error) && self.run.try_end_job() => {
+                self.ends = true;
+                return Err(SendError::NotProcessed);
+            }
+            Err(error) => return Err(SendError::Source(error)),
+        };
+        let id = self.run.reporter.printer.begin(file.name.clone(), source.size());
+        self.current = Some(Current { file: number, id, began });
+        Ok(source)
+    }
+
+    fn resumed(&mut self, bytes: u64) {
+        if let Some(Current { file, id, .. }) = self.current {
+            self.files[file].start = bytes;
+            self.run.reporter.printer.resume(id, bytes);
+        }
+    }
+
+    fn advanced(&mut self, bytes: u64) {
+        if let Some(Current { id, .. }) = self.current {
+            self.run.reporter.printer.advance(id, bytes);
+        }
+    }
+
+    fn ended(&mut self, number: usize, outcome: Result<Sent, SendError>) {
+        let is_current = |current: &&Current| current.file == number;
+        let current = self.current.as_ref().filter(is_current).map(|it| it.began.elapsed());
+        let ListedFile { file, took, start, .. } = &mut self.files[number];
+        if matches!(outcome, Err(SendError::NotProcessed)) {
+            return;
+        }
+        let Some(file) = file.take() else { return };
+        let time = current.or(*took).unwrap_or_default();
+        match outcome {
+            Err(error) if matches!(disposition(&error), Disposition::Busy(_)) => {
+                self.busy.push((file, error));
+            }
+            outcome => self.run.record(file, outcome, time, *start),
+        }
+    }
+}
+
+/// Returns whether the process or the system has no descriptor left: ENFILE and EMFILE, which have these
+/// numbers everywhere on Unix.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24))
+}
