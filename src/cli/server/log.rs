@@ -52,7 +52,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Logs an entry. Never waits: if too many lines are queued, the entry is only counted.
+    /// Logs an entry. If too many lines are queued, waits for a moment, and then the entry is only counted.
     pub(super) fn log(&self, entry: &Entry<'_>) {
         if let Some(line) = entry.line(self.format) {
             self.printer.log(line);
