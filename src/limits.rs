@@ -271,6 +271,9 @@ pub const COMMAND_LINE: u64 = 1024;
 /// Lines that wait to be printed. Further lines of the log are counted instead.
 pub const LOG_LINES: usize = 1_000;
 
+/// How long lines are collected after some were printed.
+pub const LOG_PAUSE: Duration = Duration::from_millis(5);
+
 /// How long a line waits for room among them, unless others were lost and nobody has read any since.
 pub const LOG_WAIT: Duration = Duration::from_secs(1);
 

@@ -207,9 +207,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the printing thread if its state is `most` or a later one.
+    /// Wakes the printing thread if its state is `most` or a later one, or if many lines wait.
     fn wake(&self, mut state: MutexGuard<'_, State>, most: PrinterState) {
-        if state.thread >= most {
+        if state.thread >= most || state.lines.len() == limits::LOG_LINES / 2 {
             state.thread = PrinterState::Printing;
             drop(state);
             self.changed.notify_all();
@@ -250,10 +250,11 @@ impl Shared {
             if drawn && (live.is_none() || !lines.is_empty()) {
                 write_error("\r\x1b[K");
             }
-            for line in lines {
-                match line {
-                    Line::Output(line) => output = output.and(write_output(&(line + "\n"))),
-                    Line::Error(line) => write_error(&(line + "\n")),
+            let has_printed = !lines.is_empty();
+            for text in joined(lines) {
+                match text {
+                    Line::Output(text) => output = output.and(write_output(&text)),
+                    Line::Error(text) => write_error(&text),
                 }
             }
             for report in &reports {
@@ -268,6 +269,13 @@ impl Shared {
             }
 
             state = self.state();
+            if has_printed {
+                // Lines that follow at once are printed together: to be woken for each costs more than it.
+                let waits =
+                    |state: &mut State| !state.closing && state.lines.len() < limits::LOG_LINES / 2;
+                let waited = self.changed.wait_timeout_while(state, limits::LOG_PAUSE, waits);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
             if !state.lines.is_empty() {
                 continue;
             }
@@ -309,6 +317,23 @@ impl Shared {
 
 /// Writes a text to standard error and ignores errors: nobody can be told, and a closed pipe or a full disk
 /// must not stop a transfer.
+/// Joins the lines that follow each other on one stream, each with its end.
+fn joined(lines: VecDeque<Line>) -> Vec<Line> {
+    let mut joined: Vec<Line> = Vec::new();
+    for line in lines {
+        match (joined.last_mut(), line) {
+            (Some(Line::Output(text)), Line::Output(line))
+            | (Some(Line::Error(text)), Line::Error(line)) => {
+                text.push_str(&line);
+                text.push('\n');
+            }
+            (_, Line::Output(line)) => joined.push(Line::Output(line + "\n")),
+            (_, Line::Error(line)) => joined.push(Line::Error(line + "\n")),
+        }
+    }
+    joined
+}
+
 fn write_error(text: &str) {
     let _ = Blocking(io::stderr()).write_all(text.as_bytes());
 }
