@@ -177,8 +177,10 @@ fn the_number_of_idle_connections_is_bounded() {
         })
         .collect();
     eventually("all of them idle", || (qdropd.log().lines().count() == most).then_some(()));
-    // One more is told so at once.
-    assert_eq!(answer(qdropd.connect())[0].status, Status::Busy);
+    // One more is told so at once. The last of them may idle a moment after its line.
+    eventually("one more is told so", || {
+        (answer(qdropd.connect())[0].status == Status::Busy).then_some(())
+    });
     for stream in idle {
         assert_eq!(receipts(stream).len(), 1);
     }
