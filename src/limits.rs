@@ -215,6 +215,9 @@ pub const LIST_TIME: Duration = Duration::from_secs(2);
 /// Bytes of the first list, with its files, before it is known how long they take.
 pub const FIRST_LIST: u64 = 4 * 1024 * 1024;
 
+/// Names that a sender reads ahead from a list of its files.
+pub const NAMES_AHEAD: usize = 256;
+
 /// How long a sender collects the files of a list.
 pub const LIST_COLLECTING: Duration = Duration::from_millis(100);
 

@@ -383,6 +383,8 @@ impl Shell {
     /// Compares what it offers with what there is.
     fn completes(&self) {
         // Lines for whose last word these are offered and no others.
+        let [file, directory] = ["a file", "directory"].map(str::to_owned);
+        let files = BTreeSet::from([file, directory.clone()]);
         let mut exactly: Vec<(String, BTreeSet<String>)> = Vec::new();
         for name in ["qdrop", "qdropd"] {
             let help = run(assert_cmd::Command::new(program(name)).arg("--help")).stdout;
@@ -400,7 +402,10 @@ impl Shell {
                     continue;
                 }
                 let values = value.split('|').filter(|value| value.to_lowercase() == **value);
-                let values: BTreeSet<String> = values.map(str::to_owned).collect();
+                let mut values: BTreeSet<String> = values.map(str::to_owned).collect();
+                if forms == "--files-from" {
+                    values = files.clone();
+                }
                 for option in forms.split(", ") {
                     exactly.push((format!("{name} {option} "), values.clone()));
                     if option.starts_with("--") {
@@ -411,8 +416,6 @@ impl Shell {
             assert!(options.len() > 20, "{options:?}");
             exactly.push((format!("{name} -"), options));
         }
-        let [file, directory] = ["a file", "directory"].map(str::to_owned);
-        let files = BTreeSet::from([file, directory.clone()]);
         for line in ["box", "192.168.1.7", "--listen 0.0.0.0", "--timeout 1 box", "-n x box a"] {
             exactly.push((format!("qdrop {line} "), files.clone()));
         }

@@ -1909,7 +1909,7 @@ fn parsed_files(sent: &Sent) -> Vec<BTreeMap<String, String>> {
 const SUMMARY_KEYS: [&str; 9] =
     ["bytes", "failed", "files", "outcome", "seconds", "sent", "skipped", "status", "stored"];
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "answer",
     "closed_by_receiver",
     "error",
@@ -1918,6 +1918,7 @@ const KEYS: [&str; 14] = [
     "name",
     "outcome",
     "refusal",
+    "removed",
     "resumed_at",
     "seconds",
     "size",
@@ -2039,7 +2040,8 @@ fn a_tree_is_summed_up_for_programs_whatever_is_in_it() {
 fn a_receiver_that_does_not_know_the_question_is_told_from_a_broken_line() {
     let source = TempDir::new().unwrap();
     let path = &file(source.path(), "a", &noise(1000));
-    for option in ["--resume", "--preserve", "--skip-existing"] {
+    let all = ["--resume", "--preserve", "--skip-existing", "--remove-source", "--dry-run"];
+    for option in all {
         // It waits for ever for the rest of a header.
         let receiver = Receiver::start(|mut stream| {
             let mut all = Vec::new();
@@ -2048,9 +2050,10 @@ fn a_receiver_that_does_not_know_the_question_is_told_from_a_broken_line() {
         });
         let sent = send(receiver.address, &[option, "--timeout=1"], path);
         assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
-        let said =
-            "; if it is no qdropd, it does not know --resume, --preserve and --skip-existing";
+        let options = "--resume, --preserve, --skip-existing, --remove-source and --dry-run";
+        let said = &*format!("; if it is no qdropd, it does not know {options}");
         assert!(sent.stderr.trim_end().ends_with(said), "{sent:?}");
+        assert!(path.exists());
         assert_eq!(receiver.join(), question(0, 0, 0, "a").len(), "nothing but the question");
         // It closes.
         let receiver = Receiver::start(|mut stream| {
@@ -2068,8 +2071,8 @@ fn a_receiver_that_does_not_know_the_question_is_told_from_a_broken_line() {
         let sent = send(receiver.address, &[option, "--retry=5"], path);
         assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{sent:?}");
         let line = format!(
-            "qdrop: {} not sent to {}: the receiver does not know --resume, --preserve and \
-             --skip-existing, which need qdropd: leave them out\n",
+            "qdrop: {} not sent to {}: the receiver does not know {options}, \
+             which need qdropd: leave them out\n",
             path.display(),
             receiver.address
         );

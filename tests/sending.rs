@@ -19,8 +19,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// Every option that `--help` names, which leaves no room for others.
-const QDROP: &str = "-n --name --dialect --listen --allow -r --recursive --resume --preserve \
-                     --skip-existing --retry --jobs --limit-rate --connect-timeout --timeout \
+const QDROP: &str = "-n --name --dialect --listen --allow -r --recursive --files-from -0 --null \
+                     --settle --resume --preserve --skip-existing --remove-source --dry-run --retry --jobs --limit-rate --connect-timeout --timeout \
                      --require-receipt --progress --json -q --quiet -v --verbose -h --help -V \
                      --version";
 const QDROPD: &str = "-l --listen -1 --once --from --keep-open --inetd --allow --max-size \
@@ -379,17 +379,29 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("standard input, which is sent alone", "box - a|box a -|box - -"),
         ("--name goes with one file only", "box - a -n b"),
         (no_time, "box - -n a --resume|box - -n a --preserve|box - -n a --skip-existing"),
+        (no_time, "box - -n a --remove-source|box - -n a --dry-run|box - -n a --settle 2"),
+        ("--null goes with --files-from", "box a -0|box a --null|--listen ::1 -0 a"),
+        ("--files-from and FILE exclude", "box a --files-from b|--listen ::1 a --files-from -"),
+        ("--files-from and --name exclude", "box --files-from a -n b"),
+        ("--files-from and --recursive exclude", "box --files-from a -r"),
+        ("--files-from \"\" is no file", "box --files-from="),
+        ("no HOST", "--files-from a"),
+        ("option --files-from needs a value", "box --files-from"),
+        ("unknown option --from0; did you mean --null?", "box --files-from a --from0"),
+        (not_seconds, "box a --settle 0|box a --settle=x"),
         (not_address, "--listen=box a|--listen 127.0.0.1:x a"),
         ("no FILE", "--listen 127.0.0.1:0"),
         (both, "--listen 127.0.0.1:0 --connect-timeout 1 a"),
         ("--allow goes with --listen", "--allow 10.0.0.0/8 box a"),
         ("is not an IP address", "--listen 127.0.0.1:0 --allow box a"),
         ("--listen and --jobs exclude", "--listen 127.0.0.1:0 --jobs 2 a"),
+        ("--listen and --dry-run exclude", "--dry-run --listen 127.0.0.1:0 a"),
         ("--listen and --retry exclude", "--retry=1 --listen 127.0.0.1:0 a"),
         ("--name and --recursive exclude", "box a -rn b|box a --name b --recursive|box - -rn a"),
         (not_qt, "box a --dialect header-size --resume|--preserve box --dialect=header-size a"),
         (not_qt, "box a --skip-existing --dialect header-size|box a --dialect pyqt --resume"),
         (not_qt, "box a --dialect text --resume|--listen ::1 a --dialect text --preserve"),
+        (not_qt, "box a --dialect text --remove-source|box a --dialect pyqt --dry-run"),
         ("--retry, value -1: not a whole number", "box a --retry -1"),
         ("not a whole number", "box a --retry x|box a --retry=|box a --retry 1.5"),
         (not_count, "box a --jobs 0|box a --jobs=x|box a --jobs -1"),
@@ -609,13 +621,14 @@ fn json_has_the_members_that_the_manual_page_tells() {
     let page = read("man/qdrop.1");
     let told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".It Ic ")).collect();
     // Of a file, and of several.
-    let (told, summary) = told.split_at(14);
-    // Two are of files without a receipt alone, the last is of the rare receipt that says more.
+    let (told, summary) = told.split_at(15);
+    // Two are of files without a receipt alone, one is of the rare receipt that says more, the last of those
+    // that --remove-source removes.
     let check = |sent: &Sent, expected: [&str; 11], [closed, answer]: [&str; 2]| {
         let members = members(sent.stdout.trim_end());
         let (names, values): (Vec<_>, Vec<_>) = members.into_iter().unzip();
         assert_eq!(names, told, "{sent:?}");
-        assert_eq!(values[11..], [closed, answer, "null"], "{sent:?}");
+        assert_eq!(values[11..], [closed, answer, "null", "null"], "{sent:?}");
         for (value, expected) in values.iter().zip(expected) {
             let is_right = value == expected
                 || (expected == "SECONDS" && is_number(value))

@@ -24,12 +24,13 @@ fn told(found: TreeEntry, top: &Path) -> String {
             format!("{name}: {}", stamp.size())
         }
         TreeEntry::Skipped(path, why) => format!("{}: {why}", below(&path)),
+        TreeEntry::Unsettled(path) => format!("{}: changed", below(&path)),
         TreeEntry::Failed(error) => format!("{}: cannot {}", below(&error.path), error.operation),
     }
 }
 
 fn walked(top: &Path) -> Vec<String> {
-    Walk::new(top).map(|found| told(found, top)).collect()
+    Walk::new(top, Duration::ZERO).map(|found| told(found, top)).collect()
 }
 
 #[test]
@@ -77,7 +78,7 @@ fn a_directory_is_listed_when_its_turn_comes() {
         fs::create_dir_all(top.join(directory)).unwrap();
     }
     file(&top, "a/1", b"");
-    let mut walk = Walk::new(&top);
+    let mut walk = Walk::new(&top, Duration::ZERO);
     assert_eq!(told(walk.next().unwrap(), &top), "top/a/1: 0");
     file(&top, "a/2", b"");
     file(&top, "b/1", b"late");
@@ -116,7 +117,11 @@ fn a_tree_of_any_depth_needs_no_deeper_stack() {
     let made = Command::new("sh").args(["-c", script]).current_dir(&top).status().unwrap();
     assert!(made.success());
     let walking = thread::Builder::new().stack_size(64 * 1024);
-    let found = walking.spawn(move || Walk::new(&top).collect::<Vec<_>>()).unwrap().join().unwrap();
+    let found = walking
+        .spawn(move || Walk::new(&top, Duration::ZERO).collect::<Vec<_>>())
+        .unwrap()
+        .join()
+        .unwrap();
     let [TreeEntry::Failed(one), TreeEntry::Failed(other), TreeEntry::File(_, name, _)] =
         &found[..]
     else {
@@ -146,7 +151,10 @@ fn a_file_that_changed_since_it_was_listed_is_not_opened() {
         File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
     };
     set_time(&path, 1_000);
-    let Some(TreeEntry::File(_, _, listed)) = Walk::new(source.path()).next() else { panic!() };
+    let Some(TreeEntry::File(_, _, listed)) = Walk::new(source.path(), Duration::ZERO).next()
+    else {
+        panic!()
+    };
     assert_eq!((listed.size(), listed.modified()), (6, 1_000_000));
     let read = || {
         let mut source = Source::open_listed(&path, listed).unwrap()?;

@@ -34,8 +34,8 @@ _qdrop_needs_host() {
         fi
         case $word in
             --listen) return 1 ;;
-            -n | --name | --dialect | --allow | --retry | --jobs | --limit-rate | \
-                --connect-timeout | --timeout | --progress) is_value=1 ;;
+            -n | --name | --dialect | --allow | --files-from | --settle | --retry | --jobs | \
+                --limit-rate | --connect-timeout | --timeout | --progress) is_value=1 ;;
             -?*) ;;
             *) return 1 ;;
         esac
@@ -48,16 +48,18 @@ _qdrop() {
         case $option in
             --dialect) _qdrop_words 'name-size header-size pyqt text'; return ;;
             --progress) _qdrop_words 'auto always never'; return ;;
-            -n | --name | --listen | --allow | --retry | --jobs | --limit-rate | \
+            --files-from) return ;;
+            -n | --name | --listen | --allow | --settle | --retry | --jobs | --limit-rate | \
                 --connect-timeout | --timeout)
                 _qdrop_words ''
                 return
                 ;;
         esac
         if [[ $cur == -* ]]; then
-            _qdrop_words '-n --name --dialect --listen --allow -r --recursive --resume --preserve
-                --skip-existing --retry --jobs --limit-rate --connect-timeout --timeout
-                --require-receipt --progress --json -q --quiet -v --verbose -h --help -V --version'
+            _qdrop_words '-n --name --dialect --listen --allow -r --recursive --files-from -0
+                --null --settle --resume --preserve --skip-existing --remove-source --dry-run --retry
+                --jobs --limit-rate --connect-timeout --timeout --require-receipt --progress
+                --json -q --quiet -v --verbose -h --help -V --version'
             return
         fi
     fi

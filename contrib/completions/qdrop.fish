@@ -11,7 +11,7 @@ function __qdrop_needs_host
         switch $word
             case --listen '--listen=*'
                 return 1
-            case -n --name --dialect --allow --retry --jobs --limit-rate --connect-timeout --timeout --progress
+            case -n --name --dialect --allow --files-from --settle --retry --jobs --limit-rate --connect-timeout --timeout --progress
                 set is_value yes
             case '-?*'
             case '*'
@@ -26,9 +26,14 @@ complete -c qdrop -l dialect -x -a 'name-size header-size pyqt text' -d 'Which Q
 complete -c qdrop -l listen -x -d 'Send each file to the next receiver that connects'
 complete -c qdrop -l allow -x -d 'With --listen, send only to this network'
 complete -c qdrop -s r -l recursive -d 'Send directories'
+complete -c qdrop -l files-from -r -d 'Send the files that a file names'
+complete -c qdrop -s 0 -l null -d 'The names of --files-from end with a zero'
+complete -c qdrop -l settle -x -d 'Leave out what changed less than this ago'
 complete -c qdrop -l resume -d 'Resume an interrupted transfer'
 complete -c qdrop -l preserve -d 'Keep the modification time'
 complete -c qdrop -l skip-existing -d 'Skip what is there already'
+complete -c qdrop -l remove-source -d 'Remove each file when its receipt has come'
+complete -c qdrop -l dry-run -d 'Say what would be sent, and send nothing'
 complete -c qdrop -l retry -x -d 'Retry temporary failures up to N times'
 complete -c qdrop -l jobs -x -d 'Send up to N files in parallel'
 complete -c qdrop -l limit-rate -x -d 'Bytes per second (K, M, G, T)'

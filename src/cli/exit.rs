@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 /// An exit status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Exit {
     /// Every file arrived, or was sent to a receiver that gives no receipts.
+    #[default]
     Done = 0,
     /// A local file, directory or listener cannot be used.
     Local = 1,

@@ -27,6 +27,7 @@ pub(super) const QDROP: Program = Program {
         ("--archive", "did you mean -r --preserve?"),
         ("--bwlimit", "did you mean --limit-rate?"),
         ("--continue", "did you mean --resume?"),
+        ("--from0", "did you mean --null?"),
         ("--ignore-existing", "did you mean --skip-existing?"),
         ("--parallel", "did you mean --jobs?"),
         ("--partial", "did you mean --resume?"),
@@ -131,9 +132,16 @@ What is sent:
   -n, --name NAME             send under this name (one file; needed with -)
   -r, --recursive             send directories, with the names below them (kept
                               by a receiver with qdropd --subdirs)
+      --files-from FILE       send the files that FILE names, one a line, by
+                              their whole names; - is standard input
+  -0, --null                  with --files-from: a zero ends each name, in place
+                              of a newline
+      --settle SECS           leave out what changed less than SECS ago
       --preserve              keep the modification time (1)
       --skip-existing         skip a file that the receiver has already: same
                               name, size and modification time (1)
+      --remove-source         remove each file when its receipt has come (1)
+      --dry-run               say what would be sent, and send nothing (1)
 
 What happens on failure:
       --resume                resume an interrupted transfer (1)

@@ -6,6 +6,7 @@ pub mod inbox;
 mod lease;
 mod location;
 pub mod name;
+pub mod name_list;
 mod numbering;
 mod owner;
 pub mod partial;

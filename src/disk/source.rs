@@ -1,11 +1,11 @@
 //! The file that a sender reads.
 
-use super::{DiskError, milliseconds};
+use super::{DiskError, Identity, milliseconds};
 use crate::limits;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What tells whether a file is still the one that was listed: size and modification time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,22 +24,17 @@ impl Stamp {
     /// # Errors
     /// Fails if there is no such file, or if it is not a regular file.
     pub fn of_path(path: &Path) -> Result<Self, DiskError> {
-        let kind = fs::metadata(path).map_err(|error| match fs::symlink_metadata(path) {
-            Ok(_) if error.kind() == ErrorKind::NotFound => {
-                DiskError::at("open", path)(io::Error::new(error.kind(), "it is a link to nothing"))
-            }
-            _ => DiskError::at("open", path)(error),
-        })?;
-        if !kind.is_file() {
-            let what = if kind.is_dir() {
-                "it is a directory (--recursive sends those)"
-            } else {
-                "it is no regular file; --name NAME HOST - sends standard input"
-            };
-            let error = io::Error::new(ErrorKind::InvalidInput, what);
-            return Err(DiskError::at("send", path)(error));
-        }
-        Ok(Self::of(&kind))
+        regular_file(path).map(|metadata| Self::of(&metadata))
+    }
+
+    /// Examines a regular file as [`Stamp::of_path`] does. Returns `None` if it was changed less than `settle`
+    /// ago.
+    ///
+    /// # Errors
+    /// Fails as [`Stamp::of_path`] does.
+    pub fn of_settled(path: &Path, settle: Duration) -> Result<Option<Self>, DiskError> {
+        let metadata = regular_file(path)?;
+        Ok((!is_unsettled(&metadata, settle)).then(|| Self::of(&metadata)))
     }
 
     /// Returns the size in bytes.
@@ -60,12 +55,95 @@ impl Stamp {
     }
 }
 
+/// Examines a regular file. Symbolic links are followed.
+fn regular_file(path: &Path) -> Result<Metadata, DiskError> {
+    let kind = fs::metadata(path).map_err(|error| match fs::symlink_metadata(path) {
+        Ok(_) if error.kind() == ErrorKind::NotFound => {
+            DiskError::at("open", path)(io::Error::new(error.kind(), "it is a link to nothing"))
+        }
+        _ => DiskError::at("open", path)(error),
+    })?;
+    if !kind.is_file() {
+        let what = if kind.is_dir() {
+            "it is a directory (--recursive sends those)"
+        } else {
+            "it is no regular file; --name NAME HOST - sends standard input"
+        };
+        let error = io::Error::new(ErrorKind::InvalidInput, what);
+        return Err(DiskError::at("send", path)(error));
+    }
+    Ok(kind)
+}
+
+/// Returns whether a file was changed less than `settle` ago, or in the future: its bytes by its modification
+/// time, anything else by the time of its change, where the system has one. So one is found that was moved
+/// here with an old time.
+pub(super) fn is_unsettled(metadata: &Metadata, settle: Duration) -> bool {
+    let now = SystemTime::now();
+    let is_recent = |at| now.duration_since(at).map_or(true, |age| age < settle);
+    let times = [metadata.modified().ok(), changed(metadata)];
+    !settle.is_zero() && times.into_iter().flatten().any(is_recent)
+}
+
+#[cfg(unix)]
+fn changed(metadata: &Metadata) -> Option<SystemTime> {
+    use std::os::unix::fs::MetadataExt;
+    let seconds = u64::try_from(metadata.ctime()).ok()?;
+    let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;
+    UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
+}
+
+#[cfg(not(unix))]
+fn changed(_: &Metadata) -> Option<SystemTime> {
+    None
+}
+
+/// What tells whether the file at a path is still the one that was opened there.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenedFile {
+    identity: Identity,
+    stamp: Stamp,
+}
+
+impl OpenedFile {
+    /// Removes the file at `path`, if that is the one that was opened, and has what was sent of it. Symbolic
+    /// links are not followed. Returns false if there is none any more.
+    ///
+    /// # Errors
+    /// Fails if another file is there, or if it cannot be removed.
+    pub fn remove(self, path: &Path) -> Result<bool, DiskError> {
+        let at = || DiskError::at("remove", path);
+        let there = match fs::symlink_metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(at()(error)),
+        };
+        let why = if there.is_symlink() {
+            "it is a link"
+        } else if Identity::of(&there) != self.identity {
+            "another file took its place"
+        } else if Stamp::of(&there) != self.stamp {
+            "it has changed"
+        } else {
+            return fs::remove_file(path).map(|()| true).map_err(at());
+        };
+        Err(at()(io::Error::other(why)))
+    }
+}
+
+/// Puts on the disk that files of a directory were removed. Where that fails, nothing can be done.
+pub fn sync_removals(directory: &Path) {
+    let directory = if directory == Path::new("") { Path::new(".") } else { directory };
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+}
+
 /// A file that is being sent.
 #[derive(Debug)]
 pub struct Source {
     file: File,
     path: PathBuf,
     stamp: Stamp,
+    identity: Identity,
 }
 
 impl Source {
@@ -129,7 +207,8 @@ impl Source {
 
     fn of(file: File, path: &Path) -> Result<Self, DiskError> {
         let metadata = file.metadata().map_err(DiskError::at("examine", path))?;
-        Ok(Self { file, path: path.to_owned(), stamp: Stamp::of(&metadata) })
+        let (stamp, identity) = (Stamp::of(&metadata), Identity::of(&metadata));
+        Ok(Self { file, path: path.to_owned(), stamp, identity })
     }
 
     fn rewound(file: File, path: &Path) -> Result<Self, DiskError> {
@@ -159,6 +238,11 @@ impl Source {
     /// Returns what tells whether the file has changed.
     pub fn stamp(&self) -> Stamp {
         self.stamp
+    }
+
+    /// Returns what tells whether the file at the path is still this one, with what is sent of it.
+    pub fn opened(&self) -> OpenedFile {
+        OpenedFile { identity: self.identity, stamp: self.stamp }
     }
 
     /// Returns the size in bytes at the time the file was listed, or else opened. As many bytes are sent.

@@ -1,12 +1,13 @@
-//! Lists a directory tree of a sender, a directory at a time.
+//! Lists a directory tree of a sender, a directory at a time, and what a list of names has.
 
 use super::DiskError;
 use super::owner::OwnName;
-use super::source::Stamp;
+use super::source::{Stamp, is_unsettled};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 /// What is found in a directory tree.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub enum TreeEntry {
     File(PathBuf, String, Stamp),
     /// A path that is skipped, and why.
     Skipped(PathBuf, &'static str),
+    /// A file that was changed too short a time ago.
+    Unsettled(PathBuf),
     /// A path that could not be read.
     Failed(DiskError),
 }
@@ -31,6 +34,40 @@ pub fn sendable(name: &OsStr) -> String {
     text
 }
 
+/// Returns the name under which a file is sent whose path keeps its directories: what is behind the last `..`,
+/// with `/` between the components. It is empty if that is a directory.
+fn sendable_path(path: &Path) -> String {
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(sendable(name)),
+            Component::ParentDir => names.clear(),
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+        }
+    }
+    names.join("/")
+}
+
+/// Examines a path that a list names, as find(1) prints it: `./` and `/` in front are no part of the name.
+/// Symbolic links are followed. Files that were changed less than `settle` ago are left out, and so are
+/// directories, whose files have lines of their own.
+pub fn examine_named(path: PathBuf, settle: Duration) -> TreeEntry {
+    if path.is_dir() {
+        return TreeEntry::Skipped(path, "a directory");
+    }
+    if is_own(&path) {
+        return TreeEntry::Skipped(path, OWN);
+    }
+    match Stamp::of_settled(&path, settle) {
+        Ok(Some(stamp)) => {
+            let name = sendable_path(&path);
+            TreeEntry::File(path, name, stamp)
+        }
+        Ok(None) => TreeEntry::Unsettled(path),
+        Err(error) => TreeEntry::Failed(error),
+    }
+}
+
 /// What is in a directory and below it, in the order of names. Symbolic links are not followed. Names start
 /// with the name of the directory, if it has one. A directory is listed when its turn comes, so that the
 /// first files can be sent meanwhile.
@@ -41,13 +78,15 @@ pub struct Walk {
     /// The directory that is walked, below those above it. A stack has room for the deepest path that the
     /// system takes, which recursion has not.
     readers: Vec<DirectoryReader>,
+    settle: Duration,
 }
 
 impl Walk {
-    /// Begins with the directory `top`. Nothing is read yet.
-    pub fn new(top: &Path) -> Self {
+    /// Begins with the directory `top`. Nothing is read yet. Files that were changed less than `settle` ago are
+    /// left out.
+    pub fn new(top: &Path, settle: Duration) -> Self {
         let name = top.file_name().map(sendable).unwrap_or_default();
-        Self { next: Some((top.to_owned(), name)), readers: Vec::new() }
+        Self { next: Some((top.to_owned(), name)), readers: Vec::new(), settle }
     }
 
     /// Lists a directory. Returns what is to be told of it.
@@ -67,13 +106,13 @@ impl Walk {
     /// Examines an entry of the directory that is walked. Returns what is to be told of it.
     fn examine(&mut self, path: PathBuf, name: String) -> Option<TreeEntry> {
         Some(match fs::symlink_metadata(&path) {
-            // Another program stores here.
-            Ok(kind) if kind.is_file() && is_own(&path) => {
-                TreeEntry::Skipped(path, "a file that qdropd is receiving, or keeps")
-            }
+            Ok(kind) if kind.is_file() && is_own(&path) => TreeEntry::Skipped(path, OWN),
             Ok(kind) if kind.is_dir() => {
                 self.next = Some((path, name));
                 return None;
+            }
+            Ok(kind) if kind.is_file() && is_unsettled(&kind, self.settle) => {
+                TreeEntry::Unsettled(path)
             }
             Ok(kind) if kind.is_file() => TreeEntry::File(path, name, Stamp::of(&kind)),
             Ok(kind) if kind.is_symlink() => TreeEntry::Skipped(path, "a link"),
@@ -140,18 +179,21 @@ impl DirectoryReader {
     }
 }
 
+/// Why a file is skipped where qdropd stores.
+const OWN: &str = "a file that qdropd is receiving, or keeps";
+
 fn is_own(path: &Path) -> bool {
     let name = path.file_name().and_then(OsStr::to_str).and_then(OwnName::parse);
     matches!(name, Some(OwnName::Part(_) | OwnName::Alive(_)))
 }
 
 #[cfg(unix)]
-fn os_name(bytes: &[u8]) -> OsString {
+pub(super) fn os_name(bytes: &[u8]) -> OsString {
     std::os::unix::ffi::OsStringExt::from_vec(bytes.to_owned())
 }
 
 /// A name that is no Unicode is not found then, which is told.
 #[cfg(not(unix))]
-fn os_name(bytes: &[u8]) -> OsString {
+pub(super) fn os_name(bytes: &[u8]) -> OsString {
     String::from_utf8_lossy(bytes).into_owned().into()
 }

@@ -96,6 +96,10 @@ impl Display for ReceiveError {
     }
 }
 
+/// The options of the sender for which a receiver has to know lists.
+pub const NEED_QDROPD: &str =
+    "--resume, --preserve, --skip-existing, --remove-source and --dry-run";
+
 /// Why a file was not sent.
 #[derive(Debug)]
 pub enum SendError {
@@ -157,9 +161,9 @@ impl Display for SendError {
             Self::InDoubt(text) => {
                 write!(f, "{text}; it may be stored, and is twice if sent again")
             }
-            Self::Unsupported => f.write_str(
-                "the receiver does not know --resume, --preserve and --skip-existing, \
-                 which need qdropd: leave them out",
+            Self::Unsupported => write!(
+                f,
+                "the receiver does not know {NEED_QDROPD}, which need qdropd: leave them out"
             ),
             Self::Foreign(protocol) => {
                 write!(f, "it is no receiver of files: it looks like {protocol} (wrong port?)")

@@ -1,11 +1,12 @@
 //! What each of the threads does that send in parallel.
 
+use super::options::Options;
 use super::queue::Run;
 use super::retry::{Disposition, QueuedFile, WhenBusy, disposition};
 use super::target::Target;
 use crate::cli::meter::Id;
 use crate::disk::DiskError;
-use crate::disk::source::{Source, Stamp};
+use crate::disk::source::{self, OpenedFile, Source, Stamp};
 use crate::limits;
 use crate::net::timed_stream::{TimedStream, Timeouts};
 use crate::text::Reason;
@@ -14,7 +15,8 @@ use crate::transfer::send::list::ListSource;
 use crate::transfer::send::{Outgoing, Sent};
 use crate::wire::list::{Entry, ListOptions};
 use crate::wire::receipt::Status;
-use std::io;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,7 +38,11 @@ impl Run<'_> {
         let mut outgoing = None;
         loop {
             let lists = self.sends_lists();
-            let mut files = self.take_files(lists);
+            let mut files = self.take_files(lists, outgoing.is_none());
+            if files.is_empty() && self.close(&mut outgoing) {
+                // What is found later may take its time.
+                continue;
+            }
             let then = if lists && !files.is_empty() {
                 self.send_list(files, &mut outgoing)
             } else if let Some(file) = files.pop() {
@@ -50,28 +56,36 @@ impl Run<'_> {
                 NextStep::Pause(pause) => thread::sleep(pause),
             }
         }
-        if outgoing.is_some() {
-            self.shared().connections -= 1;
-        }
+        self.close(&mut outgoing);
     }
 
-    fn open(&self, file: &QueuedFile) -> Result<Source, DiskError> {
-        match &self.spool {
-            Some(spool) => spool.reopen(),
-            None => Source::open(&file.path),
-        }
+    /// Ends a connection on which no list follows. Returns whether there was one.
+    fn close(&self, connection: &mut Option<Outgoing<TimedStream>>) -> bool {
+        let was_open = connection.take().is_some();
+        self.shared().connections -= usize::from(was_open);
+        was_open
+    }
+
+    /// Opens a file. If it was listed, it has to be as it was then.
+    fn open(&self, file: &QueuedFile, listed: Option<Stamp>) -> Result<Source, SendError> {
+        let opened = match (&self.spool, listed) {
+            (Some(spool), _) => spool.reopen().map(Some),
+            (None, Some(listed)) => Source::open_listed(&file.path, listed),
+            (None, None) => Source::open(&file.path).map(Some),
+        };
+        opened.map_err(SendError::Source)?.ok_or_else(|| SendError::changed(&file.path))
     }
 
     /// Sends a file on a connection of its own.
     fn send_classic(&self, file: QueuedFile) -> NextStep {
-        let mut source = match self.open(&file) {
+        let mut source = match self.open(&file, None) {
             Ok(source) => source,
-            Err(error) if is_out_of_descriptors(&error.error) && self.try_end_job() => {
+            Err(error) if is_out_of_descriptors(&error) && self.try_end_job() => {
                 self.put_back(vec![file]);
                 return NextStep::End;
             }
             Err(error) => {
-                self.fail(file, error);
+                self.record(file, Err(error), Duration::ZERO, 0, None);
                 return NextStep::Next;
             }
         };
@@ -101,7 +115,7 @@ impl Run<'_> {
                 return self.wait_or_fail(vec![file], error, began.elapsed());
             }
         }
-        self.record(file, outcome, began.elapsed(), 0);
+        self.record(file, outcome, began.elapsed(), 0, None);
         NextStep::Next
     }
 
@@ -133,15 +147,16 @@ impl Run<'_> {
         files: Vec<QueuedFile>,
         connection: &mut Option<Outgoing<TimedStream>>,
     ) -> NextStep {
-        let send_anyway = files.iter().any(|file| file.send_anyway);
+        let (send_anyway, in_doubt) =
+            files.first().map_or((false, false), |file| (file.send_anyway, file.in_doubt));
         let (mut listed, mut entries) = (Vec::new(), Vec::new());
         for mut file in files {
             match self.describe(&mut file) {
                 Ok((stamp, entry)) => {
-                    listed.push(ListedFile { file: Some(file), stamp, took: None, start: 0 });
+                    listed.push(ListedFile::new(file, stamp));
                     entries.push(entry);
                 }
-                Err(error) => self.record(file, Err(error), Duration::ZERO, 0),
+                Err(error) => self.record(file, Err(error), Duration::ZERO, 0, None),
             }
         }
         if entries.is_empty() {
@@ -156,16 +171,24 @@ impl Run<'_> {
             }
         };
         let began = Instant::now();
-        let mut sending =
-            SendingList { run: self, files: listed, busy: Vec::new(), current: None, ends: false };
-        let skip = self.options.list_options.skip && !send_anyway;
-        let options = ListOptions { skip, ..self.options.list_options };
+        let mut sending = SendingList {
+            run: self,
+            files: listed,
+            busy: Vec::new(),
+            current: None,
+            directories: BTreeSet::new(),
+            ends: false,
+        };
+        let ListOptions { resume, preserve, skip } = self.options.list_options;
+        // What may be stored is asked for as if it was interrupted at its end.
+        let (resume, skip) = (resume || in_doubt, skip && !send_anyway);
+        let options = ListOptions { resume, preserve, skip };
         let sent = outgoing.send_list(options, &entries, self.gives_receipts(), &mut sending);
+        sending.sync_removals();
         let is_host = matches!(self.target, Target::Host(..));
         // It is not one that goes on while this job waits.
         if outgoing.is_over() || !is_host || !sending.busy.is_empty() {
-            *connection = None;
-            self.shared().connections -= 1;
+            self.close(connection);
         }
         sending.end_progress();
         let SendingList { files, busy, ends, .. } = sending;
@@ -268,6 +291,8 @@ struct SendingList<'a, 'r> {
     busy: Vec<(QueuedFile, SendError)>,
     /// The file whose body is being sent.
     current: Option<Current>,
+    /// The directories of files that were to be removed.
+    directories: BTreeSet<PathBuf>,
     /// Whether the job is to end, since there is no descriptor for it.
     ends: bool,
 }
@@ -281,6 +306,14 @@ struct ListedFile {
     took: Option<Duration>,
     /// The offset at which that started.
     start: u64,
+    /// What was opened, if it is removed when it is stored.
+    opened: Option<OpenedFile>,
+}
+
+impl ListedFile {
+    fn new(file: QueuedFile, stamp: Stamp) -> Self {
+        Self { file: Some(file), stamp, took: None, start: 0, opened: None }
+    }
 }
 
 struct Current {
@@ -290,6 +323,11 @@ struct Current {
 }
 
 impl SendingList<'_, '_> {
+    /// Puts on the disk that files were removed, before the receiver may forget that it has them.
+    fn sync_removals(&self) {
+        self.directories.iter().for_each(|directory| source::sync_removals(directory));
+    }
+
     /// Ends the progress of the body that is being sent.
     fn end_progress(&mut self) {
         if let Some(Current { file, id, began }) = self.current.take() {
@@ -305,20 +343,24 @@ impl ListSource for SendingList<'_, '_> {
         let began = Instant::now();
         let ListedFile { file, stamp, .. } = &self.files[number];
         let Some(file) = file else { return Err(SendError::NotProcessed) };
-        let opened = match &self.run.spool {
-            Some(spool) => spool.reopen().map(Some),
-            None => Source::open_listed(&file.path, *stamp),
-        };
-        let source = match opened {
-            Ok(Some(source)) => source,
-            Ok(None) => return Err(SendError::changed(&file.path)),
-            Err(error) if is_out_of_descriptors(&error.error) && self.run.try_end_job() => {
+        let source = match self.run.open(file, Some(*stamp)) {
+            Ok(source) => source,
+            Err(error) if is_out_of_descriptors(&error) && self.run.try_end_job() => {
                 self.ends = true;
                 return Err(SendError::NotProcessed);
             }
-            Err(error) => return Err(SendError::Source(error)),
+            Err(error) => return Err(error),
         };
+        let Options { dry_run, remove_source, .. } = *self.run.options;
+        if dry_run {
+            let file = self.files[number].file.take();
+            let sent = Sent { size: source.size(), ..Sent::default() };
+            let _ = file.inspect(|file| self.run.reporter.would_send(file, &sent));
+            // It has an outcome, and no body.
+            return Err(SendError::NotProcessed);
+        }
         let id = self.run.reporter.printer.begin(file.name.clone(), source.size());
+        self.files[number].opened = remove_source.then(|| source.opened());
         self.current = Some(Current { file: number, id, began });
         Ok(source)
     }
@@ -339,7 +381,7 @@ impl ListSource for SendingList<'_, '_> {
     fn ended(&mut self, number: usize, outcome: Result<Sent, SendError>) {
         let is_current = |current: &&Current| current.file == number;
         let current = self.current.as_ref().filter(is_current).map(|it| it.began.elapsed());
-        let ListedFile { file, took, start, .. } = &mut self.files[number];
+        let ListedFile { file, took, start, opened, .. } = &mut self.files[number];
         if matches!(outcome, Err(SendError::NotProcessed)) {
             return;
         }
@@ -349,13 +391,19 @@ impl ListSource for SendingList<'_, '_> {
             Err(error) if matches!(disposition(&error), Disposition::Busy(_)) => {
                 self.busy.push((file, error));
             }
-            outcome => self.run.record(file, outcome, time, *start),
+            outcome => {
+                let removes = opened.is_some() && outcome.is_ok();
+                let directory = file.path.parent().filter(|_| removes);
+                self.directories.extend(directory.map(Path::to_owned));
+                self.run.record(file, outcome, time, *start, *opened);
+            }
         }
     }
 }
 
 /// Returns whether the process or the system has no descriptor left: ENFILE and EMFILE, which have these
 /// numbers everywhere on Unix.
-fn is_out_of_descriptors(error: &io::Error) -> bool {
+fn is_out_of_descriptors(error: &SendError) -> bool {
+    let SendError::Source(DiskError { error, .. }) = error else { return false };
     cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24))
 }

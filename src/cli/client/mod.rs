@@ -37,13 +37,14 @@ fn run(options: &Options) -> Exit {
         }
     };
     let printer = console.printer();
-    let exit = match Target::open(options, &printer) {
-        Ok(target) => queue::send_all(options, &target, &Reporter::new(options, &target, printer)),
-        Err(why) => {
-            printer.log(format!("qdrop: {why}"));
-            Exit::Local
-        }
-    };
+    let exit = Target::open(options, &printer).and_then(|target| {
+        let reporter = Reporter::new(options, &target, printer.clone());
+        queue::send_all(options, &target, &reporter).map_err(|error| error.to_string())
+    });
+    let exit = exit.unwrap_or_else(|why| {
+        printer.log(format!("qdrop: {why}"));
+        Exit::Local
+    });
     match console.close() {
         Ok(()) => exit,
         Err(error) => match (super::cannot_write("qdrop", &error), exit) {

@@ -5,6 +5,7 @@ use crate::cli::help;
 use crate::limits;
 use crate::net::allow::Network;
 use crate::net::dial::Address;
+use crate::transfer::error::NEED_QDROPD;
 use crate::wire::header::Dialect;
 use crate::wire::list::ListOptions;
 use std::ffi::{OsStr, OsString};
@@ -20,8 +21,19 @@ pub(super) struct Options {
     pub(super) files: Vec<PathBuf>,
     pub(super) name: Option<String>,
     pub(super) recursive: bool,
-    /// The modification time in them is set for each file.
+    /// The list that has the names of the files; `-` is standard input.
+    pub(super) files_from: Option<PathBuf>,
+    /// Whether the names of that list end with a zero.
+    pub(super) null: bool,
+    /// Files that were changed less than this ago are left out.
+    pub(super) settle: Duration,
+    /// What each list asks for.
     pub(super) list_options: ListOptions,
+    /// Whether a file is skipped that the receiver has.
+    pub(super) skip_existing: bool,
+    /// Whether nothing is sent.
+    pub(super) dry_run: bool,
+    pub(super) remove_source: bool,
     pub(super) retry: usize,
     pub(super) jobs: usize,
     /// Bytes per second.
@@ -64,7 +76,12 @@ struct Given {
     timeout: Duration,
     require_receipt: bool,
     recursive: bool,
+    files_from: Option<PathBuf>,
+    null: bool,
+    settle: Duration,
     list_options: ListOptions,
+    dry_run: bool,
+    remove_source: bool,
     retry: usize,
     jobs: usize,
     limit_rate: Option<u64>,
@@ -104,6 +121,11 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
             "--timeout" => given.timeout = args.value_as(seconds)?,
             "--require-receipt" => given.require_receipt = true,
             "-r" | "--recursive" => given.recursive = true,
+            "--files-from" => given.files_from = Some(args.value()?.into()),
+            "-0" | "--null" => given.null = true,
+            "--settle" => given.settle = args.value_as(seconds)?,
+            "--dry-run" => given.dry_run = true,
+            "--remove-source" => given.remove_source = true,
             "--resume" => given.list_options.resume = true,
             "--preserve" => given.list_options.preserve = true,
             "--skip-existing" => given.list_options.skip = true,
@@ -156,7 +178,12 @@ impl Default for Given {
             timeout: limits::TIMEOUT,
             require_receipt: false,
             recursive: false,
+            files_from: None,
+            null: false,
+            settle: Duration::ZERO,
             list_options: ListOptions::default(),
+            dry_run: false,
+            remove_source: false,
             retry: 0,
             jobs: 1,
             limit_rate: None,
@@ -176,18 +203,15 @@ impl Given {
         }
         let (mode, files) = self.mode_and_files()?;
         self.check_names(&files)?;
-        if self.list_options.any() && self.dialect != Dialect::NameSize {
-            return Err(
-                "--dialect is for Qt programs, which do not know --resume, --preserve and \
-                 --skip-existing"
-                    .to_owned(),
-            );
+        let list_options = self.list_options();
+        if list_options.any() && self.dialect != Dialect::NameSize {
+            return Err(format!("--dialect is for Qt programs, which do not know {NEED_QDROPD}"));
         }
-        if matches!(mode, Mode::Listen { .. }) && self.jobs > 1 {
-            return Err("--listen and --jobs exclude each other".to_owned());
-        }
-        if matches!(mode, Mode::Listen { .. }) && self.retry > 0 {
-            return Err("--listen and --retry exclude each other".to_owned());
+        let excluded =
+            [(self.jobs > 1, "--jobs"), (self.retry > 0, "--retry"), (self.dry_run, "--dry-run")];
+        let excluded = excluded.iter().find(|(is_given, _)| *is_given);
+        if let (Mode::Listen { .. }, Some((_, option))) = (&mode, excluded) {
+            return Err(format!("--listen and {option} exclude each other"));
         }
         Ok(Options {
             mode,
@@ -195,7 +219,13 @@ impl Given {
             files,
             name: self.name,
             recursive: self.recursive,
-            list_options: self.list_options,
+            files_from: self.files_from,
+            null: self.null,
+            settle: self.settle,
+            list_options,
+            skip_existing: self.list_options.skip,
+            dry_run: self.dry_run,
+            remove_source: self.remove_source,
             retry: self.retry,
             jobs: self.jobs,
             limit_rate: self.limit_rate,
@@ -206,6 +236,17 @@ impl Given {
             quiet: self.quiet,
             verbose: self.verbose,
         })
+    }
+
+    /// Returns what each list asks for. A file that is removed when it is stored is resumed, since it is asked
+    /// for again if its receipt is lost; and a dry run asks what is there, and takes nothing that is kept.
+    fn list_options(&self) -> ListOptions {
+        let ListOptions { resume, preserve, skip } = self.list_options;
+        ListOptions {
+            resume: (resume || self.remove_source) && !self.dry_run,
+            preserve,
+            skip: skip || self.dry_run,
+        }
     }
 
     fn mode_and_files(&self) -> Result<(Mode, Vec<PathBuf>), String> {
@@ -233,7 +274,7 @@ impl Given {
             return Err("\"\" is no file; is a variable not set?".to_owned());
         }
         let files: Vec<PathBuf> = operands.map(PathBuf::from).collect();
-        if files.is_empty() {
+        if files.is_empty() && self.files_from.is_none() {
             return Err("no FILE to send; FILE - is standard input, with --name NAME".to_owned());
         }
         Ok((mode, files))
@@ -242,6 +283,7 @@ impl Given {
     /// Checks the names under which the files are sent, and that standard input goes with the options.
     fn check_names(&self, files: &[PathBuf]) -> Result<(), String> {
         let alone = files.len() == 1;
+        self.check_files_from(files)?;
         if self.name.is_some() && !alone {
             return Err("--name goes with one file only".to_owned());
         }
@@ -255,10 +297,11 @@ impl Given {
             if self.name.is_none() {
                 return why("needs a --name");
             }
-            if self.list_options.any() {
-                return Err("standard input has no time, by which --resume, --preserve and \
-                     --skip-existing go"
-                    .to_owned());
+            if self.list_options().any() {
+                return Err(format!("standard input has no time, by which {NEED_QDROPD} go"));
+            }
+            if !self.settle.is_zero() {
+                return Err("standard input has no time, by which --settle goes".to_owned());
             }
         }
         if self.name.as_deref() == Some("") {
@@ -268,6 +311,25 @@ impl Given {
             return Err("--name and --recursive exclude each other".to_owned());
         }
         Ok(())
+    }
+
+    /// Checks that the list of names goes with what else is given.
+    fn check_files_from(&self, files: &[PathBuf]) -> Result<(), String> {
+        let excludes = |what| Err(format!("--files-from and {what} exclude each other"));
+        match &self.files_from {
+            None if self.null => {
+                Err("--null goes with --files-from: it says how its names end".to_owned())
+            }
+            None => Ok(()),
+            Some(_) if !files.is_empty() => excludes("FILE"),
+            Some(_) if self.name.is_some() => excludes("--name"),
+            // Of a directory, find lists what is in it.
+            Some(_) if self.recursive => excludes("--recursive"),
+            Some(path) if path.as_os_str().is_empty() => {
+                Err("--files-from \"\" is no file; is a variable not set?".to_owned())
+            }
+            Some(_) => Ok(()),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::target::Target;
 use crate::cli::Blocking;
 use crate::cli::exit::Exit;
 use crate::disk::DiskError;
-use crate::disk::source::Source;
+use crate::disk::source::{OpenedFile, Source};
 use crate::limits;
 use crate::net::rate_limiter::RateLimiter;
 use crate::transfer::error::SendError;
@@ -25,7 +25,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Sends all files that the options name. Returns the exit status.
-pub(super) fn send_all(options: &Options, target: &Target<'_>, reporter: &Reporter<'_>) -> Exit {
+///
+/// # Errors
+/// Fails if the names of the files cannot be read.
+pub(super) fn send_all(
+    options: &Options,
+    target: &Target<'_>,
+    reporter: &Reporter<'_>,
+) -> Result<Exit, DiskError> {
     let began = Instant::now();
     let rate_limiter = options.limit_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
     let mut run = Run {
@@ -35,13 +42,13 @@ pub(super) fn send_all(options: &Options, target: &Target<'_>, reporter: &Report
         rate_limiter,
         progress: Arc::default(),
         spool: None,
-        listing: Mutex::new(Listing::new(options)),
+        listing: Mutex::new(Listing::new(options)?),
         shared: Mutex::default(),
     };
     run.shared().jobs = options.jobs;
     run.spool_input();
     loop {
-        run.find_files();
+        run.find_files(true);
         let jobs = run.jobs();
         thread::scope(|scope| {
             for _ in 1..jobs {
@@ -60,7 +67,7 @@ pub(super) fn send_all(options: &Options, target: &Target<'_>, reporter: &Report
         run.shared().queue.extend(retries);
     }
     reporter.sum_up(began.elapsed());
-    reporter.exit()
+    Ok(reporter.exit())
 }
 
 /// One call of the program.
@@ -100,7 +107,7 @@ pub(super) struct Shared {
     pub(super) listens_again: bool,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     /// Locks the shared state. Every update is atomic, so the lock is usable even if poisoned.
     pub(super) fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -132,19 +139,30 @@ impl Run<'_> {
         }
     }
 
-    /// Finds files until the queue has enough for a list of each job, but not for long.
-    fn find_files(&self) {
-        let mut listing = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
-        let missing = |shared: &Shared| {
-            let enough = limits::LIST_FILES * shared.jobs.min(limits::TRANSFERS);
-            (enough.saturating_sub(shared.queue.len()), shared.queue.is_empty())
-        };
-        let (missing, waits) = missing(&self.shared());
+    /// Locks what is still to be found. While another job waits for that, nobody waits who has files.
+    fn listing(&self) -> Option<MutexGuard<'_, Listing<'a>>> {
+        match self.listing.try_lock() {
+            Ok(listing) => Some(listing),
+            Err(_) if !self.shared().queue.is_empty() => None,
+            Err(_) => Some(self.listing.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
+    /// Finds files until the queue has enough for a list of each job, but not for long. `waits`: whether the
+    /// first is waited for as long as it takes, if nothing else is to be done: a job that finds none ends.
+    fn find_files(&self, waits: bool) {
+        let Some(mut listing) = self.listing() else { return };
+        let shared = self.shared();
+        let enough = limits::LIST_FILES * shared.jobs.min(limits::TRANSFERS);
+        let missing = enough.saturating_sub(shared.queue.len());
+        let is_idle = shared.queue.is_empty() && shared.retries.is_empty();
+        drop(shared);
         let (printer, mut found, mut bytes) = (&self.reporter.printer, Vec::new(), 0_u64);
         let until = || Instant::now() + limits::LIST_COLLECTING;
-        // A job that finds nothing ends, so the first is waited for as long as it takes.
-        let mut end = (!waits).then(until);
-        while found.len() < missing && end.is_none_or(|end| Instant::now() < end) {
+        let mut end = (!waits || !is_idle).then(until);
+        let is_ready =
+            |end, listing: &mut Listing<'a>| Instant::now() < end && listing.is_ready(end);
+        while found.len() < missing && end.is_none_or(|end| is_ready(end, &mut listing)) {
             let Some(listed) = listing.next() else {
                 printer.all_planned();
                 break;
@@ -164,6 +182,7 @@ impl Run<'_> {
         match listed {
             Listed::File(file, size) => return Some((file, size)),
             Listed::LeftOut(path, why) => self.reporter.left_out(&path, why),
+            Listed::Unsettled(path) => self.reporter.unsettled(&path),
             Listed::Failed(file, error) => {
                 self.reporter.printer.planned(1, 0);
                 self.fail(file, error);
@@ -173,9 +192,9 @@ impl Run<'_> {
     }
 
     /// Takes the files that a job sends next: one, or its share of what was found, as far as that fits into a
-    /// list.
-    pub(super) fn take_files(&self, lists: bool) -> Vec<QueuedFile> {
-        self.find_files();
+    /// list. `waits` is that of [`Run::find_files`].
+    pub(super) fn take_files(&self, lists: bool, waits: bool) -> Vec<QueuedFile> {
+        self.find_files(waits);
         let mut shared = self.shared();
         let most = match (lists, self.target) {
             (true, Target::Host(..)) => shared.queue.len().div_ceil(shared.jobs.max(1)),
@@ -193,8 +212,7 @@ impl Run<'_> {
             let Some(file) = shared.queue.pop_front() else { break };
             length += file.entry_length();
             bytes = bytes.saturating_add(file.size() + file.entry_length() as u64);
-            let is_alike =
-                files.last().is_none_or(|last: &QueuedFile| last.send_anyway == file.send_anyway);
+            let is_alike = files.last().is_none_or(|last: &QueuedFile| last.is_alike(&file));
             let fits = length <= limits::LIST && bytes <= list_bytes && is_alike;
             if !files.is_empty() && !fits {
                 shared.queue.push_front(file);
@@ -212,7 +230,9 @@ impl Run<'_> {
     /// Records how long so many bytes of a list and its files took, which says how many the next one may have.
     pub(super) fn measure_list(&self, bytes: u64, time: Duration) {
         let most = u128::from(bytes) * limits::LIST_TIME.as_millis() / time.as_millis().max(1);
-        self.shared().list_bytes = u64::try_from(most).unwrap_or(u64::MAX).max(1);
+        // A dry run sends none of them, and a receiver puts off what is more than this.
+        let bound = if self.options.dry_run { limits::LIST_BODIES } else { u64::MAX };
+        self.shared().list_bytes = u64::try_from(most).unwrap_or(bound).clamp(1, bound);
     }
 
     /// Puts files back in front of the others, in their order.
@@ -256,29 +276,25 @@ impl Run<'_> {
         error: &SendError,
         time: Duration,
     ) {
-        if matches!(disposition(error), Disposition::Requeue) {
-            return self.put_back(files.collect());
-        }
+        let (exit, most_tries) = match disposition(error) {
+            Disposition::Requeue => return self.put_back(files.collect()),
+            Disposition::Fail(exit) => (exit, 0),
+            Disposition::Retry(exit) | Disposition::Busy(exit) => (exit, self.options.retry),
+        };
         let Some(first) = files.next() else { return };
         self.record_failure(first, error, time);
-        match disposition(error) {
-            Disposition::Requeue => {}
-            Disposition::Fail(exit) => self.reporter.rest_failed(files, error, exit),
-            Disposition::Retry(exit) | Disposition::Busy(exit) => {
-                let mut retried = Vec::new();
-                let failed = files.filter_map(|mut file| {
-                    if file.tries == self.options.retry {
-                        return Some(file);
-                    }
-                    file.tries += 1;
-                    retried.push(file);
-                    None
-                });
-                self.reporter.rest_failed(failed, error, exit);
-                self.reporter.rest_retrying(&retried);
-                self.shared().retries.extend(retried);
+        let mut retried = Vec::new();
+        let failed = files.filter_map(|mut file| {
+            if file.tries >= most_tries {
+                return Some(file);
             }
-        }
+            file.tries += 1;
+            retried.push(file);
+            None
+        });
+        self.reporter.rest_failed(failed, error, exit);
+        self.reporter.rest_retrying(&retried);
+        self.shared().retries.extend(retried);
     }
 
     /// Returns whether the receiver is known to give receipts. Of those that connect, each may be another
@@ -349,13 +365,15 @@ impl Run<'_> {
         decision
     }
 
-    /// Records the outcome of a file. `start`: the offset at which it was sent.
+    /// Records the outcome of a file. `start`: the offset at which it was sent; `opened`: what was, if it is to
+    /// be removed when it is stored.
     pub(super) fn record(
         &self,
         mut file: QueuedFile,
         outcome: Result<Sent, SendError>,
         time: Duration,
         start: u64,
+        opened: Option<OpenedFile>,
     ) {
         if start > file.reached {
             file.reached = start;
@@ -367,6 +385,7 @@ impl Run<'_> {
             Err(error) => matches!(error, SendError::Refused(_) | SendError::Damaged { .. }),
         };
         self.shared().gives_receipts |= has_receipt;
+        file.in_doubt |= matches!(outcome, Err(SendError::InDoubt(_)));
         match outcome {
             Ok(sent) if sent.already_stored && self.reporter.has_sent(&sent) => {
                 file.send_anyway = true;
@@ -377,7 +396,13 @@ impl Run<'_> {
                 shared.busy.reset();
                 shared.listens_again = !has_receipt;
                 drop(shared);
-                self.reporter.sent(&file, &sent, time);
+                if self.options.dry_run {
+                    return self.reporter.would_send(&file, &sent);
+                }
+                let another = self.reporter.another_of_this_name(&sent);
+                let is_new = has_receipt && !sent.already_stored && another.is_none();
+                let removed = opened.filter(|_| is_new).map(|it| it.remove(&file.path));
+                self.reporter.sent(&file, &sent, another, removed, time);
             }
             Err(error) => self.record_failure(file, &error, time),
         }

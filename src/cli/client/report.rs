@@ -6,6 +6,7 @@ use super::target::Target;
 use crate::cli::console::Printer;
 use crate::cli::exit::Exit;
 use crate::digest::xxh64;
+use crate::disk::DiskError;
 use crate::disk::name;
 use crate::limits;
 use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, shortened};
@@ -56,6 +57,18 @@ struct Totals {
     bytes: u64,
 }
 
+/// What is told of a file in JSON.
+#[derive(Default)]
+struct Told<'a> {
+    sent: Option<&'a Sent>,
+    error: Option<&'a dyn Display>,
+    refusal: Option<&'a Receipt>,
+    /// Whether it was removed, if it was to be.
+    removed: Option<bool>,
+    exit: Exit,
+    time: Duration,
+}
+
 /// What a name is remembered for.
 #[derive(Clone, Copy)]
 enum NameOf {
@@ -93,30 +106,71 @@ impl<'a> Reporter<'a> {
         self.printer.log(format!("qdrop: {} left out: {why}", Escaped(&path)));
     }
 
-    /// Reports a file that was sent, and fails it if a receipt is required and there is none.
-    pub(super) fn sent(&self, file: &QueuedFile, sent: &Sent, time: Duration) {
-        let unconfirmed = sent.stored_as.is_none() && self.options.require_receipt;
-        let another = self.another_of_this_name(sent);
-        let exit = match (&another, unconfirmed) {
-            (Some(_), _) => Exit::Local,
-            (None, true) => Exit::Unconfirmed,
-            (None, false) => Exit::Done,
-        };
-        let why = another.or_else(|| {
-            let why = "it was sent, but the receiver gave no receipt, \
-                       which --require-receipt asks for";
-            unconfirmed.then(|| why.to_owned())
-        });
+    /// Reports a file that was changed too short a time ago, and is left out.
+    pub(super) fn unsettled(&self, path: &Path) {
+        if !self.options.quiet {
+            self.left_out(path, "it changed a moment ago");
+        }
+    }
+
+    /// Reports what a dry run does not do with a file.
+    pub(super) fn would_send(&self, file: &QueuedFile, sent: &Sent) {
+        let skips = sent.already_stored && self.options.skip_existing;
         if self.options.json {
-            let why = why.as_ref().map(|why| why as &dyn Display);
-            self.print_json(file, Some(sent), why, None, exit, time);
+            self.print_json(file, &Told { sent: Some(sent), ..Told::default() });
+        } else if !self.options.quiet {
+            let (verb, name, size) =
+                (if skips { "skip" } else { "send" }, Escaped(&file.name), sent.size);
+            let there = stored_as(sent).map(|name| format!(": it is there as {}", Escaped(&name)));
+            let there = there.unwrap_or_default();
+            self.printer.print(format!("would {verb} {name} ({size} bytes){there}"));
+        }
+        self.printer.settled(sent.size);
+        let totals = &mut self.state().totals;
+        totals.skipped += usize::from(skips);
+        totals.sent += usize::from(!skips);
+        totals.bytes += if skips { 0 } else { sent.size };
+    }
+
+    /// Reports a file that was sent, and fails it if it was in the way of `another`, if it was to be `removed`
+    /// and could not be, and if a receipt is required and there is none.
+    pub(super) fn sent(
+        &self,
+        file: &QueuedFile,
+        sent: &Sent,
+        another: Option<String>,
+        removed: Option<Result<bool, DiskError>>,
+        time: Duration,
+    ) {
+        let unconfirmed = sent.stored_as.is_none() && self.options.require_receipt;
+        let has_removed = removed.as_ref().map(|removed| matches!(removed, Ok(true)));
+        let stays = removed.and_then(Result::err);
+        let (why, exit) = match (another, stays) {
+            (Some(another), _) => (Some(another), Exit::Local),
+            (None, Some(error)) => {
+                (Some(format!("{error}; it is stored, and stays to be sent again")), Exit::Local)
+            }
+            (None, None) if unconfirmed => {
+                let why = "it was sent, but the receiver gave no receipt, \
+                           which --require-receipt asks for";
+                (Some(why.to_owned()), Exit::Unconfirmed)
+            }
+            (None, None) => (None, Exit::Done),
+        };
+        if self.options.json {
+            let error = why.as_ref().map(|why| why as &dyn Display);
+            let (sent, removed) = (Some(sent), has_removed);
+            self.print_json(file, &Told { sent, error, refusal: None, removed, exit, time });
         } else if !self.options.quiet {
             self.print_sent(file, sent, time);
         }
         self.warn_of_flattening(file, sent);
         self.warn_of_versions(file, sent);
         if let Some(why) = why {
-            self.printer.log(self.not_sent(file, &why));
+            self.printer.log(match has_removed {
+                Some(_) => format!("qdrop: {why}"),
+                None => self.not_sent(file, &why),
+            });
             self.record_failure(file.index, exit);
             return;
         }
@@ -140,7 +194,7 @@ impl<'a> Reporter<'a> {
 
     /// Records the name under which a file is stored. If another file of this call has the same name, returns
     /// the error.
-    fn another_of_this_name(&self, sent: &Sent) -> Option<String> {
+    pub(super) fn another_of_this_name(&self, sent: &Sent) -> Option<String> {
         let name = sent.stored_as.as_ref()?;
         let mut state = self.state();
         let send_anyway = state.has_file(name);
@@ -208,7 +262,7 @@ impl<'a> Reporter<'a> {
     fn warn_of_flattening(&self, file: &QueuedFile, sent: &Sent) {
         let flat = sent.stored_as.as_ref().is_some_and(|stored_as| !stored_as.contains('/'));
         if flat
-            && self.options.recursive
+            && (self.options.recursive || self.options.files_from.is_some())
             && file.name.contains('/')
             && !self.options.quiet
             && !mem::replace(&mut self.state().warned_of_flattening, true)
@@ -304,7 +358,8 @@ impl<'a> Reporter<'a> {
                 SendError::Refused(receipt) => Some(receipt),
                 _ => None,
             };
-            self.print_json(file, None, Some(error), refusal, exit, time);
+            let error = Some(error as &dyn Display);
+            self.print_json(file, &Told { error, refusal, exit, time, ..Told::default() });
         }
         self.record_failure(file.index, exit);
     }
@@ -341,51 +396,56 @@ impl<'a> Reporter<'a> {
     /// standard error is trouble, which cron(8) sends as mail.
     pub(super) fn sum_up(&self, time: Duration) {
         let Totals { stored, sent, skipped, failed, bytes } = self.state().totals;
-        let files = stored + sent + skipped + failed;
-        let Options { quiet, json, recursive, .. } = self.options;
+        let count = stored + sent + skipped + failed;
+        let Options { quiet, json, recursive, files, files_from, .. } = self.options;
+        let may_be_many = *recursive || files_from.is_some() || files.len() > 1;
         if *json {
-            if *recursive || self.options.files.len() > 1 {
+            if may_be_many {
                 let (time, status) = (Seconds(time), self.exit() as u8);
                 self.printer.print(format!(
-                    "{{\"outcome\":\"summary\",\"files\":{files},\"stored\":{stored},\
+                    "{{\"outcome\":\"summary\",\"files\":{count},\"stored\":{stored},\
                      \"sent\":{sent},\"skipped\":{skipped},\"failed\":{failed},\
                      \"bytes\":{bytes},\"seconds\":{time},\"status\":{status}}}"
                 ));
             }
             return;
         }
-        if files < 2 || *quiet || !io::stderr().is_terminal() {
+        if count < 2 || *quiet || !io::stderr().is_terminal() {
             return;
         }
-        let counts = [(stored + sent, "sent"), (skipped, "skipped"), (failed, "failed")];
+        let words = match self.options.dry_run {
+            false => ["sent", "skipped"],
+            true => ["to be sent", "to be skipped"],
+        };
+        let counts = [(stored + sent, words[0]), (skipped, words[1]), (failed, "failed")];
         let counts = counts.iter().filter(|(count, _)| *count > 0);
         let counts: Vec<_> = counts.map(|(count, what)| format!("{count} {what}")).collect();
         let (counts, bytes, time) = (counts.join(", "), Bytes(bytes), Seconds(time));
-        self.printer.log(format!("qdrop: {files} files: {counts}; {bytes} in {time} s"));
+        self.printer.log(format!("qdrop: {count} files: {counts}; {bytes} in {time} s"));
     }
 
     /// Prints a JSON object whose members are the same for every outcome: `sent` or `error` is given.
     fn print_json(
         &self,
         file: &QueuedFile,
-        sent: Option<&Sent>,
-        error: Option<&dyn Display>,
-        refusal: Option<&Receipt>,
-        exit: Exit,
-        time: Duration,
+        &Told { sent, error, refusal, removed, exit, time }: &Told<'_>,
     ) {
         let null = || "null".to_owned();
         let text = |text: &str| Json(text).to_string();
         let stored_as = sent.and_then(stored_as);
         let outcome = match sent {
             None => "failed",
+            Some(sent) if self.options.dry_run => match sent.already_stored {
+                true if self.options.skip_existing => "would_skip",
+                _ => "would_send",
+            },
             Some(sent) if sent.already_stored => "skipped",
             Some(_) if stored_as.is_some() => "stored",
             Some(_) => "sent",
         };
         let stored_as = stored_as.as_deref().map_or_else(null, text);
         let size = sent.map_or_else(null, |sent| sent.size.to_string());
-        let transferred = sent.filter(|sent| !sent.already_stored);
+        let transferred = sent.filter(|sent| !sent.already_stored && !self.options.dry_run);
         let digest = transferred.map_or_else(null, |sent| format!("\"{:016x}\"", sent.digest));
         let resumed_at = ResumedAt(transferred.map_or(0, |sent| sent.resumed_at));
         let message = sent.and_then(message).as_deref().map_or_else(null, text);
@@ -394,6 +454,7 @@ impl<'a> Reporter<'a> {
         let closed = sent.and_then(|sent| sent.closed_by_receiver);
         let closed = closed.map_or_else(null, |closed| closed.to_string());
         let answer = sent.and_then(|sent| sent.answer.as_deref()).map_or_else(null, text);
+        let removed = removed.map_or_else(null, |removed| removed.to_string());
         let path = file.path.to_string_lossy();
         let (path, name, time) = (Json(&path), Json(&file.name), Seconds(time));
         let status = exit as u8;
@@ -401,7 +462,8 @@ impl<'a> Reporter<'a> {
             "{{\"outcome\":\"{outcome}\",\"file\":{path},\"name\":{name},\"stored_as\":{stored_as},\
              \"size\":{size},\"xxh64\":{digest},\"seconds\":{time},\"error\":{error},\
              \"status\":{status},\"resumed_at\":{resumed_at},\"refusal\":{refusal},\
-             \"closed_by_receiver\":{closed},\"answer\":{answer},\"message\":{message}}}"
+             \"closed_by_receiver\":{closed},\"answer\":{answer},\"message\":{message},\
+             \"removed\":{removed}}}"
         ));
     }
 }

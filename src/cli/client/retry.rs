@@ -24,11 +24,27 @@ pub(super) struct QueuedFile {
     pub(super) stamp: Option<Stamp>,
     /// Whether it is sent although the receiver has such a file: that is another one of this call.
     pub(super) send_anyway: bool,
+    /// Whether it was sent to its end, and no receipt came, so that it may be stored.
+    pub(super) in_doubt: bool,
 }
 
 impl QueuedFile {
     pub(super) fn new(index: usize, path: PathBuf, name: String) -> Self {
-        Self { index, path, name, tries: 0, reached: 0, stamp: None, send_anyway: false }
+        Self {
+            index,
+            path,
+            name,
+            tries: 0,
+            reached: 0,
+            stamp: None,
+            send_anyway: false,
+            in_doubt: false,
+        }
+    }
+
+    /// Returns whether the two can be in one list, whose options are the same for all.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        (self.send_anyway, self.in_doubt) == (other.send_anyway, other.in_doubt)
     }
 
     /// Returns its size in bytes when it was found; 0 if it has waited.

@@ -6,7 +6,7 @@ use super::{shows_end_after, unasked, verify_receipt, write_error};
 use crate::digest::Xxh64;
 use crate::disk::source::Source;
 use crate::limits;
-use crate::transfer::error::{SendError, is_timeout};
+use crate::transfer::error::{NEED_QDROPD, SendError, is_timeout};
 use crate::transfer::pump::{PumpError, fill};
 use crate::transfer::{Connection, Phase};
 use crate::wire::foreign;
@@ -119,7 +119,7 @@ impl<C: Connection> Outgoing<C> {
             (_, true) => SendError::Broken(broken("answer", &error)),
             // Silence proves nothing: a busy receiver is silent, too.
             _ => SendError::Broken(format!(
-                "{}; if it is no qdropd, it does not know --resume, --preserve and --skip-existing",
+                "{}; if it is no qdropd, it does not know {NEED_QDROPD}",
                 broken("answer", &error)
             )),
         })

@@ -1,0 +1,98 @@
+//! Reads the names of a sender's files from a file or a pipe, as find(1) prints them.
+
+use super::DiskError;
+use super::tree::os_name;
+use crate::limits;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+/// The names that a list has. A thread reads them, a few ahead: so a pipe can be slow, and what has come is
+/// sent meanwhile.
+#[derive(Debug)]
+pub struct NameList {
+    names: Receiver<Result<PathBuf, DiskError>>,
+    /// One that was waited for.
+    next: Option<Result<PathBuf, DiskError>>,
+}
+
+impl NameList {
+    /// Opens the list at `path`, and reads it as [`NameList::read`] does.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be opened, or if no thread can be started.
+    pub fn open(path: &Path, end: u8) -> Result<Self, DiskError> {
+        let file = File::open(path).map_err(DiskError::at("open", path))?;
+        Self::read(file, path, end)
+    }
+
+    /// Begins to read the names of a stream that is called `path`. Each ends with the byte `end`; that of the
+    /// last one may be missing. Empty ones are skipped.
+    ///
+    /// # Errors
+    /// Fails if no thread can be started.
+    pub fn read(
+        stream: impl Read + Send + 'static,
+        path: &Path,
+        end: u8,
+    ) -> Result<Self, DiskError> {
+        let (sender, names) = sync_channel(limits::NAMES_AHEAD);
+        let called = path.to_owned();
+        thread::Builder::new()
+            .spawn(move || {
+                if let Err(error) = read_names(BufReader::new(stream), end, &sender) {
+                    let _ = sender.send(Err(DiskError::at("read", &called)(error)));
+                }
+            })
+            .map_err(DiskError::at("start a thread for", path))?;
+        Ok(Self { names, next: None })
+    }
+
+    /// Waits for the next name, but not for longer than `time`. Returns whether it, or the end, has come.
+    pub fn is_ready(&mut self, time: Duration) -> bool {
+        if self.next.is_none() {
+            match self.names.recv_timeout(time) {
+                Ok(name) => self.next = Some(name),
+                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Disconnected) => {}
+            }
+        }
+        true
+    }
+}
+
+impl Iterator for NameList {
+    type Item = Result<PathBuf, DiskError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next.take().or_else(|| self.names.recv().ok())
+    }
+}
+
+/// Reads names to the end of the stream, or until nobody wants them.
+fn read_names(
+    mut stream: impl BufRead,
+    end: u8,
+    names: &SyncSender<Result<PathBuf, DiskError>>,
+) -> io::Result<()> {
+    loop {
+        let mut name = Vec::new();
+        let most = u64::from(limits::NAME);
+        if stream.by_ref().take(most).read_until(end, &mut name)? == 0 {
+            return Ok(());
+        }
+        if name.last() == Some(&end) {
+            name.pop();
+        } else if name.len() as u64 == most {
+            let what =
+                "a name is longer than any is; does each end with a newline, or a zero (--null)?";
+            return Err(io::Error::other(what));
+        }
+        if !name.is_empty() && names.send(Ok(os_name(&name).into())).is_err() {
+            return Ok(());
+        }
+    }
+}
