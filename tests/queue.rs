@@ -1,0 +1,631 @@
+//! Directories as queues: what is removed when it is stored (`--remove-source`) and what is left alone,
+//! what has settled (`--settle`), names from a list (`--files-from`, `--null`), and `--dry-run`.
+
+use harness::*;
+use qdrop::digest::xxh64;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, SystemTime};
+use tempfile::TempDir;
+
+/// Serves each connection with `serve`, which gets its number, until the test ends.
+fn receiver(mut serve: impl FnMut(usize, TcpStream) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for (n, stream) in listener.incoming().enumerate() {
+            serve(n, patient(stream.unwrap()));
+        }
+    });
+    address
+}
+
+/// The receipt of a file that is stored under the name it came with.
+fn receipt(name: &str, body: &[u8]) -> Vec<u8> {
+    receipt_bytes(0, (body.len() as u64, xxh64(body)), Some(name), None)
+}
+
+/// Gives the receipts for all files, once they were taken.
+fn confirm(mut stream: &TcpStream, files: &[(String, Vec<u8>)]) {
+    for (name, body) in files {
+        stream.write_all(&receipt(name, body)).unwrap();
+    }
+}
+
+/// Reads to the end, as a receiver does that leaves no reset.
+fn drain(mut stream: &TcpStream) {
+    let _ = io::copy(&mut stream, &mut io::sink());
+}
+
+/// Sends what `names` are, through a pipe, from this directory.
+fn send_names(to: SocketAddr, options: &[&str], names: &[u8], directory: &Path) -> Sent {
+    let mut command = assert_cmd::Command::new(program("qdrop"));
+    command.args(options).args(["--files-from", "-", &to.to_string()]);
+    run(command.write_stdin(names).current_dir(directory))
+}
+
+fn set_time(path: &Path, time: SystemTime) {
+    File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+}
+
+#[test]
+fn what_is_stored_is_removed_and_directories_stay() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--subdirs"]));
+    let queue = source.path().join("queue");
+    fs::create_dir_all(queue.join("deep/er")).unwrap();
+    file(&queue, "a", b"1");
+    file(&queue.join("deep/er"), "b", b"");
+    let sent = send(qdropd.address, &["-r", "--remove-source", "--json"], &queue);
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert_eq!(sent.stdout.matches(",\"removed\":true}").count(), 2, "{sent:?}");
+    assert!(queue.join("deep/er").is_dir());
+    assert!(!queue.join("a").exists() && !queue.join("deep/er/b").exists());
+    assert_eq!(fs::read(qdropd.directory.join("queue/a")).unwrap(), b"1");
+    assert_eq!(fs::read(qdropd.directory.join("queue/deep/er/b")).unwrap(), b"");
+
+    // Without the option, nothing is said of that.
+    let path = file(&queue, "a", b"1");
+    let sent = send(qdropd.address, &["--json", "--resume"], &path);
+    assert!(sent.exit == 0 && sent.stdout.contains(",\"removed\":null}"), "{sent:?}");
+    assert!(path.exists());
+
+    // Two names of one file are two files; and a file that is named twice is gone once.
+    let link = queue.join("link");
+    fs::hard_link(&path, &link).unwrap();
+    let sent = send_all(qdropd.address, &["--remove-source"], &[path.clone(), link.clone()]);
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert!(!path.exists() && !link.exists());
+    file(&queue, "a", b"1");
+    let twice = [path.clone(), path.clone()];
+    let sent = send_all(qdropd.address, &["--remove-source", "--json"], &twice);
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert!(sent.stdout.contains(",\"removed\":true}"), "{sent:?}");
+    assert!(sent.stdout.contains(",\"removed\":false}"), "{sent:?}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn nothing_but_a_receipt_that_matches_removes_a_file() {
+    let source = TempDir::new().unwrap();
+    let path = &file(source.path(), "a", b"body");
+    let there = || answer_bytes(&[Verdict::There(None)]);
+    type Serve = Box<dyn FnMut(TcpStream) + Send>;
+    let answer = |receipt: Vec<u8>| -> Serve {
+        Box::new(move |mut stream: TcpStream| {
+            take_files(&stream).unwrap();
+            stream.write_all(&receipt).unwrap();
+            drain(&stream);
+        })
+    };
+    let instead = |bytes: Vec<u8>| -> Serve {
+        Box::new(move |mut stream: TcpStream| {
+            read_list(&stream).unwrap();
+            stream.write_all(&bytes).unwrap();
+            drain(&stream);
+        })
+    };
+    let right = receipt("a", b"body");
+    let cases: Vec<(&str, i32, Serve)> = vec![
+        ("another digest", 4, answer(receipt("a", b"bodx"))),
+        ("another size", 4, answer(receipt("a", b"body!"))),
+        ("a refusal", 5, answer(receipt_bytes(4, (0, 0), None, Some("full")))),
+        ("no receipt", 4, answer(Vec::new())),
+        ("a part of the receipt", 4, answer(right[..right.len() - 1].to_vec())),
+        ("something else", 4, answer(b"stored it, thank you".to_vec())),
+        ("a receipt in place of an answer", 4, instead(right.clone())),
+        ("a refusal before", 5, instead(answer_bytes(&[Verdict::No(3, "taken".into())]))),
+        ("there, unasked", 4, instead(there())),
+        ("what it has is not the file", 4, instead(answer_bytes(&[Verdict::Have(5, 0)]))),
+        (
+            "a reset",
+            4,
+            Box::new(|mut stream: TcpStream| {
+                let (_, files) = read_list(&stream).unwrap();
+                stream.write_all(&answer_bytes(&vec![Verdict::Send; files.len()])).unwrap();
+                // It closes with bytes unread.
+                stream.read_exact(&mut [0]).unwrap();
+            }),
+        ),
+    ];
+    for (what, exit, mut serve) in cases {
+        let to = receiver(move |_, stream| serve(stream));
+        let sent = send(to, &["--remove-source", "--timeout=5"], path);
+        assert_eq!((sent.exit, &*sent.stdout), (exit, ""), "{what}: {sent:?}");
+        assert_eq!(fs::read(path).unwrap(), b"body", "{what}");
+    }
+    // Nobody has compared what is there by name and time.
+    let mut serve = instead(there());
+    let to = receiver(move |_, stream| serve(stream));
+    let sent = send(to, &["--remove-source", "--skip-existing", "--json"], path);
+    assert!(sent.exit == 0 && sent.stdout.contains("\"outcome\":\"skipped\""), "{sent:?}");
+    assert!(path.exists() && sent.stdout.contains("\"removed\":null"), "{sent:?}");
+    // A receiver without receipts is not asked in another way.
+    let to = receiver(|_, stream| drain(&stream));
+    let sent = send(to, &["--remove-source", "--timeout=1"], path);
+    assert!(sent.exit == 4 && path.exists(), "{sent:?}");
+}
+
+#[test]
+fn a_file_that_is_another_by_the_time_of_its_receipt_stays() {
+    type Change = fn(&Path);
+    let cases: [(&str, &str, Change); 6] = [
+        ("rewritten", "it has changed", |path| {
+            fs::write(path, b"BODY").unwrap();
+            set_time(path, SystemTime::now() - Duration::from_secs(99));
+        }),
+        ("longer", "it has changed", |path| {
+            File::options().append(true).open(path).unwrap().write_all(b"!").unwrap();
+        }),
+        ("shorter", "it has changed", |path| {
+            File::options().write(true).open(path).unwrap().set_len(2).unwrap();
+        }),
+        ("replaced, with the time of the first", "another file took its place", |path| {
+            let (new, time) = (path.with_extension("new"), fs::metadata(path).unwrap());
+            fs::write(&new, b"BODY").unwrap();
+            set_time(&new, time.modified().unwrap());
+            fs::rename(&new, path).unwrap();
+        }),
+        ("moved, with a link in its place", "it is a link", |path| {
+            let moved = path.with_extension("moved");
+            fs::rename(path, &moved).unwrap();
+            symlink(&moved, path).unwrap();
+        }),
+        ("replaced by a directory", "another file took its place", |path| {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+    ];
+    for (what, why, change) in cases {
+        let source = TempDir::new().unwrap();
+        let path = file(source.path(), "a", b"body");
+        let changed = path.clone();
+        let to = receiver(move |_, stream| {
+            let files = take_files(&stream).unwrap();
+            change(&changed);
+            confirm(&stream, &files);
+            drain(&stream);
+        });
+        let sent = send(to, &["--remove-source", "--json", "--retry=3"], &path);
+        let line = format!(
+            "qdrop: cannot remove {}: {why}; it is stored, and stays to be sent again\n",
+            path.display()
+        );
+        assert_eq!((sent.exit, &*sent.stderr), (1, &*line), "{what}: {sent:?}");
+        assert!(sent.stdout.starts_with("{\"outcome\":\"stored\","), "{what}: {sent:?}");
+        assert!(sent.stdout.contains(",\"status\":1,"), "{what}: {sent:?}");
+        assert!(sent.stdout.contains(",\"removed\":false}"), "{what}: {sent:?}");
+        assert!(path.symlink_metadata().is_ok() && path.exists(), "{what}");
+    }
+}
+
+#[test]
+fn what_cannot_be_removed_is_told_once_and_what_is_gone_is_not() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    // A link that is given as a file is followed, and stays, as does what it leads to.
+    let path = file(source.path(), "a", b"body");
+    let link = source.path().join("link");
+    symlink(&path, &link).unwrap();
+    let sent = send(qdropd.address, &["--remove-source"], &link);
+    assert!(sent.exit == 1 && sent.stderr.contains("link: it is a link; it is"), "{sent:?}");
+    assert_eq!(sent.stderr.lines().count(), 1, "{sent:?}");
+    assert!(link.exists() && path.exists());
+
+    let removed = path.clone();
+    let to = receiver(move |_, stream| {
+        let files = take_files(&stream).unwrap();
+        fs::remove_file(&removed).unwrap();
+        confirm(&stream, &files);
+        drain(&stream);
+    });
+    let sent = send(to, &["--remove-source", "--json"], &path);
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert!(sent.stdout.contains(",\"removed\":false}"), "{sent:?}");
+
+    let locked = source.path().join("locked");
+    fs::create_dir(&locked).unwrap();
+    let paths = [file(&locked, "b", b"1"), file(source.path(), "c", b"2")];
+    fs::set_permissions(&locked, Permissions::from_mode(0o500)).unwrap();
+    if File::create(locked.join("x")).is_ok() {
+        left_out("a file that may not be removed", "root may remove every one");
+    } else {
+        let sent = send_all(qdropd.address, &["--remove-source"], &paths);
+        assert!(sent.exit == 1 && sent.stderr.contains("cannot remove"), "{sent:?}");
+        assert_eq!((sent.stderr.lines().count(), sent.stdout.lines().count()), (1, 2), "{sent:?}");
+        assert!(paths[0].exists() && !paths[1].exists());
+    }
+    fs::set_permissions(&locked, Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn what_may_be_stored_is_asked_for_again_with_what_came_of_it() {
+    for (option, flag) in [("--require-receipt", 0), ("--remove-source", 1)] {
+        let source = TempDir::new().unwrap();
+        let paths: Vec<PathBuf> =
+            ["a", "b", "c", "d"].iter().map(|name| file(source.path(), name, b"body")).collect();
+        let (told, asked) = mpsc::channel();
+        let mut has_lost = false;
+        let to = receiver(move |_, stream| {
+            if !is_list(&stream) {
+                let files = take_files(&stream).unwrap();
+                confirm(&stream, &files);
+                return drain(&stream);
+            }
+            while is_list(&stream) {
+                let mut head = [0; 12];
+                stream.peek(&mut head).unwrap();
+                let flags = u32::from_be_bytes(*head.last_chunk().unwrap());
+                let files = take_files(&stream).unwrap();
+                let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
+                told.send((flags & 0b111, names)).unwrap();
+                if !has_lost {
+                    // All but the first receipt are lost.
+                    has_lost = true;
+                    return confirm(&stream, &files[..1]);
+                }
+                confirm(&stream, &files);
+            }
+        });
+        let sent = send_all(to, &[option, "--retry=5"], &paths);
+        let asked: Vec<(u32, Vec<String>)> = asked.try_iter().collect();
+        assert_eq!(sent.exit, 0, "{option}: {sent:?} {asked:?}");
+        let [(first, before), (again, after)] = &asked[..] else { panic!("{asked:?}") };
+        assert_eq!((*first, *again), (flag, 1), "{option}: {asked:?}");
+        assert_eq!(before[1..], after[..], "{option}: {asked:?}");
+        assert!(paths.iter().all(|path| path.exists() == (flag == 0)));
+    }
+}
+
+#[test]
+fn what_changed_a_moment_ago_is_left_out_and_is_no_failure() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--subdirs"]));
+    let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    let fresh = file(source.path(), "fresh", b"1");
+    let future = file(source.path(), "future", b"2");
+    set_time(&future, now + hour);
+    // An old time, but the file came just now.
+    let moved = file(source.path(), "moved", b"3");
+    set_time(&moved, now - hour);
+    let all = [fresh, future.clone(), moved];
+    let left_out = |sent: &Sent, count: usize| {
+        assert_eq!((sent.exit, sent.stderr.lines().count()), (0, count), "{sent:?}");
+        for line in sent.stderr.lines() {
+            assert!(line.ends_with(" left out: it changed a moment ago"), "{sent:?}");
+        }
+    };
+    let sent = send_all(qdropd.address, &["--settle=1h"], &all);
+    left_out(&sent, 3);
+    assert_eq!(sent.stdout, "");
+    left_out(&send(qdropd.address, &["-r", "--settle", "1h"], source.path()), 3);
+    let names = b"fresh\nfuture\n./moved\n";
+    left_out(&send_names(qdropd.address, &["--settle", "1h"], names, source.path()), 3);
+    left_out(&send_all(qdropd.address, &["-q", "--settle=1h"], &all), 0);
+    assert!(qdropd.settled().is_empty());
+
+    let sent = eventually("they have settled", || {
+        let sent = send_all(qdropd.address, &["--settle=0.5", "--json"], &all);
+        left_out(&sent, sent.stderr.lines().count());
+        (sent.stderr.lines().count() == 1).then_some(sent)
+    });
+    assert!(sent.stderr.contains("future left out"), "{sent:?}");
+    assert!(sent.stdout.contains("{\"outcome\":\"summary\",\"files\":2,\"stored\":2,"), "{sent:?}");
+}
+
+#[test]
+fn names_are_those_that_find_prints() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--subdirs"]));
+    let top = source.path();
+    fs::create_dir_all(top.join("a/b")).unwrap();
+    for name in ["a/b/one", "two", "-", " three ", "four\r"] {
+        file(top, name, name.as_bytes());
+    }
+    let bytes = OsStr::from_bytes(b"a/\xFF");
+    fs::write(top.join(bytes), b"bytes").unwrap();
+    let outside = file(&TempDir::with_prefix_in("out", top).unwrap().keep(), "up", b"up");
+    let outside_name = outside.strip_prefix("/").unwrap().to_str().unwrap();
+    let lines = [
+        b"./a/b/one\n\na/../two\n-\n \n three \n./four\r\n./a/\xFF\n.\n./a\n..\n/\n\n".as_slice(),
+        outside.to_str().unwrap().as_bytes(),
+        b"\n../",
+        top.file_name().unwrap().as_bytes(),
+        // The last one has no newline.
+        b"/a/b/one",
+    ];
+    let sent = send_names(qdropd.address, &[], &lines.concat(), top);
+    assert_eq!(sent.exit, 1, "{sent:?}");
+    let told: Vec<&str> = sent.stderr.lines().collect();
+    let expected = [
+        "qdrop: cannot open  : No such file or directory",
+        "qdrop: . left out: a directory",
+        "qdrop: ./a left out: a directory",
+        "qdrop: .. left out: a directory",
+        "qdrop: / left out: a directory",
+    ];
+    assert_eq!(told, expected, "{sent:?}");
+    let again = format!("{}/a/b/one", top.file_name().unwrap().to_str().unwrap());
+    let names = ["a/b/one", "two", "-", " three ", "a/%FF", outside_name, &again];
+    for name in names {
+        // The directory's name begins with a dot, which a receiver changes.
+        let stored = qdropd.directory.join(name.replace("/.", "/_").replacen(".", "_", 1));
+        assert!(stored.is_file(), "{name}: {sent:?}");
+        assert!(sent.stdout.contains(&format!("stored {name} as ")), "{name}: {sent:?}");
+    }
+    assert_eq!(sent.stdout.lines().count(), 8, "{sent:?}");
+
+    // As find itself has them, with zeros, and a newline in a name; from a file, and as JSON.
+    let qdropd = Qdropd::start(&["--subdirs"]);
+    file(top, "new\nline", b"5");
+    let found = Command::new("find").args([".", "-type", "f", "-print0"]).current_dir(top).output();
+    let list = file(&TempDir::new().unwrap().keep(), "list", &found.unwrap().stdout);
+    let mut command = assert_cmd::Command::new(program("qdrop"));
+    command.args(["-0", "--json", &qdropd.address.to_string(), "--files-from"]).arg(&list);
+    let sent = run(command.current_dir(top));
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert!(sent.stdout.contains("{\"outcome\":\"summary\",\"files\":8,"), "{sent:?}");
+    assert!(sent.stdout.contains("\"name\":\"new\\nline\""), "{sent:?}");
+    assert!(qdropd.directory.join("new_line").is_file());
+    fs::remove_dir_all(list.parent().unwrap()).unwrap();
+}
+
+#[test]
+fn a_list_that_is_none_is_told() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let to = qdropd.address.to_string();
+    let list = |list: &Path, options: &[&str]| {
+        let args = options.iter().map(OsString::from);
+        qdrop(args.chain(["--files-from".into(), list.into(), to.clone().into()]))
+    };
+    let missing = source.path().join("missing");
+    let sent = list(&missing, &[]);
+    let line = format!("qdrop: cannot open {}: No such file or directory\n", missing.display());
+    assert_eq!((sent.exit, &*sent.stdout, &*sent.stderr), (1, "", &*line));
+    let sent = list(source.path(), &["--json"]);
+    let line = format!("qdrop: cannot read {}: ", source.path().display());
+    assert!(sent.exit == 1 && sent.stderr.starts_with(&line), "{sent:?}");
+    assert!(sent.stdout.starts_with("{\"outcome\":\"failed\","), "{sent:?}");
+    // Zeros where newlines should be, and the other way round.
+    let name = "x".repeat(70_000);
+    for (options, end) in [(&[][..], '\0'), (&["-0"], '\n')] {
+        let all = file(source.path(), "list", format!("{name}{end}{name}{end}").as_bytes());
+        let sent = list(&all, options);
+        assert!(sent.exit == 1 && sent.stderr.contains("a name is longer than any is"), "{sent:?}");
+        assert_eq!(sent.stderr.lines().count(), 1, "{sent:?}");
+    }
+    // Nothing is found, which is no failure, as of an empty directory.
+    let sent = list(&file(source.path(), "list", b"\n"), &["--json"]);
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert!(sent.stdout.starts_with("{\"outcome\":\"summary\",\"files\":0,"), "{sent:?}");
+    assert!(qdropd.settled().is_empty());
+}
+
+#[test]
+fn what_came_through_a_pipe_is_sent_while_more_may_come() {
+    for options in [&[][..], &["--jobs=3"], &["--remove-source", "--retry=9"]] {
+        let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+        let mut sender = Command::new(program("qdrop"))
+            .args(options)
+            .args(["-q", "--files-from=-", &qdropd.address.to_string()])
+            .current_dir(source.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut names = sender.stdin.take().unwrap();
+        for n in 0..4 {
+            let name = format!("{n}");
+            file(source.path(), &name, &noise(n * 1000));
+            // The first ones come alone, and each of the others after the one before was stored.
+            writeln!(names, "{name}").unwrap();
+            eventually("it is stored", || qdropd.directory.join(&name).is_file().then_some(()));
+        }
+        drop(names);
+        assert_eq!(sender.wait().unwrap().code(), Some(0), "{options:?}");
+        assert_eq!(qdropd.settled().len(), 4);
+    }
+}
+
+#[test]
+fn what_is_tried_again_does_not_wait_for_further_names() {
+    let (source, drop) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let path = file(source.path(), "a", b"body");
+    let to = receiver(|n, stream| {
+        // The first one is gone at once.
+        if n > 0 {
+            let files = take_files(&stream).unwrap();
+            confirm(&stream, &files);
+            drain(&stream);
+        }
+    });
+    let mut sender = Command::new(program("qdrop"))
+        .args(["-q", "--remove-source", "--retry=3", "--files-from=-", &to.to_string()])
+        .current_dir(drop.path())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut names = sender.stdin.take().unwrap();
+    writeln!(names, "{}", path.display()).unwrap();
+    eventually("it is sent and removed", || (!path.exists()).then_some(()));
+    std::mem::drop(names);
+    assert_eq!(sender.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_long_list_takes_no_more_memory_than_a_short_one() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let mut sender = Command::new(program("qdrop"))
+        .args(["--files-from=-", &qdropd.address.to_string()])
+        .current_dir(source.path())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut names = sender.stdin.take().unwrap();
+    // 40 MB of names, of directories, so that they are passed over.
+    let name = "./".repeat(200) + "\n";
+    names.write_all(name.repeat(100_000).as_bytes()).unwrap();
+    file(source.path(), "last", b"");
+    names.write_all(b"last\n").unwrap();
+    eventually("it is stored", || qdropd.directory.join("last").is_file().then_some(()));
+    let status = fs::read_to_string(format!("/proc/{}/status", sender.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    figures(&format!("100,000 names of 400 bytes: {kilobytes} KiB at most"));
+    assert!(kilobytes < 16 * 1024, "{peak}");
+    drop(names);
+    assert_eq!(sender.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_sent_and_changes_nothing() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["-v", "--max-size=30M"]));
+    let top = source.path().join("top");
+    fs::create_dir(&top).unwrap();
+    let there = file(&top, "a there", b"body");
+    assert_eq!(send(qdropd.address, &["--preserve"], &there).exit, 0);
+    file(&top, "b new", b"1");
+    // Each comes alone in the answer to a list, or is put off.
+    for name in ["c", "d", "e"] {
+        File::create(top.join(name)).unwrap().set_len(20_000_000).unwrap();
+    }
+    File::create(top.join("f large")).unwrap().set_len(31 << 20).unwrap();
+    let before = (files(&qdropd.directory), fs::metadata(&qdropd.directory).unwrap());
+    let log = qdropd.log();
+    for (options, verb) in [(&[][..], "send"), (&["--skip-existing"], "skip")] {
+        let options = [&["-r", "--dry-run", "--remove-source"], options].concat();
+        let sent = send(qdropd.address, &options, &top);
+        assert_eq!(sent.exit, 5, "{sent:?}");
+        let line = format!("would {verb} top/a there (4 bytes): it is there as a there");
+        let big = ["c", "d", "e"].map(|name| format!("would send top/{name} (20000000 bytes)"));
+        let mut expected: Vec<String> = vec![line, "would send top/b new (1 bytes)".into()];
+        expected.extend(big);
+        let told: BTreeSet<&str> = sent.stdout.lines().collect();
+        assert_eq!(told, expected.iter().map(String::as_str).collect(), "{sent:?}");
+        assert_eq!(sent.stdout.lines().count(), 5, "{sent:?}");
+        assert!(sent.stderr.contains("f large not sent to "), "{sent:?}");
+        assert_eq!(sent.stderr.lines().count(), 1, "{sent:?}");
+        let json = send(qdropd.address, &[&options[..], &["--json"]].concat(), &top);
+        let outcome = format!("{{\"outcome\":\"would_{verb}\",\"file\":");
+        assert!(json.stdout.lines().any(|line| {
+            line.starts_with(&outcome)
+                && line.contains("\"stored_as\":\"a there\",\"size\":4,\"xxh64\":null,")
+        }));
+        let (sent, skipped) = if verb == "send" { (5, 0) } else { (4, 1) };
+        let summary = format!(
+            "{{\"outcome\":\"summary\",\"files\":6,\"stored\":0,\"sent\":{sent},\
+             \"skipped\":{skipped},\"failed\":1,\"bytes\":"
+        );
+        assert!(json.stdout.lines().last().unwrap().starts_with(&summary), "{json:?}");
+    }
+    assert_eq!(files(&top).len(), 6);
+    assert_eq!(qdropd.settled(), before.0);
+    let touched = fs::metadata(&qdropd.directory).unwrap().modified().unwrap();
+    assert_eq!(touched, before.1.modified().unwrap(), "a file was made for a moment");
+    let log = qdropd.log().split_off(log.len());
+    let told = |line: &str| {
+        let events = [" skipped ", " connected", " f large", " more than the receiver takes"];
+        events.iter().any(|event| line.contains(event))
+    };
+    assert!(log.lines().all(told), "{log}");
+
+    // What the receiver refuses by name; a file that cannot be read; nobody who answers.
+    let refuses = Qdropd::start(&["--on-conflict=refuse"]);
+    assert_eq!(send(refuses.address, &[], &there).exit, 0);
+    fs::write(&there, b"longer").unwrap();
+    let sent = send(refuses.address, &["--dry-run"], &there);
+    assert!(sent.exit == 5 && sent.stderr.contains("has a file of that name"), "{sent:?}");
+    let missing = top.join("missing");
+    assert_eq!(send(refuses.address, &["--dry-run"], &missing).exit, 1);
+    assert_eq!(send("127.0.0.1:1", &["--dry-run"], &there).exit, 3);
+}
+
+#[test]
+fn a_dry_run_of_many_files_tells_each_and_takes_nothing_that_is_kept() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let content = noise(3_000_000);
+    let path = file(source.path(), "kept", &content);
+    let metadata = fs::metadata(&path).unwrap();
+    let modified = metadata.modified().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    // A sender of which a part comes.
+    let mut stream = qdropd.connect();
+    let modified = i64::try_from(modified.as_millis()).unwrap();
+    stream.write_all(&list_bytes(1, &[(content.len() as u64, modified, "kept")])).unwrap();
+    read_answer(&stream).unwrap();
+    stream.write_all(&[0; 8]).unwrap();
+    stream.write_all(&content[..2_000_000]).unwrap();
+    drop(stream);
+    qdropd.logged("kept");
+    let many: Vec<PathBuf> =
+        (0..3000).map(|n| file(source.path(), &format!("{n}"), b"x")).collect();
+    let sent = send(qdropd.address, &["-r", "--dry-run", "--jobs=2", "--resume"], source.path());
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{}", sent.stderr);
+    assert_eq!(sent.stdout.lines().collect::<BTreeSet<_>>().len(), many.len() + 1);
+    let sent = send(qdropd.address, &["--resume", "--json"], &path);
+    assert!(sent.exit == 0 && sent.stdout.contains(",\"resumed_at\":2000000,"), "{sent:?}");
+}
+
+/// Every file of the queue is either there, or stored with its content.
+fn lost(queue: &Path, drop: &Path, contents: &[Vec<u8>]) -> Vec<usize> {
+    let there: BTreeSet<Vec<u8>> = files(drop)
+        .into_iter()
+        .filter_map(|(name, content)| (!name.starts_with(".qdrop-")).then_some(content))
+        .collect();
+    let is_lost =
+        |n: &usize| !queue.join(format!("{n:03}")).exists() && !there.contains(&contents[*n]);
+    (0..contents.len()).filter(is_lost).collect()
+}
+
+#[test]
+fn a_queue_whose_sender_is_killed_again_and_again_arrives() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--no-sync"]));
+    let contents: Vec<Vec<u8>> = (0..300).map(|n| noise(10_000 + 97 * n)).collect();
+    for (n, content) in contents.iter().enumerate() {
+        file(source.path(), &format!("{n:03}"), content);
+    }
+    let found: Vec<u8> = (0..300).flat_map(|n| format!("{n:03}\n").into_bytes()).collect();
+    let list = file(&TempDir::new().unwrap().keep(), "list", &found);
+    let (mut kills, mut moments) = (0, noise(100_000).into_iter());
+    loop {
+        let left: Vec<u8> = (0..300)
+            .map(|n| format!("{n:03}"))
+            .filter(|name| source.path().join(name).exists())
+            .flat_map(|name| (name + "\n").into_bytes())
+            .collect();
+        if left.is_empty() {
+            break;
+        }
+        fs::write(&list, &left).unwrap();
+        let mut sender = Command::new(program("qdrop"))
+            .args(["-q", "--remove-source", "--limit-rate=20M", "--files-from"])
+            .arg(&list)
+            .arg(qdropd.address.to_string())
+            .current_dir(source.path())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(u64::from(moments.next().unwrap()) / 4 + 8 * kills));
+        sender.kill().unwrap();
+        sender.wait().unwrap();
+        kills += 1;
+        let lost = lost(source.path(), &qdropd.directory, &contents);
+        assert!(lost.is_empty(), "after {kills} kills: {lost:?}");
+    }
+    fs::remove_dir_all(list.parent().unwrap()).unwrap();
+    figures(&format!("300 files, the sender killed {kills} times"));
+    assert!(kills > 1);
+}
+
+#[test]
+fn a_name_that_is_no_unicode_is_removed_as_it_is_on_the_disk() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
+    let path = source.path().join(OsString::from_vec(b"\xFE".into()));
+    fs::write(&path, b"1").unwrap();
+    let sent = send_names(qdropd.address, &["--remove-source", "-0"], b"./\xFE\0", source.path());
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert!(!path.exists() && qdropd.directory.join("%FE").is_file());
+}
