@@ -74,6 +74,27 @@ fn systemd_has_nothing_to_say_about_the_units() {
 }
 
 #[test]
+fn systemd_has_nothing_to_say_about_a_queue() {
+    if can_analyze("what systemd says of the units of a queue") {
+        let units = units();
+        let queue = ["service", "path", "timer"].map(|kind| format!("qdrop-queue@.{kind}"));
+        for name in &queue {
+            let unit = read(&format!("contrib/queue/{name}"));
+            let program = format!("{} ", program("qdrop").display());
+            file(units.path(), name, unit.replace("/usr/bin/qdrop ", &program).as_bytes());
+        }
+        for target in ["network-online", "paths", "timers"] {
+            file(units.path(), &format!("{target}.target"), b"[Unit]\n");
+        }
+        for name in queue {
+            let verified = analyze(&["verify", "--man=no", &name], units.path());
+            let told = (verified.exit, &*verified.stdout, &*verified.stderr);
+            assert_eq!(told, (0, "", ""), "{name}");
+        }
+    }
+}
+
+#[test]
 fn the_units_are_as_little_exposed_as_they_say() {
     if can_analyze("what systemd thinks of the safety of the units") {
         // In tenths, of 10.

@@ -107,6 +107,7 @@ fn the_scripts_are_clean() {
     let scripts = [
         "contrib/openwrt/qdrop/files/qdropd.init",
         "contrib/openwrt/qdrop/test.sh",
+        "contrib/queue/qdrop-queue.init",
         "contrib/buildroot/package/qdrop/S80qdropd",
         "contrib/alpine/APKBUILD",
         "contrib/alpine/qdropd.initd",

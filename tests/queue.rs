@@ -629,3 +629,72 @@ fn a_name_that_is_no_unicode_is_removed_as_it_is_on_the_disk() {
     assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
     assert!(!path.exists() && qdropd.directory.join("%FE").is_file());
 }
+
+/// A queue of contrib/, of this directory, and its receiver: how it is called.
+fn queue_command(kind: &str, directory: &Path, to: SocketAddr) -> Command {
+    let text = match kind {
+        "systemd" => read("contrib/queue/qdrop-queue@.service"),
+        "cron" => read("contrib/queue/qdrop-queue.cron"),
+        _ => read("contrib/queue/qdrop-queue.init"),
+    };
+    let text = text.replace("--settle 10 ", "--settle 0.1 ").replace("/usr/bin/qdrop ", "qdrop ");
+    let mut shell = Command::new("sh");
+    let programs = program("qdrop").parent().unwrap().to_owned();
+    let path = std::env::var_os("PATH").unwrap();
+    let path = [programs].into_iter().chain(std::env::split_paths(&path));
+    shell.env("PATH", std::env::join_paths(path).unwrap()).current_dir(directory).arg("-c");
+    match kind {
+        "systemd" => {
+            let (_, call) = text.split_once("\nExecStart=/bin/sh -c '").unwrap();
+            let (call, _) = call.split_once("' %I\n").unwrap();
+            shell.arg(call.replace("$$", "$")).arg(to.to_string());
+        }
+        "cron" => {
+            let call = text.lines().last().unwrap().strip_prefix("* * * * * qdrop ").unwrap();
+            let (_, call) = call.split_once("/var/spool/qdrop/box.local && ").unwrap();
+            shell.arg(call.replace(" box.local", &format!(" {to}")));
+        }
+        _ => {
+            let start =
+                "for call in open_instance close_instance; do eval \"procd_$call() { :; }\"; done
+                procd_set_param() { [ \"$1\" != command ] || { shift; \"$@\"; }; }
+                . \"$0\"; DIRECTORY=$1 HOST=$2; start_service";
+            let script =
+                file(&directory.join(".."), "init", text.replace("sleep 60", "exit").as_bytes());
+            shell
+                .args([start.as_ref(), script.as_os_str(), directory.as_os_str()])
+                .arg(to.to_string());
+        }
+    }
+    shell
+}
+
+#[test]
+fn the_queues_of_contrib_are_emptied() {
+    for kind in ["systemd", "cron", "procd"] {
+        let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--subdirs"]));
+        let queue = source.path().join("queue");
+        fs::create_dir_all(queue.join("deep/.hidden")).unwrap();
+        file(&queue, ".unfinished", b"1");
+        file(&queue.join("deep/.hidden"), "unfinished", b"2");
+        symlink("/etc/hostname", queue.join("link")).unwrap();
+        let run = || {
+            let mut command =
+                assert_cmd::Command::from_std(queue_command(kind, &queue, qdropd.address));
+            run(&mut command)
+        };
+        // Of nothing there is nothing to say.
+        let empty = run();
+        assert_eq!((&*empty.stdout, &*empty.stderr), ("", ""), "{kind}: {empty:?}");
+        let paths = [file(&queue, "a b", b"3"), file(&queue.join("deep"), "new\nline", b"4")];
+        eventually("the queue is empty", || {
+            let sent = run();
+            assert_eq!((sent.exit, &*sent.stdout, &*sent.stderr), (0, "", ""), "{kind}: {sent:?}");
+            paths.iter().all(|path| !path.exists()).then_some(())
+        });
+        assert!(queue.join(".unfinished").exists() && queue.join("link").exists(), "{kind}");
+        assert!(queue.join("deep/.hidden/unfinished").exists(), "{kind}");
+        assert_eq!(fs::read(qdropd.directory.join("deep/new_line")).unwrap(), b"4");
+        assert_eq!(qdropd.settled()["a b"], b"3");
+    }
+}
