@@ -496,6 +496,7 @@ fn a_dry_run_says_what_would_be_sent_and_changes_nothing() {
     }
     File::create(top.join("f large")).unwrap().set_len(31 << 20).unwrap();
     let before = (files(&qdropd.directory), fs::metadata(&qdropd.directory).unwrap());
+    qdropd.logged("stored a there as a there");
     let log = qdropd.log();
     for (options, verb) in [(&[][..], "send"), (&["--skip-existing"], "skip")] {
         let options = [&["-r", "--dry-run", "--remove-source"], options].concat();

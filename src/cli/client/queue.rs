@@ -139,19 +139,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Locks what is still to be found. While another job waits for that, nobody waits who has files.
-    fn listing(&self) -> Option<MutexGuard<'_, Listing<'a>>> {
-        match self.listing.try_lock() {
-            Ok(listing) => Some(listing),
-            Err(_) if !self.shared().queue.is_empty() => None,
-            Err(_) => Some(self.listing.lock().unwrap_or_else(PoisonError::into_inner)),
+    /// Locks what is still to be found. While another job waits for a name, which may take as long as a pipe
+    /// is quiet, nobody waits who has files, or does not want to.
+    fn listing(&self, waits: bool) -> Option<MutexGuard<'_, Listing<'a>>> {
+        if self.options.files_from.is_some() && (!waits || !self.shared().queue.is_empty()) {
+            return self.listing.try_lock().ok();
         }
+        Some(self.listing.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Finds files until the queue has enough for a list of each job, but not for long. `waits`: whether the
     /// first is waited for as long as it takes, if nothing else is to be done: a job that finds none ends.
-    fn find_files(&self, waits: bool) {
-        let Some(mut listing) = self.listing() else { return };
+    /// Returns false if another job is at it.
+    fn find_files(&self, waits: bool) -> bool {
+        let Some(mut listing) = self.listing(waits) else { return false };
         let shared = self.shared();
         let enough = limits::LIST_FILES * shared.jobs.min(limits::TRANSFERS);
         let missing = enough.saturating_sub(shared.queue.len());
@@ -175,6 +176,7 @@ impl<'a> Run<'a> {
         }
         printer.planned(found.len(), bytes);
         self.shared().queue.extend(found);
+        true
     }
 
     /// Returns a file that was found, and its size, or tells why there is none.
@@ -194,8 +196,14 @@ impl<'a> Run<'a> {
     /// Takes the files that a job sends next: one, or its share of what was found, as far as that fits into a
     /// list. `waits` is that of [`Run::find_files`].
     pub(super) fn take_files(&self, lists: bool, waits: bool) -> Vec<QueuedFile> {
-        self.find_files(waits);
-        let mut shared = self.shared();
+        let mut shared = loop {
+            let has_looked = self.find_files(waits);
+            let shared = self.shared();
+            // What others had may be gone by now.
+            if has_looked || !waits || !shared.queue.is_empty() {
+                break shared;
+            }
+        };
         let most = match (lists, self.target) {
             (true, Target::Host(..)) => shared.queue.len().div_ceil(shared.jobs.max(1)),
             _ => 1,
