@@ -202,7 +202,8 @@ fn a_file_whose_time_cannot_be_set_is_stored_and_that_is_told() {
         let line = qdropd.logged("cannot set the time of ");
         assert!(line.ends_with("; the file has that of its arrival"), "{line}");
         let sent = send(qdropd.address, &[options, &["--json"]].concat(), &path);
-        let message = "\"message\":\"the receiver's file system did not take its time\"}\n";
+        let message =
+            "\"message\":\"the receiver's file system did not take its time\",\"removed\":null}\n";
         assert!(sent.stdout.ends_with(message), "{sent:?}");
         // Without --preserve it is not tried, and nothing is to be told.
         let sent = send(qdropd.address, &[], &path);

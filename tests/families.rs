@@ -245,7 +245,7 @@ fn told(
     let json = send_to(&[options, &["--json"]].concat());
     assert_eq!(json.stderr, "", "{json:?}");
     let (_, members) = json.stdout.split_once(",\"closed_by_receiver\":").unwrap();
-    (send_to(options), members.trim_end_matches(",\"message\":null}\n").to_owned())
+    (send_to(options), members.trim_end_matches(",\"message\":null,\"removed\":null}\n").to_owned())
 }
 
 #[track_caller]

@@ -181,7 +181,7 @@ closed by itself, as most do that have the whole file. More is not known.
 
 Exit status (with several files all are tried; the first failure counts):
   0  every file was sent, with a receipt wherever the receiver gives them
-  1  a local file cannot be read, or changed while it was sent
+  1  a local file cannot be read or removed, or changed while it was sent
   2  the command line is wrong
   3  the receiver cannot be reached
   4  the connection broke or timed out, or it is no receiver of files

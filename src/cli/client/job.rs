@@ -153,7 +153,8 @@ impl Run<'_> {
         for mut file in files {
             match self.describe(&mut file) {
                 Ok((stamp, entry)) => {
-                    listed.push(ListedFile::new(file, stamp));
+                    let file = Some(file);
+                    listed.push(ListedFile { file, stamp, took: None, start: 0, opened: None });
                     entries.push(entry);
                 }
                 Err(error) => self.record(file, Err(error), Duration::ZERO, 0, None),
@@ -310,12 +311,6 @@ struct ListedFile {
     opened: Option<OpenedFile>,
 }
 
-impl ListedFile {
-    fn new(file: QueuedFile, stamp: Stamp) -> Self {
-        Self { file: Some(file), stamp, took: None, start: 0, opened: None }
-    }
-}
-
 struct Current {
     file: usize,
     id: Id,
@@ -353,10 +348,10 @@ impl ListSource for SendingList<'_, '_> {
         };
         let Options { dry_run, remove_source, .. } = *self.run.options;
         if dry_run {
-            let file = self.files[number].file.take();
             let sent = Sent { size: source.size(), ..Sent::default() };
-            let _ = file.inspect(|file| self.run.reporter.would_send(file, &sent));
-            // It has an outcome, and no body.
+            self.run.reporter.would_send(file, &sent);
+            // It has its outcome, and no body.
+            self.files[number].file = None;
             return Err(SendError::NotProcessed);
         }
         let id = self.run.reporter.printer.begin(file.name.clone(), source.size());

@@ -113,10 +113,13 @@ impl<'a> Run<'a> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns how many files to send in parallel.
+    /// Returns how many files to send in parallel. Names may come one by one.
     fn jobs(&self) -> usize {
         let shared = self.shared();
-        shared.jobs.min(shared.queue.len())
+        match self.options.files_from {
+            Some(_) if !shared.queue.is_empty() => shared.jobs,
+            _ => shared.jobs.min(shared.queue.len()),
+        }
     }
 
     /// Reads standard input, if that is to be sent. It has a name of its own, so it is the only file.
