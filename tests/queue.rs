@@ -6,7 +6,7 @@ use qdrop::digest::xxh64;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -91,6 +91,61 @@ fn what_is_stored_is_removed_and_directories_stay() {
     assert!(sent.stdout.contains(",\"removed\":true}"), "{sent:?}");
     assert!(sent.stdout.contains(",\"removed\":false}"), "{sent:?}");
     assert!(!path.exists());
+}
+
+/// What took the place of a file that is removed already has failed, and is the only one that is left.
+#[test]
+fn a_file_that_replaced_another_one_of_its_call_stays() {
+    let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&["--on-conflict=replace"]));
+    let paths = ["x", "y"].map(|directory| {
+        fs::create_dir(source.path().join(directory)).unwrap();
+        file(&source.path().join(directory), "a", directory.as_bytes())
+    });
+    let sent = send_all(qdropd.address, &["--remove-source", "--json"], &paths);
+    assert!(sent.exit == 1 && sent.stderr.contains("it took the place of another"), "{sent:?}");
+    assert_eq!((paths[0].exists(), paths[1].exists()), (false, true));
+    assert_eq!(qdropd.settled()["a"], b"y");
+}
+
+#[test]
+fn a_sender_that_listens_removes_what_is_stored() {
+    let (source, drop) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let path = file(source.path(), "a", b"body");
+    let mut sender = Command::new(program("qdrop"))
+        .args(["--listen=127.0.0.1:0", "--remove-source"])
+        .arg(&path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(sender.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    let address = first.strip_prefix("listening on ").unwrap();
+    let mut fetch = assert_cmd::Command::new(program("qdropd"));
+    let fetched = run(fetch.args(["--from", address]).arg(drop.path()));
+    assert_eq!(fetched.exit, 0, "{fetched:?}");
+    assert!(lines.next().unwrap().unwrap().starts_with("stored a as a ("));
+    assert_eq!(sender.wait().unwrap().code(), Some(0));
+    assert!(!path.exists());
+    assert_eq!(fs::read(drop.path().join("a")).unwrap(), b"body");
+}
+
+#[test]
+fn a_receiver_that_serves_one_transfer_has_a_question_and_then_a_queue() {
+    let (source, options) = (TempDir::new().unwrap(), ["-r", "--remove-source"]);
+    let queue = source.path().join("queue");
+    fs::create_dir(&queue).unwrap();
+    let paths: Vec<PathBuf> = (0..40).map(|n| file(&queue, &format!("{n}"), b"body")).collect();
+    let drop = TempDir::new().unwrap();
+    let mut qdropd = Qdropd::start_in(drop.path(), &["--once", "--subdirs"]);
+    let sent = send(qdropd.address, &["-r", "--dry-run"], &queue);
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 40), "{sent:?}");
+    assert!(qdropd.files().is_empty());
+    // Nothing was to be told of the question, so it was none of its transfers.
+    let sent = send(qdropd.address, &options, &queue);
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    assert_eq!(qdropd.wait().code(), Some(0));
+    assert!(paths.iter().all(|path| !path.exists()));
+    assert_eq!(files(&drop.path().join("queue")).len(), 40);
 }
 
 #[test]
