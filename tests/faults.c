@@ -9,6 +9,7 @@
  *   lost-reply link, rename and unlink work, and say that what they have done was done before: the
  *              answer of an NFS server was lost, and it was asked again
  *   lost-reply-vfat likewise, without hard links
+ *   no-unlink  no file can be removed
  *   fsync      fsync of a file fails
  *   fsync-size:N       fsync of a file of N bytes fails
  *   late       fsync of a file finds the disk full
@@ -260,6 +261,8 @@ int unlink(const char *path)
     if (unlucky("unlink\n"))
         return -1;
     one_step_more();
+    if (faulty("no-unlink"))
+        return refuse("unlink\n", EACCES);
     int result = syscall(SYS_unlinkat, AT_FDCWD, path, 0);
     return result == 0 && loses_replies() ? refuse("unlink\n", ENOENT) : result;
 }

@@ -5,11 +5,11 @@ use harness::*;
 use qdrop::digest::xxh64;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -285,19 +285,24 @@ fn what_cannot_be_removed_is_told_once_and_what_is_gone_is_not() {
     assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
     assert!(sent.stdout.contains(",\"removed\":false}"), "{sent:?}");
 
-    let locked = source.path().join("locked");
-    fs::create_dir(&locked).unwrap();
-    let paths = [file(&locked, "b", b"1"), file(source.path(), "c", b"2")];
-    fs::set_permissions(&locked, Permissions::from_mode(0o500)).unwrap();
-    if File::create(locked.join("x")).is_ok() {
-        left_out("a file that may not be removed", "root may remove every one");
-    } else {
-        let sent = send_all(qdropd.address, &["--remove-source"], &paths);
-        assert!(sent.exit == 1 && sent.stderr.contains("cannot remove"), "{sent:?}");
-        assert_eq!((sent.stderr.lines().count(), sent.stdout.lines().count()), (1, 2), "{sent:?}");
-        assert!(paths[0].exists() && !paths[1].exists());
+    // A disk that removes nothing, and one that says that it was done before.
+    for (fault, exit) in [("no-unlink", 1), ("lost-reply", 0)] {
+        let paths = [file(source.path(), "b", b"1"), file(source.path(), "c", b"2")];
+        let refused = source.path().join(fault);
+        let mut sender = assert_cmd::Command::from_std(faulty("qdrop", fault, &refused));
+        sender.args(["--remove-source", &qdropd.address.to_string()]).args(&paths);
+        let sent = run(&mut sender);
+        assert_eq!((sent.exit, sent.stdout.lines().count()), (exit, 2), "{sent:?}");
+        let line = |path: &PathBuf| {
+            let path = path.display();
+            let why = "Permission denied; it is stored, and stays to be sent again";
+            format!("qdrop: cannot remove {path}: {why}\n")
+        };
+        let lines: String = paths.iter().filter(|_| exit == 1).map(line).collect();
+        assert_eq!(sent.stderr, lines);
+        assert!(paths.iter().all(|path| path.exists() == (exit == 1)), "{fault}");
+        assert_eq!(refusals(&refused, "unlink"), 2, "{fault}");
     }
-    fs::set_permissions(&locked, Permissions::from_mode(0o700)).unwrap();
 }
 
 #[test]

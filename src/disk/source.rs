@@ -125,7 +125,11 @@ impl OpenedFile {
         } else if Stamp::of(&there) != self.stamp {
             "it has changed"
         } else {
-            return fs::remove_file(path).map(|()| true).map_err(at());
+            return match fs::remove_file(path) {
+                // A file server may have answered twice.
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+                removed => removed.map(|()| true).map_err(at()),
+            };
         };
         Err(at()(io::Error::other(why)))
     }

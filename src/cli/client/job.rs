@@ -147,8 +147,7 @@ impl Run<'_> {
         files: Vec<QueuedFile>,
         connection: &mut Option<Outgoing<TimedStream>>,
     ) -> NextStep {
-        let (send_anyway, in_doubt) =
-            files.first().map_or((false, false), |file| (file.send_anyway, file.in_doubt));
+        let options = self.list_options(&files);
         let (mut listed, mut entries) = (Vec::new(), Vec::new());
         for mut file in files {
             match self.describe(&mut file) {
@@ -180,10 +179,6 @@ impl Run<'_> {
             directories: BTreeSet::new(),
             ends: false,
         };
-        let ListOptions { resume, preserve, skip } = self.options.list_options;
-        // What may be stored is asked for as if it was interrupted at its end.
-        let (resume, skip) = (resume || in_doubt, skip && !send_anyway);
-        let options = ListOptions { resume, preserve, skip };
         let sent = outgoing.send_list(options, &entries, self.gives_receipts(), &mut sending);
         sending.sync_removals();
         let is_host = matches!(self.target, Target::Host(..));
@@ -212,6 +207,15 @@ impl Run<'_> {
             Some(error) => self.wait_or_fail(busy, &error, began.elapsed()),
             None => NextStep::Next,
         }
+    }
+
+    /// Returns what is asked for with these files, which are alike. What may be stored is asked for as if it was
+    /// interrupted at its end.
+    fn list_options(&self, files: &[QueuedFile]) -> ListOptions {
+        let ListOptions { resume, preserve, skip } = self.options.list_options;
+        let in_doubt = files.iter().any(|file| file.in_doubt);
+        let send_anyway = files.iter().any(|file| file.send_anyway);
+        ListOptions { resume: resume || in_doubt, preserve, skip: skip && !send_anyway }
     }
 
     /// Returns what a list says of a file, which may change from now on.
