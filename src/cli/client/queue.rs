@@ -267,6 +267,9 @@ impl<'a> Run<'a> {
     }
 
     fn record_failure(&self, mut file: QueuedFile, error: &SendError, time: Duration) {
+        if self.reporter.was_removed(&file, error) {
+            return;
+        }
         match disposition(error) {
             Disposition::Requeue => self.shared().queue.push_front(file),
             Disposition::Retry(_) | Disposition::Busy(_) if file.tries < self.options.retry => {

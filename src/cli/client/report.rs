@@ -16,7 +16,7 @@ use crate::wire::header::Dialect;
 use crate::wire::receipt::Receipt;
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::mem;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -78,6 +78,8 @@ enum NameOf {
     Sent,
     /// A file of either kind, in lower case, where that is another name.
     LowerCase,
+    /// A path, the file at which was removed when it was stored.
+    Removed,
 }
 
 /// Returns what is remembered of a name: its XXH64, whose last bits tell what for.
@@ -104,6 +106,18 @@ impl<'a> Reporter<'a> {
     pub(super) fn left_out(&self, path: &Path, why: &str) {
         let path = path.to_string_lossy();
         self.printer.log(format!("qdrop: {} left out: {why}", Escaped(&path)));
+    }
+
+    /// Returns whether a file cannot be read since this call has removed it: it was named twice. Reports that.
+    pub(super) fn was_removed(&self, file: &QueuedFile, error: &SendError) -> bool {
+        let SendError::Source(DiskError { error, .. }) = error else { return false };
+        let path = remembered(&file.path.to_string_lossy(), NameOf::Removed);
+        let was_removed = error.kind() == ErrorKind::NotFound && self.state().names.contains(&path);
+        if was_removed {
+            self.printer.settled(0);
+            self.left_out(&file.path, "it is stored and removed already");
+        }
+        was_removed
     }
 
     /// Reports a file that was changed too short a time ago, and is left out.
@@ -144,6 +158,10 @@ impl<'a> Reporter<'a> {
     ) {
         let unconfirmed = sent.stored_as.is_none() && self.options.require_receipt;
         let has_removed = removed.as_ref().map(|removed| matches!(removed, Ok(true)));
+        if has_removed == Some(true) {
+            let path = remembered(&file.path.to_string_lossy(), NameOf::Removed);
+            self.state().names.insert(path);
+        }
         let stays = removed.and_then(Result::err);
         let (why, exit) = match (another, stays) {
             (Some(another), _) => (Some(another), Exit::Local),
