@@ -166,11 +166,11 @@ packages-check: all
 	QDROP_BIN=$(binaries) QDROP_PYTHON=$(abspath $(target))/python/bin $(tests) --test packages
 
 # The full length of what `make test` does in short: kills, failing calls, full disks, bad networks,
-# hostile peers, by the thousand. Takes about eight minutes and wants a machine to itself.
+# hostile peers, by the thousand. Takes about a quarter of an hour and wants a machine to itself.
 # Debian: apt-get install strace faketime iproute2 python3-fusepy
 torture: all
-	QDROP_TORTURE=1 QDROP_BIN=$(binaries) $(tests) --test torture --test network -- \
-		--nocapture --test-threads 1
+	QDROP_TORTURE=1 QDROP_BIN=$(binaries) $(tests) --test torture --test network --test exactly_once \
+		--test survival -- --nocapture --test-threads 1
 
 # What vsftpd, tftpd, sftp-server, rsync, nc, a Qt program and qdropd leave of a file whose sender is
 # killed in the middle. Those that are not installed are left out. As root, for tftpd.

@@ -72,6 +72,17 @@ pub const QUIET: Duration = Duration::from_millis(200);
 /// Interrupted bodies that are kept for their senders.
 pub const KEPT: usize = 16;
 
+/// Partial files of other processes that one process knows of, beyond those that are kept.
+pub const FOREIGN_PARTS: usize = 64;
+
+/// The shortest pause between two looks for them, and its shortest ratio to the time that the last one took.
+pub const FOREIGN_LOOK: (Duration, u32) = (Duration::from_millis(100), 20);
+
+/// Stored files whose receipts were not acknowledged, that one process remembers: two lists.
+pub const UNACKNOWLEDGED: usize = 2 * LIST_FILES;
+/// Bytes of memory for them.
+pub const UNACKNOWLEDGED_MEMORY: usize = 2 * 1024 * 1024;
+
 /// How long an interrupted body is kept by default.
 pub const KEEP_PARTIAL: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -23,11 +23,6 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
-/// Says what was measured, where it is read even if the test passes.
-fn figures(text: &str) {
-    io::stderr().write_all(format!("FIGURES: {text}\n").as_bytes()).unwrap();
-}
-
 /// How many lines of its log contain `text`.
 fn count(qdropd: &Qdropd, text: &str) -> usize {
     qdropd.log().lines().filter(|line| line.contains(text)).count()
@@ -289,7 +284,10 @@ fn an_interrupted_transfer_goes_on_to_the_letter() {
     assert_eq!(go(&stream), (600, xxh64(&content[..600])));
     body(&stream, 600, &content);
     assert_eq!(receipt(&stream), stored("a.bin", &content), "over the whole file");
-    assert_eq!(have(&qdropd, RESUME, 1000, -7, "a.bin"), 0);
+    // Until its receipt is acknowledged all of it is here.
+    assert_eq!(have(&qdropd, RESUME, 1000, -7, "a.bin"), 1000);
+    drop(stream);
+    eventually("it is forgotten", || (have(&qdropd, RESUME, 1000, -7, "a.bin") == 0).then_some(()));
     assert_eq!(qdropd.settled(), BTreeMap::from([("a.bin".to_owned(), content.clone())]));
 
     // A sender whose file is another one by now starts at 0.
@@ -299,6 +297,7 @@ fn an_interrupted_transfer_goes_on_to_the_letter() {
     assert_eq!(go(&stream), (400, xxh64(&noise(500)[..400])));
     body(&stream, 0, &content[..500]);
     assert_eq!(receipt(&stream), stored("b.bin", &content[..500]));
+    drop(stream);
     assert_eq!(qdropd.settled()["b.bin"], content[..500]);
 }
 
@@ -500,7 +499,7 @@ fn what_is_refused_or_there_is_said_in_the_answer() {
     let mut expected = BTreeMap::from(expected.map(|(name, bytes)| (name.into(), bytes.to_vec())));
     expected.insert("next".into(), b"next".to_vec());
     let mut files = qdropd.files();
-    files.retain(|name, content| !name.ends_with(".late.bin.part") || content.len() != 300);
+    files.retain(|name, content| !name.starts_with(".qdrop-kept-") || content.len() != 300);
     assert_eq!(files, expected);
 }
 
@@ -939,7 +938,7 @@ fn a_file_that_changes_between_two_tries_arrives_as_it_is_then() {
 }
 
 #[test]
-fn what_a_killed_receiver_left_is_not_trusted() {
+fn what_a_killed_receiver_left_goes_on_with_the_next() {
     let (source, drop_directory) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let path = file(source.path(), "a", &noise(SIZE));
     let mut qdropd = Qdropd::start_in(drop_directory.path(), &[]);
@@ -948,9 +947,11 @@ fn what_a_killed_receiver_left_is_not_trusted() {
     qdropd.kill();
     assert_eq!(parts(drop_directory.path()).len(), 1);
     let qdropd = Qdropd::start_in(drop_directory.path(), &[]);
-    assert_eq!(parts(drop_directory.path()), [""; 0]);
+    assert!(parts(drop_directory.path())[0].starts_with(".qdrop-kept-"));
     let bytes = go_on(&qdropd, &path);
-    assert!(WHOLE.contains(&bytes), "{bytes}");
+    // The last bytes may not have come as far as the file.
+    assert!((REST.start..REST.end + 600_000).contains(&bytes), "{bytes}");
+    qdropd.settled();
     assert_eq!(files(drop_directory.path()), files(source.path()));
 }
 

@@ -5,14 +5,15 @@ use qdrop::digest::xxh64;
 use qdrop::wire::header::{Dialect, Header};
 use qdrop::wire::peek::PeekReader;
 use qdrop::wire::receipt::{Receipt, Status};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -91,6 +92,15 @@ pub fn can_trace(what: &str) -> bool {
     let can = trace.is_ok_and(|status| status.success());
     if !can {
         left_out(what, "strace cannot run");
+    }
+    can
+}
+
+/// Whether a namespace of one's own can be had; if not, says what is left out.
+pub fn can_unshare(what: &str) -> bool {
+    let can = needed("unshare").args(["-rm", "true"]).status().is_ok_and(|s| s.success());
+    if !can {
+        left_out(what, "there is no namespace of our own (unshare -rm)");
     }
     can
 }
@@ -296,6 +306,8 @@ pub fn is_alive(name: &str) -> bool {
 pub fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
     entries
+        // A pipe would be waited for.
+        .filter(|entry| entry.path().is_file())
         .filter_map(|entry| {
             let name = entry.file_name().into_string().unwrap();
             fs::read(entry.path()).ok().filter(|_| !is_alive(&name)).map(|content| (name, content))
@@ -406,6 +418,9 @@ pub fn answer(mut stream: TcpStream) -> Vec<Receipt> {
 pub const RESUME: u32 = 1;
 pub const PRESERVE: u32 = 2;
 pub const SKIP: u32 = 4;
+pub const ACKNOWLEDGES: u32 = 64;
+/// What a sender that set the last one writes when it has read its receipts and asks for nothing more.
+pub const ACKNOWLEDGEMENT: u8 = 0xFF;
 
 /// What a receiver says of an entry of a list.
 #[derive(Clone, Debug, PartialEq)]
@@ -585,6 +600,178 @@ impl<T: Send + 'static> Receiver<T> {
         eventually("a receiver ends", || self.thread.is_finished().then_some(()));
         self.thread.join().unwrap()
     }
+}
+
+/// Where a [`Line`] breaks: once so many bytes of either side have crossed it.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    pub forward: u64,
+    pub back: u64,
+    /// Whether both connections end with a reset, as of a machine that is switched off; else with a FIN, as of
+    /// a relay that is killed.
+    pub reset: bool,
+}
+
+/// A line between senders and a receiver that may be started again elsewhere. It counts what crosses it and
+/// breaks connections.
+pub struct Line {
+    pub address: SocketAddr,
+    state: Arc<LineState>,
+}
+
+struct LineState {
+    to: Mutex<SocketAddr>,
+    /// One for each connection in turn; those that come later have none.
+    cuts: Mutex<VecDeque<Cut>>,
+    at_cut: Mutex<Box<dyn FnMut() + Send>>,
+    forward: AtomicU64,
+    back: AtomicU64,
+    ends: Mutex<Vec<Weak<TcpStream>>>,
+    is_over: AtomicBool,
+}
+
+impl Line {
+    pub fn start(to: SocketAddr, cuts: &[Cut]) -> Self {
+        Self::start_with(to, cuts, || ())
+    }
+
+    /// Calls `at_cut` when a connection has come to its cut, and breaks it after that.
+    pub fn start_with(to: SocketAddr, cuts: &[Cut], at_cut: impl FnMut() + Send + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(LineState {
+            to: Mutex::new(to),
+            cuts: Mutex::new(cuts.iter().copied().collect()),
+            at_cut: Mutex::new(Box::new(at_cut)),
+            forward: AtomicU64::default(),
+            back: AtomicU64::default(),
+            ends: Mutex::default(),
+            is_over: AtomicBool::default(),
+        });
+        let shared = state.clone();
+        thread::spawn(move || {
+            for sender in listener.incoming() {
+                let (sender, state) = (Arc::new(patient(sender.unwrap())), shared.clone());
+                if state.is_over.load(Ordering::SeqCst) {
+                    break;
+                }
+                let cut = state.cuts.lock().unwrap().pop_front();
+                let to = *state.to.lock().unwrap();
+                // Without a receiver the sender's connection ends.
+                if let Ok(receiver) = TcpStream::connect(to) {
+                    let receiver = Arc::new(patient(receiver));
+                    let ends = [&sender, &receiver].map(Arc::downgrade);
+                    state.ends.lock().unwrap().extend(ends);
+                    thread::spawn(move || state.join(cut, &sender, &receiver));
+                }
+            }
+        });
+        Self { address, state }
+    }
+
+    /// Connections that come from now on lead there.
+    pub fn lead_to(&self, to: SocketAddr) {
+        *self.state.to.lock().unwrap() = to;
+    }
+
+    /// Ends every connection now.
+    pub fn break_all(&self) {
+        for end in self.state.ends.lock().unwrap().drain(..) {
+            _ = end.upgrade().map(|end| end.shutdown(Shutdown::Both));
+        }
+    }
+
+    /// How many bytes have crossed it, the senders' and the receiver's, since this was asked.
+    pub fn crossed(&self) -> (u64, u64) {
+        (self.state.forward.swap(0, Ordering::SeqCst), self.state.back.swap(0, Ordering::SeqCst))
+    }
+}
+
+impl Drop for Line {
+    /// Takes no more connections; those that are there go on.
+    fn drop(&mut self) {
+        self.state.is_over.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+impl LineState {
+    fn join(&self, cut: Option<Cut>, sender: &TcpStream, receiver: &TcpStream) {
+        for end in [sender, receiver] {
+            end.set_nodelay(true).unwrap();
+        }
+        let cut = cut.unwrap_or(Cut { forward: u64::MAX, back: u64::MAX, reset: false });
+        let [forward, back] = thread::scope(|scope| {
+            let back = scope.spawn(|| carry(receiver, sender, cut.back, cut.reset, &self.back));
+            let forward = carry(sender, receiver, cut.forward, cut.reset, &self.forward);
+            [forward, back.join().unwrap()]
+        });
+        if !(forward && back) {
+            return;
+        }
+        (self.at_cut.lock().unwrap())();
+        if !cut.reset {
+            // What nobody has read would make the end a reset.
+            thread::scope(|scope| {
+                for mut end in [sender, receiver] {
+                    let _ = end.shutdown(Shutdown::Write);
+                    scope.spawn(move || io::copy(&mut end, &mut io::sink()));
+                }
+            });
+        }
+    }
+}
+
+/// Carries so many bytes and returns true, or all and the end of them. The last byte is passed on and not taken
+/// if the connection is to end with a reset, which is what a close does to a peer of which there is something to
+/// read.
+fn carry(
+    mut from: &TcpStream,
+    mut to: &TcpStream,
+    most: u64,
+    reset: bool,
+    crossed: &AtomicU64,
+) -> bool {
+    let mut left = most;
+    let mut buffer = vec![0; 64 * 1024];
+    while left > 0 {
+        let is_last = reset && left == 1;
+        let room = buffer.len().min(usize::try_from(left - u64::from(reset)).unwrap_or(usize::MAX));
+        let come =
+            if is_last { from.peek(&mut buffer[..1]) } else { from.read(&mut buffer[..room]) };
+        let Ok(n @ 1..) = come else { break };
+        if to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+        crossed.fetch_add(n as u64, Ordering::SeqCst);
+        left -= n as u64;
+    }
+    if left > 0 {
+        let _ = to.shutdown(Shutdown::Write);
+    }
+    left == 0
+}
+
+/// Calls `each` with every item, with so many at a time.
+pub fn in_parallel<T: Send>(jobs: usize, items: Vec<T>, each: impl Fn(T) + Sync) {
+    let items = Mutex::new(items.into_iter());
+    thread::scope(|scope| {
+        let work = || {
+            loop {
+                let item = items.lock().unwrap().next();
+                let Some(item) = item else { break };
+                each(item);
+            }
+        };
+        (0..jobs).for_each(|_| _ = scope.spawn(work));
+    });
+}
+
+/// The files of a directory but for the receiver's own.
+pub fn arrived(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = files(directory);
+    files.retain(|name, _| !name.starts_with(".qdrop-"));
+    files
 }
 
 /// Bytes without a pattern that a fault could preserve.

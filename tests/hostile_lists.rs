@@ -4,7 +4,9 @@
 use harness::{Qdropd, Receiver, eventually, file, noise, qdrop, receipt_bytes, transfer, units};
 use qdrop::digest::xxh64;
 use qdrop::wire::header::Header;
-use qdrop::wire::list::{Answer, Entry, ListHead, ListOptions, ResumePoint, Seal, Verdict, encode};
+use qdrop::wire::list::{
+    Answer, Entry, ListHead, ListOptions, ResumePoint, Seal, Verdict, encode, read_digests,
+};
 use qdrop::wire::peek::PeekReader;
 use qdrop::wire::receipt::{Receipt, Status};
 use std::fs;
@@ -37,8 +39,11 @@ fn body(bytes: &[u8], start: usize) -> Vec<u8> {
 
 /// The verdicts of an answer.
 fn verdicts(stream: &mut TcpStream, files: usize) -> Vec<Verdict> {
-    match Answer::read(stream, files).unwrap() {
-        Some(Answer::Verdicts(verdicts)) => verdicts,
+    match Answer::read(&mut *stream, files).unwrap() {
+        Some(Answer::Verdicts(mut verdicts)) => {
+            read_digests(stream, &mut verdicts).unwrap();
+            verdicts
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -122,6 +127,8 @@ fn a_list_ends_at_a_file_that_has_no_receipt() {
     let mut second = second;
     second.write_all(&body(&same, same.len())).unwrap();
     assert_eq!(receipt(&mut second), stored("a"));
+    second.write_all(&[0xFF]).unwrap();
+    drop(second);
     let rest = [&body(&same, 0)[8 + same.len()..], &body(&same, 0)].concat();
     first.write_all(&rest).unwrap();
     assert_eq!(receipt(&mut first), None);
@@ -154,6 +161,9 @@ fn one_kept_file_comes_in_each_list() {
     assert_eq!(verdicts(&mut stream, 1), [have()]);
     stream.write_all(&body(&content, 400)).unwrap();
     assert_eq!(receipt(&mut stream), stored("b"));
+    // It has the receipts.
+    stream.write_all(&[0xFF]).unwrap();
+    drop(stream);
     let expected = [("a", &content[..]), ("b", &content), ("c", b"c"), ("d", b"d")];
     let expected = expected.map(|(name, content)| (name.to_owned(), content.to_vec()));
     assert_eq!(qdropd.settled(), expected.into());
@@ -211,7 +221,7 @@ fn each_file_has_one_outcome_when_a_list_breaks_before_a_body() {
             ListHead::read(&mut stream).unwrap();
             let have = Verdict::Have(ResumePoint { have: 5, digest: 0 });
             let answer = Answer::encode(&[Verdict::Send, have, Verdict::Send]).unwrap();
-            stream.write_all(&answer).unwrap();
+            stream.write_all(&[answer, vec![0; 8]].concat()).unwrap();
         });
         let (exit, mut outcomes) = outcomes(receiver.address, &["--resume"], &files);
         outcomes.sort();

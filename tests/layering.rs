@@ -257,6 +257,7 @@ fn only_one_file_touches_each_part_of_the_outside() {
         (
             "remove_file",
             vec![
+                "disk/kept.rs",
                 "disk/lease.rs",
                 "disk/partial.rs",
                 "disk/placement.rs",
@@ -273,10 +274,10 @@ fn only_one_file_touches_each_part_of_the_outside() {
         ("file.set_modified", vec!["disk/lease.rs", "disk/partial.rs"]),
         ("set_permissions", vec![]),
         ("OpenOptionsExt::mode", vec!["disk/source.rs"]),
-        ("read_dir", vec!["disk/sweep.rs", "disk/tree.rs"]),
+        ("read_dir", vec!["disk/known.rs", "disk/sweep.rs", "disk/tree.rs"]),
         ("temp_dir", vec!["cli/client/queue.rs"]),
-        ("fs::rename", vec!["disk/placement.rs"]),
-        ("hard_link", vec!["disk/placement.rs"]),
+        ("fs::rename", vec!["disk/kept.rs", "disk/known.rs", "disk/placement.rs"]),
+        ("hard_link", vec!["disk/kept.rs", "disk/placement.rs"]),
         (
             "File::open",
             vec![

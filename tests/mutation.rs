@@ -14,7 +14,7 @@ use qdrop::text::is_printable;
 use qdrop::transfer::receive::{Event, HeldReceipts, Storage, Stored, receive};
 use qdrop::transfer::{Connection, Phase};
 use qdrop::wire::header::{Dialect, Header, HeaderError};
-use qdrop::wire::list::{Answer, Entry, ListHead, ListOptions, ResumePoint, Verdict};
+use qdrop::wire::list::{Answer, Entry, ListHead, ListOptions, ResumePoint, Verdict, read_digests};
 use qdrop::wire::peek::Peek;
 use qdrop::wire::qdatastream::QString;
 use qdrop::wire::receipt::{Receipt, Status};
@@ -344,7 +344,8 @@ fn string(bytes: &[u8], at: u64, limit: u64) -> Result<(QString, u64), Flaw> {
 fn oracle_list(bytes: &[u8]) -> Result<(u64, Vec<Entry>, u64), Flaw> {
     let (flags, length, count) =
         (number(bytes, 8, 4)?, number(bytes, 12, 4)?, number(bytes, 16, 4)?);
-    require(flags < 8 && length <= 262_144 && (1..=2048).contains(&count) && count * 20 <= length)?;
+    require(flags & !(7 | 64) == 0 && length <= 262_144)?;
+    require((1..=2048).contains(&count) && count * 20 <= length)?;
     let end = 20 + length;
     let is_all = bytes.len() as u64 >= end;
     let list = &bytes[..bytes.len().min(end as usize)];
@@ -545,7 +546,7 @@ fn lists_and_answers_are_judged_by_the_protocol_alone() {
         let files: Vec<(u64, i64, &str)> = (0..=count)
             .map(|_| (random.next() >> random.below(64), random.next() as i64, random.pick(&names)))
             .collect();
-        list_bytes(random.below(9) as u32, &files)
+        list_bytes(random.below(9) as u32 | random.pick(&[0, 64, 64, 128]), &files)
     };
     let answer = |random: &mut Random| {
         let all = [
@@ -564,13 +565,15 @@ fn lists_and_answers_are_judged_by_the_protocol_alone() {
         let (mut input, other) = (list(random), list(random));
         mutate(random, &mut input, &other, 2);
         let mut stream = Metered::new(&input);
-        let read = ListHead::read(&mut stream)
-            .and_then(|head| Ok((head.options, head.read_entries(&mut stream)?)));
+        let read = ListHead::read(&mut stream).and_then(|head| {
+            Ok((head.options, head.acknowledges, head.read_entries(&mut stream)?))
+        });
         let taken = stream.delivered as u64;
         lists.count(match (read, oracle_list(&input)) {
-            (Ok((options, entries)), Ok((flags, judged, end))) => {
+            (Ok((options, acknowledges, entries)), Ok((flags, judged, end))) => {
                 let ListOptions { resume, preserve, skip } = options;
                 let told = u64::from(resume) + 2 * u64::from(preserve) + 4 * u64::from(skip);
+                let told = told + 64 * u64::from(acknowledges);
                 assert_eq!((told, entries, taken), (flags, judged, end), "{input:02x?}");
                 "whole"
             }
@@ -585,7 +588,13 @@ fn lists_and_answers_are_judged_by_the_protocol_alone() {
         let (mut input, other) = (answer(random), answer(random));
         mutate(random, &mut input, &other, 2);
         let mut stream = Metered::new(&input);
-        let read = Answer::read(&mut stream, 3).map_err(|error| error.kind());
+        let read = Answer::read(&mut stream, 3).and_then(|mut answer| {
+            if let Some(Answer::Verdicts(verdicts)) = &mut answer {
+                read_digests(&mut stream, verdicts)?;
+            }
+            Ok(answer)
+        });
+        let read = read.map_err(|error| error.kind());
         let taken = stream.delivered as u64;
         answers.count(match (read, oracle_answer(&input, 3)) {
             (Ok(Some(answer)), Ok(judged)) => {

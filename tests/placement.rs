@@ -4,7 +4,7 @@
 use harness::*;
 use qdrop::disk::inbox::{Inbox, OnConflict, StoreError, StorePolicy};
 use qdrop::disk::partial::PartialFile;
-use qdrop::disk::placement::Group;
+use qdrop::disk::placement::{Group, PlacedFile};
 use qdrop::limits;
 use qdrop::wire::receipt::{Receipt, Status};
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ fn whole(inbox: &Inbox, name: &str, body: &[u8]) -> PartialFile {
 /// What became of the files of a group: their names, or none of one whose name was taken.
 fn commit(group: &mut Group<'_>) -> Vec<Option<String>> {
     let placed = group.commit().into_iter().map(|placed| match placed {
-        Ok((name, None)) => Some(name.as_str().to_owned()),
+        Ok(PlacedFile { name, not_removed: None, .. }) => Some(name.as_str().to_owned()),
         Err(StoreError::Exists(_)) => None,
         other => panic!("{other:?}"),
     });

@@ -221,6 +221,7 @@ const FIELDS: &[&str] = &[
     "qdrop.string",
     "qdrop.body_size",
     "qdrop.flags",
+    "qdrop.acknowledgement",
     "qdrop.list.length",
     "qdrop.list.count",
     "qdrop.entry.number",
@@ -660,13 +661,13 @@ fn every_verdict(content: &[u8]) -> Vec<Piece> {
         receipt_bytes(10, (size, 0), None, Some("as its sender says")),
         receipt_bytes(0, (0, xxh64(b"")), Some("empty"), None),
     ];
-    let list = list_bytes(RESUME | PRESERVE | SKIP, &files);
-    let next = list_bytes(SKIP, &[(7, 1000, "later")]);
+    let list = list_bytes(RESUME | PRESERVE | SKIP | ACKNOWLEDGES, &files);
+    let next = list_bytes(SKIP | ACKNOWLEDGES, &[(7, 1000, "later")]);
     let nothing = answer_bytes(&[Verdict::There(None)]);
     let turns = [list, answer_bytes(&verdicts), bodies.concat(), receipts.concat(), next, nothing];
     let turns = turns.iter().enumerate();
     let mut pieces: Vec<Piece> = turns.map(|(n, bytes)| made(n % 2 == 0, bytes)).collect();
-    pieces.extend([made(true, &[]), made(false, &[])]);
+    pieces.extend([made(true, &[ACKNOWLEDGEMENT]), made(true, &[]), made(false, &[])]);
     pieces
 }
 
@@ -682,7 +683,10 @@ fn a_list_and_all_that_follows() {
         let said = said_of(&pieces, sizes);
         said.assert_clean();
         assert_eq!(said.all("qdrop.dialect"), ["list"; 2]);
-        assert_eq!(said.numbers("qdrop.flags"), [7, 4]);
+        assert_eq!(said.numbers("qdrop.flags"), [71, 68]);
+        // The beginning of a list in a packet of its own looks like one.
+        let acknowledgements = 1 + usize::from(sizes[0] == 1);
+        assert_eq!(said.all("qdrop.acknowledgement").len(), acknowledgements, "{sizes:?}");
         assert_eq!(said.numbers("qdrop.list.length"), [8 * 20 + 2 * 41, 20 + 10]);
         assert_eq!(said.numbers("qdrop.list.count"), [8, 1]);
         assert_eq!(said.numbers("qdrop.size"), [1000, 1000, 1000, 1000, 1000, 1000, 1000, 0, 7]);
@@ -711,8 +715,8 @@ fn a_list_and_all_that_follows() {
     let info = said.info();
     assert_eq!(
         info[0],
-        "qdrop list of 8 files (resume, set the time, skip if there); \"kept.bin\" 1000 bytes; \
-         \"new 一\" 1000 bytes; \"gone\" 1000 bytes; \"there\" 1000 bytes; \"large\" 1000 bytes; \
+        "qdrop list of 8 files (resume, set the time, skip if there, acknowledges); \
+         \"kept.bin\" 1000 bytes; \"new 一\" 1000 bytes; \"gone\" 1000 bytes; \"there\" 1000 bytes; \"large\" 1000 bytes; \
          \"void\" 1000 bytes; \"later\" 1000 bytes; \"empty\" 0 bytes"
     );
     assert_eq!(
@@ -725,7 +729,10 @@ fn a_list_and_all_that_follows() {
     let words = ["\"gone\" is gone or has changed; ", "seal: what came is not \"void\"; "];
     let all = said.all("_ws.col.Info");
     assert!(words.iter().all(|words| all.iter().any(|info| info.contains(words))), "{all:?}");
-    assert_eq!(info.last(), Some(&"qdrop answer to 1; there \"later\""));
+    assert_eq!(
+        info[info.len() - 2..],
+        ["qdrop answer to 1; there \"later\"", "qdrop receipts acknowledged"]
+    );
 }
 
 /// What a capture lacks is never called malformed, and what follows it is found again.
@@ -739,7 +746,8 @@ fn a_list_of_which_a_capture_lost_a_packet() {
     let receipt = receipt_bytes(0, (1, xxh64(b"x")), Some("first"), None);
     let mut pieces = vec![made(true, &transfer("first", b"x")), made(false, &receipt)];
     pieces.extend(every_verdict(&noise(1000)));
-    pieces.truncate(pieces.len() - 2);
+    // But for the end.
+    pieces.truncate(pieces.len() - 3);
     pieces.extend(every_verdict(&noise(900)));
     let capture = |pieces: &[Piece]| Capture::of(pieces, &[150], PORT, usize::MAX);
     let packets = capture(&pieces).packets.len();
@@ -786,6 +794,7 @@ fn a_list_that_breaks_a_rule_is_called_so() {
     sealed[708] = 2;
     let cases = [
         (vec![made(true, &changed(11, 8))], "malformed", "it has unknown flags (0x8)"),
+        (vec![made(true, &changed(11, 0xC0))], "malformed", "it has unknown flags (0xc0)"),
         (vec![made(true, &changed(19, 0))], "malformed", "it has 0 entries"),
         (vec![made(true, &changed(18, 9))], "malformed", "it has 2306 entries"),
         (vec![made(true, &changed(13, 5))], "malformed", "its 2 entries have 327724 bytes"),
@@ -860,7 +869,8 @@ fn a_transfer_that_goes_on_and_one_that_is_there() {
     for sizes in [WHOLE, ODD] {
         let said = said_of(&pieces, sizes);
         said.assert_clean();
-        assert_eq!(said.numbers("qdrop.flags"), [3, 4]);
+        assert_eq!(said.numbers("qdrop.flags"), [67, 68]);
+        assert!(!said.all("qdrop.acknowledgement").is_empty());
         assert_eq!(said.numbers("qdrop.size"), [100_000; 2]);
         assert_eq!(said.all("qdrop.modified"), ["Sep 21, 2026 14:13:20.500000000 UTC"; 2]);
         assert_eq!(said.all("qdrop.name"), ["一.bin"; 2]);

@@ -74,6 +74,8 @@ local f = {
     resume = ProtoField.bool("qdrop.flags.resume", "Resume", 32, nil, 1),
     preserve = ProtoField.bool("qdrop.flags.preserve", "Set the modification time", 32, nil, 2),
     skip = ProtoField.bool("qdrop.flags.skip", "Skip if there", 32, nil, 4),
+    acknowledges = ProtoField.bool("qdrop.flags.acknowledges", "Acknowledges", 32, nil, 64),
+    acknowledgement = ProtoField.none("qdrop.acknowledgement", "Acknowledgement"),
     size = ProtoField.uint64("qdrop.size", "Size"),
     modified = ProtoField.absolute_time("qdrop.modified", "Modified", base.UTC),
     answer = ProtoField.none("qdrop.answer", "Answer"),
@@ -379,16 +381,17 @@ local function looks_like(tvb, from, left)
     end
 end
 
--- Whether this may be the beginning of a list.
-local function begins_list(tvb, at, left)
-    local first = tvb(at, math.min(left, 8)):bytes():tohex(true)
-    return first == LIST:sub(1, #first)
+-- Whether this may be the beginning of a list, or the rest of one whose first byte acknowledged.
+local function begins_list(tvb, at, left, come)
+    local first = tvb(at, math.min(left, 8 - come)):bytes():tohex(true)
+    return first == LIST:sub(1 + 2 * come, 2 * come + #first)
 end
 
-local function read_list(tvb, at, left)
-    if left < 20 then return ask(20) end
-    local flags, length, count = u32(tvb, at + 8), u32(tvb, at + 12), u32(tvb, at + 16)
-    if flags > 7 then return refused(string.format("it has unknown flags (%#x)", flags)) end
+local function read_list(tvb, at, left, come)
+    if left < 20 - come then return ask(20 - come) end
+    local numbers = at - come + 8
+    local flags, length, count = u32(tvb, numbers), u32(tvb, numbers + 4), u32(tvb, numbers + 8)
+    if flags % 64 > 7 or flags > 127 then return refused(string.format("it has unknown flags (%#x)", flags)) end
     if count < 1 or count > MOST_ENTRIES then
         return refused(string.format("it has %.0f entries", count))
     end
@@ -396,7 +399,7 @@ local function read_list(tvb, at, left)
         return refused(string.format("its %.0f entries have %.0f bytes", count, length))
     end
     local list = { flags = flags, room = length, count = count, files = {}, begun = 0 }
-    return { kind = "list", size = 20, list = list }
+    return { kind = "list", size = 20 - come, list = list }
 end
 
 local function read_entry(tvb, at, left, due, as_is)
@@ -414,8 +417,12 @@ local function read_entry(tvb, at, left, due, as_is)
     return { kind = "entry", size = size, file = file }
 end
 
-local function read_header(tvb, at, left, as_is)
-    if begins_list(tvb, at, left) then return read_list(tvb, at, left) end
+local function read_header(tvb, at, left, due, as_is)
+    -- Of a list there is more than its first byte, but for packets of single bytes.
+    if due.acknowledges and left == 1 and tvb(at, 1):uint() == 0xFF then
+        return { kind = "acknowledgement", size = 1 }
+    end
+    if begins_list(tvb, at, left, due.come) then return read_list(tvb, at, left, due.come) end
     if tvb(at, 1):uint() >= 0x80 then return wrong("its total is negative") end
     if left < 8 then return ask(20) end
     local total = i64(tvb, at)
@@ -583,12 +590,12 @@ local function read_verdict(tvb, at, left, due)
     if verdict == 1 then
         if left < 9 then return ask(9, true) end
         message.size, message.have = 9, u64(tvb, at + 1)
-        if message.have == 0 or (file.size and message.have > file.size) then
+        if file.size and (message.have > file.size or message.have == 0 and file.size > 0) then
             return wrong(string.format("the receiver has %.0f bytes of the %.0f of %s",
-                message.have, file.size or 0, quoted(file.name)))
+                message.have, file.size, quoted(file.name)))
         end
     elseif verdict == 2 or verdict == 3 then
-        if verdict == 2 and due.list.flags and due.list.flags < 4 then
+        if verdict == 2 and due.list.flags and due.list.flags % 8 < 4 then
             return wrong("it says that a file is there, which was not asked")
         end
         -- A refusal has its status in front.
@@ -647,7 +654,7 @@ local function read(tvb, at, left, due, is_first, as_is)
     if kind == "header" then
         local text = is_first and tvb(at, 1):uint() >= 0x20 and read_text(tvb, at, left)
         if text then return text end
-        return read_header(tvb, at, left, as_is)
+        return read_header(tvb, at, left, due, as_is)
     end
     if kind == "entry" then return read_entry(tvb, at, left, due, as_is) end
     if kind == "start" then return read_start(tvb, at, left, due) end
@@ -674,11 +681,14 @@ local function due_from_sender(c, tvb, at, left)
         return { kind = "entry", list = list, index = #list.files + 1, room = list.room }
     end
     -- If the answer is not in the capture: of a list of one it can be told whether its body comes.
-    if list and (list.answered or list.count == 1 and not begins_list(tvb, at, left)) then
+    if list and (list.answered or list.count == 1 and not begins_list(tvb, at, left, 0)) then
         local file, index = next_wanted(list)
         if file then return { kind = "start", list = list, index = index, file = file } end
     end
-    return { kind = "header", list = list }
+    local last = c[true].items[#c[true].items]
+    local come = last and last.kind == "acknowledgement" and 1 or 0
+    local acknowledges = list and list.flags and list.flags >= 64 and come == 0
+    return { kind = "header", list = list, acknowledges = acknowledges, come = come }
 end
 
 local function due_from_receiver(c)
@@ -707,6 +717,7 @@ local learn_of = {
         return message.file, message.file.size
     end,
     list = function(c, message) c.list = message.list end,
+    acknowledgement = function() return nil end,
     entry = function(c, message, due)
         due.list.files[due.index] = message.file
         due.list.room = due.room - message.size
@@ -801,16 +812,18 @@ local function add_time(tree, tvb, at)
     end
 end
 
-local function show_list(tree, tvb, at)
-    local branch = tree:add(f.list, tvb(at, 20))
+local function show_list(tree, tvb, at, size)
+    local branch = tree:add(f.list, tvb(at, size))
     branch:add(f.dialect, "list"):set_generated()
-    branch:add(f.magic, tvb(at, 8))
+    branch:add(f.magic, tvb(at, size - 12))
+    at = at + size - 20
     local flags = branch:add(f.flags, tvb(at + 8, 4))
     local wishes = {}
     for _, wish in ipairs({
         { f.resume, 1, "resume" },
         { f.preserve, 2, "set the time" },
         { f.skip, 4, "skip if there" },
+        { f.acknowledges, 64, "acknowledges" },
     }) do
         flags:add(wish[1], tvb(at + 8, 4))
         if math.floor(u32(tvb, at + 8) / wish[2]) % 2 == 1 then wishes[#wishes + 1] = wish[3] end
@@ -945,13 +958,17 @@ end
 local function show(tree, tvb, at, left, message, item)
     local kind, file, due = message.kind, item.file, item.due
     if kind == "header" then return show_header(tree, tvb, at, left, message) end
-    if kind == "list" then return show_list(tree, tvb, at) end
+    if kind == "list" then return show_list(tree, tvb, at, message.size) end
     if kind == "entry" then return show_entry(tree, tvb, at, left, message, due) end
     if kind == "receipt" then return show_receipt(tree, tvb, at, left, message, file) end
     if kind == "answer" then return show_answer(tree, tvb, at, file) end
     if kind == "verdict" then return show_verdict(tree, tvb, at, left, message, due) end
     if kind == "start" then return show_start(tree, tvb, at, message, file) end
     if kind == "seal" then return show_seal(tree, tvb, at, file) end
+    if kind == "acknowledgement" then
+        tree:add(f.acknowledgement, tvb(at, 1))
+        return "receipts acknowledged"
+    end
     tree:add(f.have_digest, tvb(at, 8))
 end
 

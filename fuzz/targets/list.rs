@@ -4,13 +4,23 @@
 
 use libfuzzer_sys::fuzz_target;
 use qdrop::wire::header::HeaderError;
-use qdrop::wire::list::{Answer, Entry, ListHead, ListOptions, Seal, encode};
+use qdrop::wire::list::{
+    Answer, Entry, ListHead, ListOptions, Seal, Verdict, encode, read_digests,
+};
 use qdrop::wire::peek::PeekReader;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 
-fn read_list(mut stream: impl Read) -> Result<(ListOptions, Vec<Entry>), HeaderError> {
+fn read_list(mut stream: impl Read) -> Result<(ListOptions, bool, Vec<Entry>), HeaderError> {
     let head = ListHead::read(&mut stream)?;
-    Ok((head.options, head.read_entries(stream)?))
+    Ok((head.options, head.acknowledges, head.read_entries(stream)?))
+}
+
+fn read_answer(mut stream: impl Read, entries: usize) -> io::Result<Option<Answer>> {
+    let mut answer = Answer::read(&mut stream, entries)?;
+    if let Some(Answer::Verdicts(verdicts)) = &mut answer {
+        read_digests(stream, verdicts)?;
+    }
+    Ok(answer)
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -24,8 +34,13 @@ fuzz_target!(|input: &[u8]| {
         (one, other) => panic!("{one:?}, but {other:?} byte by byte"),
     }
     match list {
-        // Whoever reads a list has looked at its magic.
-        Ok((options, entries)) => assert_eq!(encode(options, &entries).unwrap()[8..], taken[8..]),
+        Ok((options, acknowledges, entries)) => {
+            let mut written = encode(options, &entries).unwrap();
+            // Ours always do.
+            written[11] &= !(u8::from(!acknowledges) << 6);
+            // Whoever reads a list has looked at its magic.
+            assert_eq!(written[8..], taken[8..]);
+        }
         Err(HeaderError::Cut { got, wanted }) => {
             assert!(rest.is_empty() && got == input.len() as u64 && got < wanted);
         }
@@ -35,16 +50,23 @@ fuzz_target!(|input: &[u8]| {
 
     let entries = usize::from(*entries);
     let mut rest = input;
-    if let Ok(Some(answer)) = Answer::read(&mut rest, entries) {
+    if let Ok(Some(answer)) = read_answer(&mut rest, entries) {
         let taken = &input[..input.len() - rest.len()];
         let mut written = Vec::new();
         match answer {
-            Answer::Verdicts(verdicts) => written = Answer::encode(&verdicts).unwrap(),
+            Answer::Verdicts(verdicts) => {
+                written = Answer::encode(&verdicts).unwrap();
+                for verdict in verdicts {
+                    if let Verdict::Have(point) = verdict {
+                        written.extend(point.digest.to_be_bytes());
+                    }
+                }
+            }
             Answer::Receipt(receipt) => receipt.write(&mut written).unwrap(),
         }
         assert_eq!(written, taken);
         for end in (0..taken.len()).rev().take(64) {
-            let cut = Answer::read(&taken[..end], entries);
+            let cut = read_answer(&taken[..end], entries);
             assert!(cut.is_err_and(|error| error.kind() == ErrorKind::UnexpectedEof));
         }
     }

@@ -2,24 +2,26 @@
 
 use super::descriptors::Descriptors;
 use super::directories::{Directories, Found};
+use super::kept::KeptParts;
 use super::lease::Lease;
 use super::location::Location;
 use super::name::SafeName;
 use super::numbering::IN_ORDER;
 use super::owner::{Owner, current_user};
 use super::partial::{MakeRoom, PartialFile};
-use super::partial_store::{ActiveBody, FileIdentity, PartialStore};
+use super::partial_store::{ActiveBody, ActiveList, FileIdentity, PartialStore};
 use super::sweep::Sweep;
 use super::sync_pool::SyncPool;
+use super::unacknowledged::Unacknowledged;
 use super::writeback::Writeback;
-use super::{DiskError, is_full, milliseconds, user};
+use super::{DiskError, is_full, lock, milliseconds, user};
 use crate::limits;
 use std::cell::LazyCell;
 use std::fs::{self, File, Metadata};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 /// What to do when a name is taken.
@@ -57,15 +59,21 @@ pub struct Inbox {
     pub(super) location: Location,
     owner: Owner,
     /// The ID of our user, as the file system has it.
-    user: u32,
+    pub(super) user: u32,
     lease: Arc<Lease>,
     next_number: AtomicU32,
     pub(super) policy: StorePolicy,
     pub(super) directories: Directories,
     pub(super) syncs: Arc<SyncPool>,
     pub(super) descriptors: Descriptors,
-    writeback: Arc<Writeback>,
-    store: Arc<PartialStore>,
+    pub(super) writeback: Arc<Writeback>,
+    pub(super) store: PartialStore,
+    pub(super) kept: Arc<KeptParts>,
+    /// Partial files of other processes, with the IDs of their files, as the last sweep found them.
+    pub(super) foreign: Mutex<Vec<(u64, PathBuf)>>,
+    /// When to look for them again.
+    next_look: Mutex<Instant>,
+    pub(super) unacknowledged: Unacknowledged,
     pub(super) make_room: MakeRoom,
     /// Whether there was no room for a file at the start.
     began_full: bool,
@@ -105,11 +113,9 @@ impl Inbox {
     /// Fails if the directory cannot be opened, listed or written to.
     pub fn open(path: &Path, policy: StorePolicy) -> Result<(Self, usize), DiskError> {
         let handle = File::open(path).map_err(DiskError::at("open", path))?;
-        let store = Arc::new(PartialStore::new(policy.keep_partial));
-        // A partial file of the store may hold this, so that the store would hold itself.
-        let weak = Arc::downgrade(&store);
-        let make_room =
-            MakeRoom::new(move || weak.upgrade().is_some_and(|store| store.remove_oldest()));
+        let kept = Arc::new(KeptParts::new(policy.keep_partial));
+        let for_room = kept.clone();
+        let make_room = MakeRoom::new(move || for_room.remove_oldest());
         let renames = policy.on_conflict != OnConflict::Refuse;
         let owner = Owner::current();
         let mut inbox = Self {
@@ -125,7 +131,11 @@ impl Inbox {
             syncs: Arc::default(),
             descriptors: Descriptors::default(),
             writeback: Arc::default(),
-            store,
+            store: PartialStore::default(),
+            kept,
+            foreign: Mutex::default(),
+            next_look: Mutex::new(Instant::now()),
+            unacknowledged: Unacknowledged::default(),
             make_room: make_room.clone(),
             began_full: false,
             unsynced: None,
@@ -201,6 +211,31 @@ impl Inbox {
     /// Removes the partial files that nobody writes any more, and returns their number. `now` is the time
     /// of the file system's clock, if that is known.
     fn sweep(&self, now: Option<SystemTime>) -> Result<usize, DiskError> {
+        self.with_sweep(now, |mut sweep| {
+            let swept = sweep.run();
+            *lock(&self.foreign) = sweep.foreign;
+            swept
+        })
+    }
+
+    /// Looks which partial files other processes have at the moment, unless that was done a moment ago.
+    pub(super) fn look_for_foreign(&self) {
+        let Ok(mut next) = self.next_look.try_lock() else { return };
+        let began = Instant::now();
+        if began >= *next {
+            // It fails later where that matters.
+            let _ = self.sweep(None);
+            let (pause, factor) = limits::FOREIGN_LOOK;
+            *next = Instant::now() + pause.max(factor * began.elapsed());
+        }
+    }
+
+    /// Lends what a sweep needs.
+    pub(super) fn with_sweep<T>(
+        &self,
+        now: Option<SystemTime>,
+        work: impl FnOnce(Sweep<'_>) -> T,
+    ) -> T {
         let clock = || {
             let now = self
                 .probe()
@@ -210,7 +245,7 @@ impl Inbox {
         let meanwhile = || {
             self.lease.renew();
         };
-        let mut sweep = Sweep {
+        work(Sweep {
             top: &self.path,
             us: self.owner,
             user: self.user,
@@ -219,8 +254,9 @@ impl Inbox {
             now,
             descriptors: &self.descriptors,
             meanwhile: &meanwhile,
-        };
-        sweep.run()
+            kept: &self.kept,
+            foreign: Vec::new(),
+        })
     }
 
     /// Runs in a thread of its own until the directory is gone, and returns an error that says so: renews the
@@ -251,8 +287,9 @@ impl Inbox {
                 next_sweep = Instant::now() + pause.max(factor * began.elapsed());
             }
             let next = next_sweep.min(next_check).saturating_duration_since(Instant::now());
-            let others = [self.store.remove_expired(), self.lease.renew()];
-            Ok(others.into_iter().flatten().fold(next, Duration::min))
+            let expiries = [self.kept.remove_expired(), self.unacknowledged.remove_expired()];
+            let others = expiries.into_iter().chain([self.lease.renew()]);
+            Ok(others.flatten().fold(next, Duration::min))
         })
     }
 
@@ -305,39 +342,18 @@ impl Inbox {
         is_same(&existing).then_some(candidate)
     }
 
-    /// Returns whether there is a partial file that the sender of `file` may resume.
-    pub fn has_partial(&self, file: &FileIdentity) -> bool {
-        self.store.has(file)
+    /// Registers a list whose files are being received.
+    pub fn begin_list(&self) -> ActiveList<'_> {
+        self.store.begin_list()
     }
 
-    /// Takes the partial file that the sender of `file` may resume, if there is one.
-    pub fn take_partial(&self, file: &FileIdentity) -> Option<PartialFile> {
-        // Somebody may have removed it, or its directory.
-        self.store.try_take(file).filter(|part| part.path().exists())
+    /// Registers a body that is now received.
+    pub fn begin_body(&self, file: PartialFile) -> ActiveBody<'_> {
+        self.store.begin(file)
     }
 
-    /// Registers a body that is now received. If it is `resumable`, another connection may take it
-    /// over while this one is silent.
-    pub fn begin_body(
-        &self,
-        identity: FileIdentity,
-        file: PartialFile,
-        resumable: bool,
-    ) -> ActiveBody<'_> {
-        self.store.begin(identity, file, resumable)
-    }
-
-    /// Keeps an interrupted body for its sender. `key` tells the address or network that it
-    /// counts for from others.
-    pub fn keep(&self, body: ActiveBody<'_>, key: u128) {
-        body.keep(key);
-        self.writeback.wake();
-    }
-
-    /// Removes what is of no use when this process has ended: all bodies that are kept, which nobody can
-    /// resume then, and the heartbeat.
+    /// Removes what is of no use when this process has ended.
     pub fn close(&self) {
-        self.store.clear();
         self.lease.end();
     }
 
@@ -372,17 +388,25 @@ impl Inbox {
 
     fn create(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
         self.check_conflict(name)?;
-        let mut file = self.create_spelled(name, id)?;
+        Ok(self.hold(self.create_spelled(name, id)?))
+    }
+
+    /// Lets the heartbeat speak for a partial file.
+    pub(super) fn hold(&self, mut file: PartialFile) -> PartialFile {
         let (held, is_first) = self.lease.hold();
-        file.held = Some(held);
         if is_first {
             self.writeback.wake();
         }
-        Ok(file)
+        file.held = Some(held);
+        file
     }
 
     /// Creates a partial file under the first spelling of its name that the file system takes.
-    fn create_spelled(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
+    pub(super) fn create_spelled(
+        &self,
+        name: &SafeName,
+        id: u64,
+    ) -> Result<PartialFile, StoreError> {
         let mut first = self.create_in_place(name, id, limits::FILE_NAME);
         if first.is_ok() {
             return first;
@@ -411,15 +435,19 @@ impl Inbox {
 
     /// Returns the file of this name: where it is, and its metadata.
     fn find(&self, name: &SafeName) -> Option<(SafeName, Metadata)> {
-        let found = name.parent().map(|asked| self.directories.find(&asked));
-        let directory = match found {
-            None => None,
-            Some(Ok(Found::Directory(directory))) => Some(directory),
-            Some(_) => return None,
-        };
-        let name = name.file_name().below(directory.as_ref());
+        let name = name.file_name().below(self.find_directory(name)?.as_ref());
         let metadata = fs::symlink_metadata(self.path.join(&name)).ok()?;
         Some((name, metadata))
+    }
+
+    /// Returns the directory that a name leads to, if there is one: `Some(None)` is the drop directory.
+    #[expect(clippy::option_option, reason = "a name without a directory has one all the same")]
+    pub(super) fn find_directory(&self, name: &SafeName) -> Option<Option<SafeName>> {
+        match name.parent().map(|asked| self.directories.find(&asked)) {
+            None => Some(None),
+            Some(Ok(Found::Directory(directory))) => Some(Some(directory)),
+            Some(_) => None,
+        }
     }
 
     /// Creates a partial file in the directory that its name leads to.
@@ -452,14 +480,19 @@ impl Inbox {
     ) -> Result<PartialFile, DiskError> {
         let writeback = self.policy.sync.then_some(&self.writeback);
         loop {
-            let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-            let temporary = self.owner.part(number, id, name, limit);
-            let path = self.path.join(name.directory()).join(temporary);
-            match PartialFile::create(path, name, writeback, make_room) {
+            let path = self.temporary_path(name, id, limit);
+            match PartialFile::create(path, name, id, writeback, make_room) {
                 Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {}
                 result => return result,
             }
         }
+    }
+
+    /// Returns a path for a temporary name of a file, which is in the directory of its final name.
+    pub(super) fn temporary_path(&self, name: &SafeName, id: u64, limit: usize) -> PathBuf {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.owner.part(number, id, name, limit);
+        self.path.join(name.directory()).join(temporary)
     }
 }
 

@@ -3,6 +3,8 @@
 mod descriptors;
 mod directories;
 pub mod inbox;
+mod kept;
+pub mod known;
 mod lease;
 mod location;
 pub mod name;
@@ -16,6 +18,7 @@ pub mod source;
 mod sweep;
 mod sync_pool;
 pub mod tree;
+pub mod unacknowledged;
 mod writeback;
 
 use crate::text::{Escaped, Reason};
@@ -84,7 +87,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Identifies a file or directory by device, inode and time of creation. A file system reuses the inode
 /// number of a file that is gone. The times of the two differ, where the system reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity(u64, u64, Option<SystemTime>);
+pub struct Identity(u64, u64, Option<SystemTime>);
 
 impl Identity {
     #[cfg(unix)]
@@ -108,6 +111,20 @@ fn user(metadata: &Metadata) -> u32 {
 #[cfg(not(unix))]
 fn user(_: &Metadata) -> u32 {
     0
+}
+
+/// Returns the time of a file's last change, that of its times and names included (inode(7), ctime).
+#[cfg(unix)]
+fn changed(file: &Metadata) -> Option<SystemTime> {
+    use std::os::unix::fs::MetadataExt;
+    let (seconds, nanoseconds) = (file.ctime(), file.ctime_nsec());
+    let since = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
+    UNIX_EPOCH.checked_add(since)
+}
+
+#[cfg(not(unix))]
+fn changed(_: &Metadata) -> Option<SystemTime> {
+    None
 }
 
 /// Returns whether an operation failed for lack of space.

@@ -4,6 +4,7 @@
 //!   identifies the file that is sent. NAME is included so that a file system that rejects it does so
 //!   before the body is received.
 //! * `.qdrop-B-PID-STARTED-alive.part` is the heartbeat of a process that has partial files (lease.rs).
+//! * `.qdrop-kept-ID.part` is a partial file that nobody writes, for whoever is asked for the file (kept.rs).
 //!
 //! B is a digest of the machine's boot ID and of the PID namespace. Among the processes with the same B, the
 //! PID and the start time are unique.
@@ -18,6 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const PREFIX: &str = ".qdrop-";
 const SUFFIX: &str = ".part";
 const ALIVE: &str = "-alive";
+const KEPT: &str = "kept-";
 
 /// A process that writes partial files, distinct from every other that can reach the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +36,13 @@ pub(super) struct Owner {
 /// What a file is, according to a name that only qdropd gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OwnName {
-    /// A partial file.
-    Part(Owner),
+    /// A partial file, and the ID of the file that is sent; 0 if its sender did not say what tells it from
+    /// others.
+    Part(Owner, u64),
     /// The heartbeat of a process.
     Alive(Owner),
+    /// A partial file of the file with this ID, without an owner.
+    Kept(u64),
     /// A partial file of another version.
     Other,
 }
@@ -99,20 +104,32 @@ impl OwnName {
     /// Parses the name of a file. Returns `None` for a name that is not ours.
     pub(super) fn parse(name: &str) -> Option<Self> {
         let own = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+        if let Some(id) = own.strip_prefix(KEPT).and_then(|id| u64::from_str_radix(id, 16).ok()) {
+            return (kept(id) == name).then_some(Self::Kept(id));
+        }
         let part =
             own.split_once('.').filter(|(unique, name)| !unique.is_empty() && !name.is_empty());
         let fields: Vec<&str> = part.map_or(own, |(unique, _)| unique).split('-').collect();
         let owner = Owner::parse(fields.get(..3).unwrap_or_default());
         match (owner, &fields[fields.len().min(3)..]) {
             (Some(owner), ["alive"]) if part.is_none() => Some(Self::Alive(owner)),
-            (Some(owner), [number, id]) if is_part(number, id) => Some(Self::Part(owner)),
+            (Some(owner), [number, id]) => match part_id(number, id) {
+                Some(id) => Some(Self::Part(owner, id)),
+                None => part.map(|_| Self::Other),
+            },
             _ => part.map(|_| Self::Other),
         }
     }
 }
 
-fn is_part(number: &str, id: &str) -> bool {
-    number.parse::<u32>().is_ok() && id.len() == 16 && u64::from_str_radix(id, 16).is_ok()
+fn part_id(number: &str, id: &str) -> Option<u64> {
+    number.parse::<u32>().ok()?;
+    u64::from_str_radix(id, 16).ok().filter(|_| id.len() == 16)
+}
+
+/// Returns the name of a partial file without an owner.
+pub(super) fn kept(id: u64) -> String {
+    format!("{PREFIX}{KEPT}{id:016x}{SUFFIX}")
 }
 
 /// Returns the start time of a process, if it runs: field 22 of `/proc/PID/stat`. The second field,
@@ -139,14 +156,18 @@ mod tests {
         let part = owner.part(7, 0xC, &name, limits::FILE_NAME);
         assert_eq!(part, ".qdrop-000000ab-12-345-7-000000000000000c.a.b.txt.part");
         let table = [
-            (&*part, Some(OwnName::Part(owner))),
-            (".qdrop-000000ab-12-345-7-000000000000000c.part", Some(OwnName::Part(owner))),
+            (&*part, Some(OwnName::Part(owner, 0xC))),
+            (".qdrop-000000ab-12-345-7-000000000000000c.part", Some(OwnName::Part(owner, 0xC))),
             (&owner.alive(), Some(OwnName::Alive(owner))),
             (".qdrop-000000ab-12-345-alive.x.part", Some(OwnName::Other)),
             (".qdrop-000000ab-12-345-7.x.part", Some(OwnName::Other)),
             (".qdrop-000000ab-12-345-7-c.x.part", Some(OwnName::Other)),
             (".qdrop-1.x.part", Some(OwnName::Other)),
-            (".qdrop-kept-000000000000000c.part", None),
+            (".qdrop-kept-000000000000000c.part", Some(OwnName::Kept(0xC))),
+            (".qdrop-kept-000000000000000C.part", None),
+            (".qdrop-kept-c.part", None),
+            (".qdrop-kept-+00000000000000c.part", None),
+            (".qdrop-kept-000000000000000c.x.part", Some(OwnName::Other)),
             (".qdrop-000000ab-12-345-dead.part", None),
             ("a.part", None),
             (".qdrop-", None),
@@ -163,7 +184,10 @@ mod tests {
         let name = SafeName::map(&[u16::from(b'x'); 300]);
         for limit in [limits::FILE_NAME, limits::SHORT_FILE_NAME] {
             let part = longest.part(u32::MAX, u64::MAX, &name, limit);
-            assert_eq!((part.len(), OwnName::parse(&part)), (limit, Some(OwnName::Part(longest))));
+            assert_eq!(
+                (part.len(), OwnName::parse(&part)),
+                (limit, Some(OwnName::Part(longest, u64::MAX)))
+            );
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::lease::LeaseGuard;
 use super::name::SafeName;
 use super::writeback::{BackgroundSync, Writeback};
-use super::{DiskError, is_full, milliseconds};
+use super::{DiskError, Identity, is_full, milliseconds};
 use crate::digest::Xxh64;
 use crate::limits;
 use std::fmt::{self, Formatter};
@@ -25,10 +25,32 @@ pub struct PartialFile {
     pub(super) temporary: TemporaryName,
     /// The name that the file is to have.
     pub(super) name: SafeName,
+    /// See [`super::partial_store::FileIdentity::id`]; 0 if nothing is known that tells the file from others.
+    pub(super) id: u64,
     make_room: MakeRoom,
     digest: Xxh64,
+    unread: Option<Unread>,
+    /// Whether the temporary name became the final one.
+    pub(super) is_renamed: bool,
     /// `None` for a file that exists only for a moment.
     pub(super) held: Option<LeaseGuard>,
+}
+
+/// Bytes that an earlier transfer has left, and that are read before others follow them.
+#[derive(Debug)]
+enum Unread {
+    /// So many bytes in the file itself.
+    Own(u64),
+    /// Those of another file, whose writer may still have it open.
+    Stale(Box<StalePart>),
+}
+
+#[derive(Debug)]
+struct StalePart {
+    file: File,
+    path: PathBuf,
+    /// Its bytes.
+    length: u64,
 }
 
 /// Removes something that the disk can spare, and returns whether there was anything.
@@ -55,17 +77,18 @@ impl fmt::Debug for MakeRoom {
 
 /// The name of a partial file in the directory. Dropping it removes it.
 #[derive(Debug)]
-pub(super) struct TemporaryName {
+pub struct TemporaryName {
     pub(super) path: PathBuf,
     /// Whether the name no longer exists: it was renamed to the final name, or removed.
     pub(super) gone: bool,
 }
 
 impl PartialFile {
-    /// Creates a partial file of this path, for a file that is to be called `name`.
+    /// Creates a partial file of this path, for a file that is to be called `name` and has this ID.
     pub(super) fn create(
         path: PathBuf,
         name: &SafeName,
+        id: u64,
         writeback: Option<&Arc<Writeback>>,
         make_room: &MakeRoom,
     ) -> Result<Self, DiskError> {
@@ -77,10 +100,101 @@ impl PartialFile {
                 result => break result.map_err(DiskError::at("create", &path))?,
             }
         };
+        Ok(Self::of(file, path, name, id, writeback, make_room))
+    }
+
+    /// Opens a partial file that nobody writes any more, and that has got this path.
+    ///
+    /// # Errors
+    /// Fails if there is another file than `expected` or the disk fails.
+    pub(super) fn reopen(
+        path: PathBuf,
+        name: &SafeName,
+        id: u64,
+        expected: Identity,
+        writeback: Option<&Arc<Writeback>>,
+        make_room: &MakeRoom,
+    ) -> io::Result<Self> {
+        let (file, length) = open_expected(&path, expected)?;
+        let mut part = Self::of(file, path, name, id, writeback, make_room);
+        part.unread = Some(Unread::Own(length));
+        Ok(part)
+    }
+
+    /// Begins with the bytes of the partial file at `path`, which may still be open to its writer. It is copied
+    /// when they are read, and removed then.
+    ///
+    /// # Errors
+    /// Fails if there is another file than `expected` or the disk fails.
+    pub(super) fn continue_stale(&mut self, path: PathBuf, expected: Identity) -> io::Result<()> {
+        let (file, length) = open_expected(&path, expected)?;
+        self.unread = Some(Unread::Stale(Box::new(StalePart { file, path, length })));
+        Ok(())
+    }
+
+    fn of(
+        file: File,
+        path: PathBuf,
+        name: &SafeName,
+        id: u64,
+        writeback: Option<&Arc<Writeback>>,
+        make_room: &MakeRoom,
+    ) -> Self {
         let background_sync = writeback.map(|writeback| BackgroundSync::new(writeback.clone()));
         let temporary = TemporaryName { path, gone: false };
         let (name, make_room, digest) = (name.clone(), make_room.clone(), Xxh64::default());
-        Ok(Self { file, background_sync, temporary, name, make_room, digest, held: None })
+        let (unread, is_renamed, held) = (None, false, None);
+        Self {
+            file,
+            background_sync,
+            temporary,
+            name,
+            id,
+            make_room,
+            digest,
+            unread,
+            is_renamed,
+            held,
+        }
+    }
+
+    /// Bytes of the file, those that were not read yet among them.
+    pub fn length(&self) -> u64 {
+        match &self.unread {
+            Some(Unread::Own(length)) => *length,
+            Some(Unread::Stale(part)) => part.length,
+            None => self.digest.length(),
+        }
+    }
+
+    /// Returns whether what is here is of use to another transfer. What is copied still has its own name.
+    pub(super) fn is_worth_keeping(&self) -> bool {
+        self.length() > 0 && !matches!(self.unread, Some(Unread::Stale(_)))
+    }
+
+    /// Reads what an earlier transfer has left, for its digest.
+    ///
+    /// # Errors
+    /// Fails if the disk fails, or if there are other bytes than there were. Then the file is of no use.
+    pub(super) fn read_back(&mut self) -> io::Result<()> {
+        let mut buffer = vec![0; limits::BUFFER];
+        match self.unread.take() {
+            None => {}
+            Some(Unread::Own(length)) => {
+                let Self { file, digest, .. } = self;
+                read_exactly(file, length, &mut buffer, |bytes| {
+                    digest.update(bytes);
+                    Ok(())
+                })?;
+            }
+            Some(Unread::Stale(part)) => {
+                let StalePart { mut file, path, length } = *part;
+                read_exactly(&mut file, length, &mut buffer, |bytes| self.write_all(bytes))?;
+                drop(file);
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(())
     }
 
     /// The running digest of all bytes written, whose length it knows.
@@ -168,6 +282,11 @@ impl PartialFile {
         Ok(())
     }
 
+    /// Closes the file, and returns its temporary name, if it has one.
+    pub(super) fn close(mut self) -> Option<TemporaryName> {
+        self.temporary.take()
+    }
+
     /// Removes the temporary name and reports a failure, which dropping it cannot.
     pub(super) fn remove(self) -> Result<(), DiskError> {
         let Self { file, background_sync, mut temporary, held, .. } = self;
@@ -198,6 +317,12 @@ impl Write for PartialFile {
 }
 
 impl TemporaryName {
+    /// Returns the name, if there is one, which goes on beyond this value.
+    pub(super) fn take(&mut self) -> Option<Self> {
+        let gone = mem::replace(&mut self.gone, true);
+        (!gone).then(|| Self { path: mem::take(&mut self.path), gone })
+    }
+
     fn remove(&mut self) -> io::Result<()> {
         if mem::replace(&mut self.gone, true) {
             return Ok(());
@@ -206,6 +331,39 @@ impl TemporaryName {
             // An NFS client that repeats a request whose reply was lost gets this error.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             result => result,
+        }
+    }
+}
+
+/// Opens a file that was looked at, and returns its length in bytes.
+pub(super) fn open_expected(path: &Path, expected: Identity) -> io::Result<(File, u64)> {
+    // A pipe that comes in its place at this moment is not waited for.
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let found = file.metadata()?;
+    if Identity::of(&found) != expected || !found.is_file() {
+        return Err(ErrorKind::NotFound.into());
+    }
+    Ok((file, found.len()))
+}
+
+/// Reads so many bytes, and the end of the file after them.
+pub(super) fn read_exactly(
+    file: &mut File,
+    length: u64,
+    buffer: &mut [u8],
+    mut sink: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut left = length;
+    loop {
+        match file.read(buffer) {
+            Ok(0) if left == 0 => return Ok(()),
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                left = left.checked_sub(n as u64).ok_or(ErrorKind::InvalidData)?;
+                sink(&buffer[..n])?;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

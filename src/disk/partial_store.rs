@@ -1,18 +1,20 @@
-//! Partial files that another connection may continue: those of interrupted transfers, and those whose
-//! sender has gone silent. They are known to this process only. A later start removes them, since it
-//! cannot tell which of their bytes had reached the disk.
+//! The files of lists that connections are receiving. Another connection that asks for the same file takes over what
+//! has come of it if its sender is silent: a sender whose network broke knows so at once, its receiver may not. If
+//! both bring it as a whole it is stored once.
 
 use super::lock;
 use super::name::SafeName;
 use super::partial::PartialFile;
+use super::unacknowledged::{StoredFile, Ticket};
 use crate::digest::xxh64;
 use crate::limits;
+use std::collections::{BTreeMap, btree_map};
 use std::io::{self, ErrorKind, Write};
 use std::mem;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Identifies the file that a sender resumes.
+/// Identifies the file that the sender of a list offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileIdentity {
     /// The name it is to be stored under.
@@ -25,25 +27,46 @@ pub struct FileIdentity {
 
 impl FileIdentity {
     /// Returns what tells the file from others in the name of a partial file. It is neither secret nor
-    /// unique.
-    pub(super) fn id(&self) -> u64 {
+    /// unique: a digest of the bytes decides.
+    pub fn id(&self) -> u64 {
         let numbers = [self.size.to_be_bytes(), self.modified.to_be_bytes()].concat();
-        xxh64(&[self.name.as_str().as_bytes(), &numbers].concat())
+        // 0 stands for a file that nothing is known of.
+        xxh64(&[self.name.as_str().as_bytes(), &numbers].concat()).max(1)
     }
 }
 
-/// All resumable partial files.
-#[derive(Debug)]
+/// All files of lists that are being received, by their IDs.
+#[derive(Debug, Default)]
 pub(super) struct PartialStore {
-    keep_time: Duration,
-    /// The oldest kept one is the first.
-    entries: Mutex<Vec<Arc<Entry>>>,
+    bodies: Mutex<Vec<Arc<Entry>>>,
+    lists: Mutex<Vec<Arc<Mutex<Duplicates>>>>,
+}
+
+/// What of a file other connections have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Nothing that could be of use.
+    Free,
+    /// Bytes whose sender is silent.
+    Silent,
+    /// What an earlier transfer has left, which is being read.
+    Reading,
 }
 
 #[derive(Debug)]
 struct Entry {
-    identity: FileIdentity,
+    id: u64,
     state: Mutex<State>,
+}
+
+/// The files of a list by their IDs, and what another connection has stored meanwhile.
+type Duplicates = BTreeMap<u64, Option<Duplicate>>;
+
+#[derive(Clone, Debug)]
+struct Duplicate {
+    stored: StoredFile,
+    /// Whether its sender may be one that asks again.
+    may_be_again: bool,
 }
 
 #[derive(Debug)]
@@ -51,33 +74,22 @@ struct State {
     body: Body,
     /// When the sender was last heard from.
     last_activity: Instant,
-    /// Set if the transfer was interrupted.
-    kept: Option<Kept>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Kept {
-    until: Instant,
-    /// A number of the address or network that it counts for.
-    key: u128,
 }
 
 /// Where the bytes of an entry are.
 #[derive(Debug)]
 enum Body {
     /// Here, and nobody is writing to it.
-    Idle(PartialFile),
+    Idle(Box<PartialFile>),
     /// With its connection, which is writing to it.
-    Writing {
-        /// Bytes that were written before.
-        length: u64,
-    },
+    Writing,
+    /// With its connection, which is reading what an earlier transfer has left.
+    Reading,
     /// With another connection, or its own has finished.
     Gone,
 }
 
-/// The body that one connection is receiving. Another connection that asks for the same file takes it
-/// over if its sender is silent: a sender whose network broke knows so at once, its receiver may not.
+/// The body that one connection is receiving.
 #[derive(Debug)]
 pub struct ActiveBody<'a> {
     store: &'a PartialStore,
@@ -88,134 +100,117 @@ pub struct ActiveBody<'a> {
 #[derive(Debug)]
 pub struct ActivityHandle(Arc<Entry>);
 
+/// A list whose files are being received.
+#[derive(Debug)]
+pub struct ActiveList<'a> {
+    store: &'a PartialStore,
+    duplicates: Arc<Mutex<Duplicates>>,
+}
+
 impl PartialStore {
-    /// Creates a store that keeps an interrupted body for `keep_time`, or none if that is zero.
-    pub(super) fn new(keep_time: Duration) -> Self {
-        Self { keep_time, entries: Mutex::default() }
+    /// Registers a list.
+    pub(super) fn begin_list(&self) -> ActiveList<'_> {
+        let duplicates = Arc::default();
+        lock(&self.lists).push(Arc::clone(&duplicates));
+        ActiveList { store: self, duplicates }
     }
 
-    /// Registers a body that is now received. Others may take it over only if it is `resumable`.
-    pub(super) fn begin(
-        &self,
-        identity: FileIdentity,
-        file: PartialFile,
-        resumable: bool,
-    ) -> ActiveBody<'_> {
-        let (body, last_activity) = (Body::Idle(file), Instant::now());
-        let state = Mutex::new(State { body, last_activity, kept: None });
-        let entry = Arc::new(Entry { identity, state });
-        if resumable {
-            lock(&self.entries).push(entry.clone());
+    /// Notes that a file was stored, for all lists that have it as well.
+    pub(super) fn note_stored(&self, Ticket { id, may_be_again, .. }: Ticket, stored: &StoredFile) {
+        for list in lock(&self.lists).iter() {
+            if let Some(copy) = lock(list).get_mut(&id) {
+                *copy = Some(Duplicate { stored: stored.clone(), may_be_again });
+            }
         }
+    }
+
+    /// Registers a body that is now received.
+    pub(super) fn begin(&self, file: PartialFile) -> ActiveBody<'_> {
+        let id = file.id;
+        let state = State { body: Body::Idle(Box::new(file)), last_activity: Instant::now() };
+        let entry = Arc::new(Entry { id, state: Mutex::new(state) });
+        lock(&self.bodies).push(entry.clone());
         ActiveBody { store: self, entry }
     }
 
-    /// Returns whether there is a partial file of `identity` that could be taken.
-    pub(super) fn has(&self, identity: &FileIdentity) -> bool {
-        let is_free = |entry: &Arc<Entry>| lock(&entry.state).is_free();
-        let entries = lock(&self.entries);
-        let mut found = entries.iter().filter(|entry| entry.identity == *identity);
-        !self.keep_time.is_zero() && found.any(is_free)
-    }
-
-    /// Takes the partial file of `identity`, if there is one and its sender is gone or silent.
-    pub(super) fn try_take(&self, identity: &FileIdentity) -> Option<PartialFile> {
-        if self.keep_time.is_zero() {
-            return None;
-        }
-        let mut entries = lock(&self.entries);
-        let found = entries.iter().enumerate().filter(|(_, entry)| entry.identity == *identity);
-        let (index, file) =
-            found.filter_map(|(index, entry)| Some((index, entry.try_take()?))).next()?;
-        entries.remove(index);
-        Some(file)
-    }
-
-    /// Removes the bodies that were kept for long enough. Returns the time until the next one.
-    pub(super) fn remove_expired(&self) -> Option<Duration> {
-        let now = Instant::now();
-        let mut next = None;
-        let expired = self.remove(|entry| {
-            let Some(kept) = entry.kept() else { return false };
-            let left = kept.until.saturating_duration_since(now);
-            if !left.is_zero() {
-                next = Some(next.map_or(left, |next: Duration| next.min(left)));
-            }
-            left.is_zero()
-        });
-        drop(expired);
-        next
-    }
-
-    /// Removes the body that has been kept for longest, to make room on the disk. Returns whether there
-    /// was one.
-    pub(super) fn remove_oldest(&self) -> bool {
-        let mut found = false;
-        let oldest = self.remove(|entry| entry.is_kept() && !mem::replace(&mut found, true));
-        debug_assert!(oldest.len() <= 1);
-        !oldest.is_empty()
-    }
-
-    /// Removes all bodies that are kept.
-    pub(super) fn clear(&self) {
-        drop(self.remove(|entry| entry.is_kept()));
-    }
-
-    /// Removes entries from the list. The caller drops them without the lock, since a disk may be slow.
-    fn remove(&self, mut which: impl FnMut(&Arc<Entry>) -> bool) -> Vec<Arc<Entry>> {
-        let mut entries = lock(&self.entries);
-        let mut removed = Vec::new();
-        let mut index = 0;
-        while index < entries.len() {
-            if which(&entries[index]) {
-                removed.push(entries.remove(index));
-            } else {
-                index += 1;
+    /// Returns what other connections have of the file with this ID.
+    pub(super) fn state(&self, id: u64) -> Use {
+        let mut found = Use::Free;
+        for entry in lock(&self.bodies).iter().filter(|entry| entry.id == id) {
+            let state = lock(&entry.state);
+            match &state.body {
+                // An empty body is no help to another connection, and to lose it ends its own.
+                Body::Idle(file) if is_silent(state.last_activity) && file.length() > 0 => {
+                    found = Use::Silent;
+                }
+                Body::Reading => return Use::Reading,
+                Body::Idle(_) | Body::Writing | Body::Gone => {}
             }
         }
-        removed
+        found
     }
+
+    /// Takes the file with this ID from connections whose sender is silent: the most that one has of it.
+    pub(super) fn take(&self, id: u64) -> Option<PartialFile> {
+        let bodies = lock(&self.bodies);
+        let of_file = bodies.iter().filter(|entry| entry.id == id);
+        let taken: Vec<_> = of_file.filter_map(|entry| entry.try_take()).collect();
+        // A disk may be slow to remove the others.
+        drop(bodies);
+        taken.into_iter().max_by_key(|file| file.length()).map(|file| *file)
+    }
+}
+
+fn is_silent(last_activity: Instant) -> bool {
+    last_activity.elapsed() >= limits::TAKEOVER_SILENCE
 }
 
 impl Entry {
     /// Takes the partial file, unless it is being written to or its sender was heard from lately.
-    fn try_take(&self) -> Option<PartialFile> {
+    fn try_take(&self) -> Option<Box<PartialFile>> {
         let mut state = lock(&self.state);
-        if state.is_free() { state.take() } else { None }
-    }
-
-    fn is_kept(&self) -> bool {
-        self.kept().is_some()
-    }
-
-    fn kept(&self) -> Option<Kept> {
-        lock(&self.state).kept
-    }
-
-    fn length(&self) -> u64 {
-        match &lock(&self.state).body {
-            Body::Idle(file) => file.digest().length(),
-            Body::Writing { length } => *length,
-            Body::Gone => 0,
-        }
+        let is_empty = matches!(&state.body, Body::Idle(file) if file.length() == 0);
+        if is_silent(state.last_activity) && !is_empty { state.take() } else { None }
     }
 }
 
 impl State {
-    /// Returns whether nobody is writing to the partial file, nor was lately.
-    fn is_free(&self) -> bool {
-        let silent =
-            self.kept.is_some() || self.last_activity.elapsed() >= limits::TAKEOVER_SILENCE;
-        // An empty body is no help to another connection, and to lose it ends its own.
-        silent && matches!(&self.body, Body::Idle(file) if file.digest().length() > 0)
-    }
-
     /// Takes the partial file if nobody is writing to it.
-    fn take(&mut self) -> Option<PartialFile> {
+    fn take(&mut self) -> Option<Box<PartialFile>> {
         match mem::replace(&mut self.body, Body::Gone) {
             Body::Idle(file) => Some(file),
-            Body::Writing { .. } | Body::Gone => None,
+            other => {
+                self.body = other;
+                None
+            }
         }
+    }
+}
+
+impl ActiveList<'_> {
+    /// Adds a file. Returns false if the list has it already.
+    pub fn add(&self, identity: &FileIdentity) -> bool {
+        match lock(&self.duplicates).entry(identity.id()) {
+            btree_map::Entry::Vacant(entry) => {
+                entry.insert(None);
+                true
+            }
+            btree_map::Entry::Occupied(_) => false,
+        }
+    }
+
+    /// Returns the file that another connection has stored since this one was added, if its sender or that of this
+    /// list, which then asks with `may_be_again`, may have asked for one file twice.
+    pub fn stored_meanwhile(&self, id: &FileIdentity, may_be_again: bool) -> Option<StoredFile> {
+        let duplicates = lock(&self.duplicates);
+        let copy = duplicates.get(&id.id())?.as_ref()?;
+        (copy.may_be_again || may_be_again).then(|| copy.stored.clone())
+    }
+}
+
+impl Drop for ActiveList<'_> {
+    fn drop(&mut self) {
+        lock(&self.store.lists).retain(|other| !Arc::ptr_eq(other, &self.duplicates));
     }
 }
 
@@ -225,51 +220,39 @@ impl ActiveBody<'_> {
         ActivityHandle(self.entry.clone())
     }
 
-    /// Bytes received so far; 0 if another connection has taken the body over.
-    pub fn length(&self) -> u64 {
-        self.entry.length()
+    /// Reads what an earlier transfer has left, and returns its digest; `None` if it is of no use, or if another
+    /// connection has taken the body over.
+    pub fn read_back(&mut self) -> Option<u64> {
+        let mut file = self.lend(Body::Reading)?;
+        let is_read = file.read_back().is_ok();
+        let digest = file.digest().finish();
+        if !is_read {
+            lock(&self.entry.state).body = Body::Gone;
+            return None;
+        }
+        self.give_back(file);
+        Some(digest)
     }
 
     /// Returns the partial file, unless another connection has taken it over.
     #[must_use]
     pub fn finish(self) -> Option<PartialFile> {
-        lock(&self.entry.state).take()
+        lock(&self.entry.state).take().map(|file| *file)
     }
 
-    /// Keeps the body for its sender. Of two bodies of the same file the longer one stays: a broken
-    /// connection shows late, when its sender has long begun anew. Above [`limits::KEPT`] the address or
-    /// network of which the most are kept loses its oldest.
-    pub(super) fn keep(self, key: u128) {
-        let store = self.store;
-        let length = self.length();
-        let until = Instant::now() + store.keep_time;
-        let entry = self.entry.clone();
-        // Removes the entry from the list, where others count those that are kept.
-        drop(self);
-        lock(&entry.state).kept = Some(Kept { until, key });
-        let is_same = |other: &Arc<Entry>| other.identity == entry.identity && other.is_kept();
-        let is_longer = |other: &Arc<Entry>| is_same(other) && other.length() > length;
-        // Another connection may have taken it in the meantime.
-        let is_gone = entry.length() == 0;
-        if store.keep_time.is_zero() || is_gone || lock(&store.entries).iter().any(is_longer) {
-            return;
-        }
-        let mut removed = store.remove(is_same);
-        let mut entries = lock(&store.entries);
-        entries.push(entry);
-        let keys: Vec<u128> =
-            entries.iter().filter_map(|entry| entry.kept()).map(|kept| kept.key).collect();
-        let count = |key: u128| keys.iter().filter(|other| **other == key).count();
-        if keys.len() > limits::KEPT {
-            // Of two with as many, the one that was first.
-            let most = keys.iter().rev().copied().max_by_key(|key| count(*key));
-            let is_of_most = |entry: &Arc<Entry>| entry.kept().map(|kept| kept.key) == most;
-            removed.extend(entries.iter().position(is_of_most).map(|index| entries.remove(index)));
-        }
-        debug_assert!(entries.iter().filter(|entry| entry.is_kept()).count() <= limits::KEPT);
-        // A disk may be slow.
-        drop(entries);
-        drop(removed);
+    /// Takes the partial file to read or write it. A disk may be slow, and others only look.
+    fn lend(&self, meanwhile: Body) -> Option<Box<PartialFile>> {
+        let mut state = lock(&self.entry.state);
+        let file = state.take()?;
+        state.body = meanwhile;
+        Some(file)
+    }
+
+    fn give_back(&self, file: Box<PartialFile>) {
+        let mut state = lock(&self.entry.state);
+        state.body = Body::Idle(file);
+        // The time that the disk takes is no silence of the sender.
+        state.last_activity = Instant::now();
     }
 }
 
@@ -282,16 +265,11 @@ impl ActivityHandle {
 
 impl Write for ActiveBody<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut state = lock(&self.entry.state);
-        let Some(mut file) = state.take() else { return Err(ErrorKind::ConnectionAborted.into()) };
-        state.body = Body::Writing { length: file.digest().length() };
-        // A disk may be slow, and others only look.
-        drop(state);
+        let Some(mut file) = self.lend(Body::Writing) else {
+            return Err(ErrorKind::ConnectionAborted.into());
+        };
         let written = file.write(bytes);
-        let mut state = lock(&self.entry.state);
-        state.body = Body::Idle(file);
-        // The time that the disk takes is no silence of the sender.
-        state.last_activity = Instant::now();
+        self.give_back(file);
         written
     }
 
@@ -302,6 +280,6 @@ impl Write for ActiveBody<'_> {
 
 impl Drop for ActiveBody<'_> {
     fn drop(&mut self) {
-        drop(self.store.remove(|entry| Arc::ptr_eq(entry, &self.entry)));
+        lock(&self.store.bodies).retain(|other| !Arc::ptr_eq(other, &self.entry));
     }
 }

@@ -4,7 +4,7 @@
 use super::inbox::{Inbox, OnConflict, StoreError};
 use super::name::SafeName;
 use super::numbering::{IN_ORDER, gallop};
-use super::partial::PartialFile;
+use super::partial::{PartialFile, TemporaryName};
 use super::sync_pool::{Results, lost};
 use super::{DiskError, Identity};
 use crate::limits;
@@ -43,10 +43,23 @@ type Synced = Result<PartialFile, DiskError>;
 /// The directory of a file; `None`: the drop directory.
 type Directory = Option<SafeName>;
 
+/// A file that has its final name, which is on the disk.
+#[derive(Debug)]
+pub struct PlacedFile {
+    /// That name.
+    pub name: SafeName,
+    /// The error if the temporary name could not be removed. It is a second name of the same file until the
+    /// next start.
+    pub not_removed: Option<DiskError>,
+    /// A second name for as long as the receipt is not acknowledged, of a file of a list.
+    pub link: Option<TemporaryName>,
+}
+
 /// A file that has its final name.
 struct Placed {
     name: SafeName,
     directory: Directory,
+    link: Option<TemporaryName>,
     by: By,
 }
 
@@ -123,17 +136,15 @@ impl Group<'_> {
             || !self.inbox.policy.sync
     }
 
-    /// Gives the files their final names, in the order in which they were added, and returns for each its
-    /// name. Its data are on the disk before the name is, and the name is on the disk when this returns. Also
-    /// returns the error if the temporary name could not be removed. It is a second name of the same file
-    /// until the next start. The group is empty then.
+    /// Gives the files their final names, in the order in which they were added. The data of each are on the disk
+    /// before the name is, and the name is on the disk when this returns. The group is empty then.
     ///
     /// # Errors
     /// A file fails if the disk fails, or if the policy is to refuse and the name is taken. The partial file
     /// is removed then, and nothing else has changed, with two exceptions: if the name cannot be
     /// synchronised, the whole file has its name, which a power cut may take away; and if the drop
     /// directory is gone, the file is where nobody looks for it.
-    pub fn commit(&mut self) -> Vec<Result<(SafeName, Option<DiskError>), StoreError>> {
+    pub fn commit(&mut self) -> Vec<Result<PlacedFile, StoreError>> {
         let synced = self.sync_all();
         let placed = self.place(synced);
         self.inbox.descriptors.put_back(mem::take(&mut self.descriptors));
@@ -159,10 +170,7 @@ impl Group<'_> {
     }
 
     /// Gives files their names. What can fail for want of a descriptor fails before that.
-    fn place(
-        &mut self,
-        files: Vec<Synced>,
-    ) -> Vec<Result<(SafeName, Option<DiskError>), StoreError>> {
+    fn place(&mut self, files: Vec<Synced>) -> Vec<Result<PlacedFile, StoreError>> {
         let inbox = self.inbox;
         let mut failed = Vec::new();
         let check = |failed: &[(Directory, DiskError)], directory: &Directory| {
@@ -184,14 +192,17 @@ impl Group<'_> {
             false => Ok(()),
         };
         let end = |placed: Result<Placed, StoreError>| {
-            let Placed { name, directory, by } = placed?;
+            let Placed { name, directory, link, by } = placed?;
             check(&failed, &directory)?;
             located.clone()?;
-            let By::Link(linked, not_removed) = by else { return Ok((name, None)) };
-            if let Some(ours) = linked {
-                announce(&ours, &inbox.path.join(&name));
-            }
-            Ok((name, not_removed))
+            let not_removed = match by {
+                By::Link(linked, not_removed) => {
+                    linked.iter().for_each(|ours| announce(ours, &inbox.path.join(&name)));
+                    not_removed
+                }
+                By::Rename(_) => None,
+            };
+            Ok(PlacedFile { name, not_removed, link })
         };
         placed.into_iter().map(end).collect()
     }
@@ -245,11 +256,12 @@ impl Inbox {
             result => result?,
         };
         debug_assert!(!name.as_str().is_empty() && !name.as_str().starts_with(['.', '/']));
-        let by = match file.temporary.gone {
+        let link = if self.keeps_link(&file) { file.temporary.take() } else { None };
+        let by = match file.is_renamed {
             true => By::Rename(self.policy.sync.then_some(file)),
             false => By::Link(file.file.metadata().ok(), file.remove().err()),
         };
-        Ok(Placed { name, directory, by })
+        Ok(Placed { name, directory, link, by })
     }
 
     /// Synchronises files once more that were renamed: on vfat the entry of such a file leads to no bytes until
@@ -290,13 +302,32 @@ impl Inbox {
         }
     }
 
+    /// Returns whether a file has a second name until its receipt is acknowledged.
+    fn keeps_link(&self, file: &PartialFile) -> bool {
+        file.id != 0 && self.kept.is_on()
+    }
+
+    /// Gives a file a second temporary name, since it loses the first, if the file system has hard links.
+    fn second_name(&self, file: &PartialFile) -> Option<TemporaryName> {
+        if !self.keeps_link(file) {
+            return None;
+        }
+        let path = self.temporary_path(&file.name, file.id, limits::SHORT_FILE_NAME);
+        fs::hard_link(file.path(), &path).ok()?;
+        Some(TemporaryName { path, gone: false })
+    }
+
     /// Gives a file the name, or a numbered one, according to the policy.
     fn publish(&self, file: &mut PartialFile, name: &SafeName) -> Result<SafeName, StoreError> {
         if self.policy.on_conflict == OnConflict::Replace {
             let path = self.path.join(name);
+            let second = self.second_name(file);
             loop {
                 match rename(file, &path) {
-                    Ok(()) => return Ok(name.clone()),
+                    Ok(()) => {
+                        second.into_iter().for_each(|second| file.temporary = second);
+                        return Ok(name.clone());
+                    }
                     // A file does not replace a directory. It gets the next free name.
                     Err(error) if error.kind() == ErrorKind::IsADirectory => break,
                     Err(error) if self.make_room.for_another_try(&error) => {}
@@ -366,7 +397,7 @@ fn rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound && has_name(file, path) => {}
         result => result?,
     }
-    file.temporary.gone = true;
+    (file.temporary.gone, file.is_renamed) = (true, true);
     Ok(())
 }
 

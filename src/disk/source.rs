@@ -1,6 +1,6 @@
 //! The file that a sender reads.
 
-use super::{DiskError, Identity, milliseconds};
+use super::{DiskError, Identity, changed, milliseconds};
 use crate::limits;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
@@ -83,19 +83,6 @@ pub(super) fn is_unsettled(metadata: &Metadata, settle: Duration) -> bool {
     let is_recent = |at| now.duration_since(at).map_or(true, |age| age < settle);
     let times = [metadata.modified().ok(), changed(metadata)];
     !settle.is_zero() && times.into_iter().flatten().any(is_recent)
-}
-
-#[cfg(unix)]
-fn changed(metadata: &Metadata) -> Option<SystemTime> {
-    use std::os::unix::fs::MetadataExt;
-    let seconds = u64::try_from(metadata.ctime()).ok()?;
-    let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;
-    UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
-}
-
-#[cfg(not(unix))]
-fn changed(_: &Metadata) -> Option<SystemTime> {
-    None
 }
 
 /// What tells whether the file at a path is still the one that was opened there.

@@ -1,21 +1,23 @@
 //! The sweep of partial files that nobody writes any more.
 
 use super::descriptors::Descriptors;
+use super::kept::{self, KeptParts, is_ours, names};
 use super::owner::{OwnName, Owner};
-use super::{DiskError, user};
+use super::{DiskError, changed, user};
 use crate::limits;
 use std::fs::{self, DirEntry, Metadata};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// One sweep of a drop directory. A partial file is removed
+/// One sweep of a drop directory. The owner of a partial file
 ///
-/// * of a process of this boot, PID namespace and user: if the process has ended;
-/// * of any other, or where there is no `/proc`: if its process had no heartbeat for [`limits::LEASE`],
-///   and nobody wrote to the file either;
-/// * of another version: if nobody has written to it for [`limits::FOREIGN_PART`].
+/// * of this boot, PID namespace and user is gone if the process has ended;
+/// * of any other, or where there is no `/proc`, is lost if its process had no heartbeat for [`limits::LEASE`],
+///   and nobody wrote to the file either. It may be stopped and go on.
 ///
-/// Symbolic links are not followed.
+/// A file whose owner is gone is kept for its sender, if that has said what file it is. That of a lost owner is noted,
+/// for who is asked for it. All else is removed, as is what was kept for long enough, and a partial file of another
+/// version to which nobody has written for [`limits::FOREIGN_PART`]. Symbolic links are not followed.
 pub(super) struct Sweep<'a> {
     pub(super) top: &'a Path,
     pub(super) us: Owner,
@@ -31,6 +33,17 @@ pub(super) struct Sweep<'a> {
     pub(super) descriptors: &'a Descriptors,
     /// What is to be done now and then while a large directory is swept.
     pub(super) meanwhile: &'a dyn Fn(),
+    pub(super) kept: &'a KeptParts,
+    /// Partial files of owners that are not gone, with the IDs of their files.
+    pub(super) foreign: Vec<(u64, PathBuf)>,
+}
+
+/// What is known of the owner of a partial file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OwnerState {
+    Alive,
+    Lost,
+    Gone,
 }
 
 impl Sweep<'_> {
@@ -70,27 +83,89 @@ impl Sweep<'_> {
         Ok(swept)
     }
 
-    /// Removes a stale file. Returns whether that was a partial file.
+    /// Removes a file that is of no use any more. Returns whether that was a partial file.
     fn remove_if_stale(&mut self, entry: &DirEntry) -> bool {
         let name = entry.file_name();
         let Some(own) = name.to_str().and_then(OwnName::parse) else { return false };
         // `metadata` does not follow a link, and fails if another receiver has removed the file.
         let Ok(file) = entry.metadata() else { return false };
+        let path = entry.path();
         let is_stale = file.is_file()
             && match own {
                 OwnName::Other => self.age(&file) > limits::FOREIGN_PART,
-                OwnName::Part(owner) | OwnName::Alive(owner) => {
-                    owner != self.us && self.has_ended(owner, &entry.path(), &file)
-                }
+                OwnName::Alive(owner) => self.state(owner, &path, &file) != OwnerState::Alive,
+                OwnName::Part(owner, _) if owner == self.us => false,
+                OwnName::Part(owner, id) => self.is_part_stale(owner, id, &path, &file),
+                OwnName::Kept(_) => is_ours(&file, self.user) && self.is_kept_stale(&path, &file),
             };
         // A file that cannot be removed, perhaps another user's, does not prevent the rest.
-        let removed = is_stale && fs::remove_file(entry.path()).is_ok();
+        let removed = is_stale && fs::remove_file(path).is_ok();
         removed && !matches!(own, OwnName::Alive(_))
     }
 
-    fn has_ended(&mut self, owner: Owner, path: &Path, file: &Metadata) -> bool {
-        let known = owner.has_ended(self.us).filter(|_| user(file) == self.user);
-        known.unwrap_or_else(|| self.age(file) > limits::LEASE && !self.has_heartbeat(owner, path))
+    /// Returns whether a partial file of another process is to be removed. If it is worth that, it is kept, or
+    /// noted.
+    fn is_part_stale(&mut self, owner: Owner, id: u64, path: &Path, file: &Metadata) -> bool {
+        let state = self.state(owner, path, file);
+        let is_known = id != 0 && self.kept.is_on() && is_ours(file, self.user);
+        match state {
+            _ if !is_known => state != OwnerState::Alive,
+            OwnerState::Gone if file.len() > 0 || names(file) > 1 => {
+                match kept::release(path, id, self.user) {
+                    Ok(Some(path)) => {
+                        if names(file) == 1 {
+                            self.kept.note(path, Duration::ZERO, 0);
+                        }
+                        false
+                    }
+                    Ok(None) => true,
+                    // Another time, or by another process.
+                    Err(_) => false,
+                }
+            }
+            OwnerState::Gone => true,
+            OwnerState::Lost if self.kept_for(file) >= self.kept.keep_time() => true,
+            OwnerState::Lost | OwnerState::Alive => {
+                let has_room = self.foreign.len() < limits::FOREIGN_PARTS;
+                if has_room {
+                    self.foreign.push((id, path.to_owned()));
+                }
+                !has_room && state == OwnerState::Lost
+            }
+        }
+    }
+
+    /// Returns whether a kept file of our user is to be removed. What has no other name, and so is no file that was
+    /// stored, counts for the number of those that are kept.
+    fn is_kept_stale(&mut self, path: &Path, file: &Metadata) -> bool {
+        let age = self.kept_for(file);
+        let is_stored = names(file) > 1;
+        let is_stale = age >= self.kept.keep_time() || file.len() == 0 && !is_stored;
+        if !is_stale && !is_stored {
+            self.kept.note(path.to_owned(), age, 0);
+        }
+        is_stale
+    }
+
+    /// Returns the time since the last change of the inode, which does not count what its modification time was
+    /// set to.
+    fn kept_for(&mut self, file: &Metadata) -> Duration {
+        let now = *self.now.get_or_insert_with(self.clock);
+        let since = changed(file).or_else(|| file.modified().ok());
+        since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default()
+    }
+
+    /// Returns what is known of the owner of a file.
+    pub(super) fn state(&mut self, owner: Owner, path: &Path, file: &Metadata) -> OwnerState {
+        match owner.has_ended(self.us).filter(|_| user(file) == self.user) {
+            _ if owner == self.us => OwnerState::Alive,
+            Some(true) => OwnerState::Gone,
+            Some(false) => OwnerState::Alive,
+            None if self.age(file) > limits::LEASE && !self.has_heartbeat(owner, path) => {
+                OwnerState::Lost
+            }
+            None => OwnerState::Alive,
+        }
     }
 
     /// Returns whether the owner of the partial file at `path` has a fresh heartbeat. It is in its drop
@@ -114,18 +189,6 @@ impl Sweep<'_> {
         let written = file.modified().ok().and_then(since);
         written.or_else(|| since(changed(file)?)).unwrap_or_default()
     }
-}
-
-/// Returns the time of a file's last change, that of its times and names included (inode(7), ctime).
-#[cfg(unix)]
-fn changed(file: &Metadata) -> Option<SystemTime> {
-    let seconds = u64::try_from(std::os::unix::fs::MetadataExt::ctime(file)).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-}
-
-#[cfg(not(unix))]
-fn changed(_: &Metadata) -> Option<SystemTime> {
-    None
 }
 
 // Only Linux has /proc.
@@ -162,7 +225,9 @@ mod tests {
         let (us, now) = (Owner::current(), None);
         let (clock, meanwhile) = (&SystemTime::now, &|| {});
         let descriptors = &Descriptors::default();
-        let mut sweep = Sweep { top, us, user, deep: true, clock, now, descriptors, meanwhile };
+        let (kept, foreign) = (&KeptParts::new(limits::KEEP_PARTIAL), Vec::new());
+        let mut sweep =
+            Sweep { top, us, user, deep: true, clock, now, descriptors, meanwhile, kept, foreign };
         let swept = sweep.run().unwrap();
         assert_eq!(descriptors.take(usize::MAX), limits::SPARE_DESCRIPTORS, "all are back");
         swept
@@ -232,8 +297,10 @@ mod tests {
             let (clock, meanwhile) = (&|| SystemTime::now() + later, &|| {});
             let now = None;
             let descriptors = &Descriptors::default();
+            let (top, deep) = (&*top, false);
+            let (kept, foreign) = (&KeptParts::new(limits::KEEP_PARTIAL), Vec::new());
             let mut sweep =
-                Sweep { top: &top, us, user, deep: false, clock, now, descriptors, meanwhile };
+                Sweep { top, us, user, deep, clock, now, descriptors, meanwhile, kept, foreign };
             assert_eq!((sweep.run().unwrap(), path.exists()), (usize::from(!stands), stands));
         }
         fs::remove_dir_all(top).unwrap();

@@ -184,7 +184,7 @@ const OWN: &str = "a file that qdropd is receiving, or keeps";
 
 fn is_own(path: &Path) -> bool {
     let name = path.file_name().and_then(OsStr::to_str).and_then(OwnName::parse);
-    matches!(name, Some(OwnName::Part(_) | OwnName::Alive(_)))
+    matches!(name, Some(OwnName::Part(..) | OwnName::Alive(_) | OwnName::Kept(_)))
 }
 
 #[cfg(unix)]

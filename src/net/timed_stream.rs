@@ -165,7 +165,7 @@ impl Connection for TimedStream {
                 }
                 return self.set_write_deadline(Some(self.whole_time(bytes as u64)));
             }
-            Phase::NextFile { .. } => {
+            Phase::NextFile { .. } | Phase::Acknowledgement => {
                 if let Some(registration) = &self.registration {
                     registration.idle();
                 }
@@ -175,7 +175,9 @@ impl Connection for TimedStream {
         self.set_write_deadline(None)?;
         // Most phases have a time limit as a whole, others from one byte to the next.
         let (whole, time) = match phase {
-            Phase::FirstByte | Phase::Header => (true, limits::HEADER_TIME),
+            Phase::FirstByte | Phase::Header | Phase::Acknowledgement => {
+                (true, limits::HEADER_TIME)
+            }
             Phase::Body => (false, idle),
             Phase::List(bytes) => (true, limits::HEADER_TIME + at_slow_peer(bytes.into())),
             Phase::Answer(files) => (true, idle + limits::LIST_ENTRY_TIME * files),
@@ -187,13 +189,14 @@ impl Connection for TimedStream {
                 (true, limits::LINGER)
             }
             Phase::Trailing { is_text: false } => (true, limits::TRAILING_TIME),
-            Phase::Start(bytes) => (true, idle + at_slow_disk(bytes)),
+            Phase::Start(bytes) | Phase::Digests(bytes) => (true, idle + at_slow_disk(bytes)),
             Phase::Receipt { bytes, files } => {
                 (true, idle + at_slow_disk(bytes) + limits::LIST_ENTRY_TIME * files)
             }
             Phase::Reply(_) | Phase::Receipts(_) => return Ok(()),
         };
-        self.bytes_extend_deadline = matches!(phase, Phase::Answer(_) | Phase::Receipt { .. });
+        self.bytes_extend_deadline =
+            matches!(phase, Phase::Answer(_) | Phase::Digests(_) | Phase::Receipt { .. });
         self.reads_own = matches!(phase, Phase::Start(1..));
         let now = Instant::now();
         self.progress.1 = self.progress.0.load(Ordering::Relaxed);

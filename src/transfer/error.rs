@@ -27,6 +27,8 @@ pub enum ReceiveError {
     NotAllowed,
     /// The peer's address has reached its limit of parallel transfers.
     Busy,
+    /// Another connection, or another process, is receiving the same file.
+    InUse,
     /// The peer connected and sent nothing.
     Silent,
     /// The peer was silent for too long.
@@ -54,7 +56,7 @@ impl ReceiveError {
                 _ => Status::StorageFailed,
             },
             Self::NotAllowed => Status::NotAllowed,
-            Self::Busy => Status::Busy,
+            Self::Busy | Self::InUse => Status::Busy,
             Self::Silent | Self::TimedOut { .. } => Status::TimedOut,
             Self::Damaged(_) => Status::Damaged,
             Self::Broken(_) => return None,
@@ -76,6 +78,7 @@ impl ReceiveError {
             },
             Self::NotAllowed => "this address may not send here".to_owned(),
             Self::Busy => "too many transfers at once; try again later".to_owned(),
+            Self::InUse => "it comes on another connection already; try again later".to_owned(),
             Self::Silent => "the sender connected and sent nothing".to_owned(),
             Self::TimedOut { part } => format!("the sender was silent for too long in the {part}"),
             Self::Broken(text) => text.clone(),
@@ -159,7 +162,7 @@ impl Display for SendError {
             }
             Self::Unreachable(text) | Self::Broken(text) => f.write_str(text),
             Self::InDoubt(text) => {
-                write!(f, "{text}; it may be stored, and is twice if sent again")
+                write!(f, "{text}; it may be stored; sent again with --resume it is stored once")
             }
             Self::Unsupported => write!(
                 f,

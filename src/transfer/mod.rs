@@ -71,6 +71,8 @@ pub enum Phase {
         /// Whether the sender's program keeps its connection open for files that come much later.
         stays_open: bool,
     },
+    /// Acknowledge the receipts of a list, with the first byte of the next one if there is one.
+    Acknowledgement,
     /// Send the offset at which it starts, after reading this many bytes of its file.
     Start(u64),
     /// Take this many bytes of an answer or of receipts, and go on.
@@ -81,6 +83,8 @@ pub enum Phase {
     List(u32),
     /// Answer a list of this many files.
     Answer(u32),
+    /// Send the digests of this many bytes, which it reads first.
+    Digests(u64),
     /// Send the first byte of another header at once.
     Gap,
     /// Send or take the bytes of a body, without a long silence.

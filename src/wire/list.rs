@@ -21,6 +21,12 @@ const HEAD: u64 = 20;
 /// The start of a body that does not follow, since its file is gone or has changed.
 pub const UNSENT: u64 = u64::MAX;
 
+/// What acknowledges the receipts of a list: the first byte of the next one. If none follows it stands alone.
+pub const ACKNOWLEDGEMENT: u8 = MAGIC[0];
+
+/// The flag of a sender that does so.
+const ACKNOWLEDGES: u32 = 64;
+
 /// Bytes of a [`Seal`].
 pub const SEAL: usize = 9;
 
@@ -80,6 +86,8 @@ impl Entry {
 pub struct ListHead {
     /// What is requested.
     pub options: ListOptions,
+    /// Whether the receipts will be acknowledged by [`ACKNOWLEDGEMENT`], and by nothing else.
+    pub acknowledges: bool,
     /// Bytes of the entries.
     pub length: u32,
     count: u32,
@@ -114,7 +122,7 @@ impl ListHead {
         let come = reader.consumed() as u64;
         let (flags, length, count) = read.map_err(|error| list_error(error, come, HEAD))?;
         let least = (count as usize).saturating_mul(ENTRY);
-        let why = if flags > 7 {
+        let why = if flags & !(7 | ACKNOWLEDGES) != 0 {
             format!("it asks for what this receiver does not know (flags {flags:#x})")
         } else if length as usize > limits::LIST || least > length as usize {
             format!("its list has {length} bytes for {count} files")
@@ -122,7 +130,9 @@ impl ListHead {
             format!("its list has {count} files")
         } else {
             let (resume, preserve, skip) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-            return Ok(Self { options: ListOptions { resume, preserve, skip }, length, count });
+            let options = ListOptions { resume, preserve, skip };
+            let acknowledges = flags & ACKNOWLEDGES != 0;
+            return Ok(Self { options, acknowledges, length, count });
         };
         Err(HeaderError::Malformed(why))
     }
@@ -172,7 +182,8 @@ fn list_error(error: ReadError, come: u64, all: u64) -> HeaderError {
     }
 }
 
-/// Encodes a list, which has to be within [`limits::LIST`] and [`limits::LIST_FILES`].
+/// Encodes a list, which has to be within [`limits::LIST`] and [`limits::LIST_FILES`], and whose receipts will
+/// be acknowledged.
 ///
 /// # Errors
 /// Fails with `InvalidInput` if it is not, or if an entry cannot be sent.
@@ -185,7 +196,8 @@ pub fn encode(options: ListOptions, entries: &[Entry]) -> io::Result<Vec<u8>> {
     }
     let ListOptions { resume, preserve, skip } = options;
     let mut writer = Writer(MAGIC.to_vec());
-    writer.u32(u32::from(resume) | u32::from(preserve) << 1 | u32::from(skip) << 2)?;
+    let flags = u32::from(resume) | u32::from(preserve) << 1 | u32::from(skip) << 2;
+    writer.u32(flags | ACKNOWLEDGES)?;
     writer.u32(u32::try_from(length).map_err(|_| too_long())?)?;
     writer.u32(u32::try_from(entries.len()).map_err(|_| too_long())?)?;
     for entry in entries {
@@ -230,8 +242,9 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Reads the answer to a list of so many entries. Returns `None` if what arrives is none, as from a
-    /// receiver that does not know lists.
+    /// Reads the answer to a list of so many entries, up to the digests, which are 0 until
+    /// [`read_digests`] has read them. Returns `None` if what arrives is none, as from a receiver that
+    /// does not know lists.
     ///
     /// # Errors
     /// Fails if the stream fails before the answer is complete.
@@ -266,15 +279,11 @@ impl Answer {
                 _ => return Ok(None),
             });
         }
-        for verdict in &mut verdicts {
-            if let Verdict::Have(point) = verdict {
-                point.digest = reader.u64()?;
-            }
-        }
         Ok(Some(verdicts))
     }
 
-    /// Encodes the answer that has these verdicts. Messages are cut to [`limits::VERDICT_MESSAGE`].
+    /// Encodes the answer that has these verdicts, up to the digests. Messages are cut to
+    /// [`limits::VERDICT_MESSAGE`].
     ///
     /// # Errors
     /// Fails with `InvalidInput` if a name has 4 GiB or more.
@@ -303,13 +312,24 @@ impl Answer {
                 Verdict::Later => writer.u8(4)?,
             }
         }
-        for verdict in verdicts {
-            if let Verdict::Have(point) = verdict {
-                writer.u64(point.digest)?;
-            }
-        }
         Ok(writer.0)
     }
+}
+
+/// Reads the digests of an answer, one for each [`Verdict::Have`]. A receiver computes them when it has said how
+/// many bytes it has.
+///
+/// # Errors
+/// Fails if the stream fails or ends.
+pub fn read_digests(mut stream: impl Read, verdicts: &mut [Verdict]) -> io::Result<()> {
+    let mut bytes = [0; size_of::<u64>()];
+    for verdict in verdicts {
+        if let Verdict::Have(point) = verdict {
+            stream.read_exact(&mut bytes)?;
+            point.digest = u64::from_be_bytes(bytes);
+        }
+    }
+    Ok(())
 }
 
 /// What a sender says behind a body.

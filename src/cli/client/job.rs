@@ -61,7 +61,7 @@ impl Run<'_> {
 
     /// Ends a connection on which no list follows. Returns whether there was one.
     fn close(&self, connection: &mut Option<Outgoing<TimedStream>>) -> bool {
-        let was_open = connection.take().is_some();
+        let was_open = connection.take().map(Outgoing::end).is_some();
         self.shared().connections -= usize::from(was_open);
         was_open
     }

@@ -399,7 +399,9 @@ impl<'a> Run<'a> {
             Err(error) => matches!(error, SendError::Refused(_) | SendError::Damaged { .. }),
         };
         self.shared().gives_receipts |= has_receipt;
-        file.in_doubt |= matches!(outcome, Err(SendError::InDoubt(_)));
+        // Or all of it came, and this side did not see its end.
+        let is_broken = matches!(outcome, Err(SendError::InDoubt(_) | SendError::Broken(_)));
+        file.in_doubt |= is_broken;
         match outcome {
             Ok(sent) if sent.already_stored && self.reporter.has_sent(&sent) => {
                 file.send_anyway = true;

@@ -313,6 +313,8 @@ impl TransferObserver<'_> {
                 self.whole.extend(file);
             }
             Event::Skipped(name, stored) => {
+                // Another connection may have stored what came on this one.
+                self.end_progress();
                 if !self.server.quiet {
                     log.log(&Entry::AlreadyStored(self.peer, &truncated(name), stored));
                 }
@@ -360,7 +362,7 @@ impl TransferObserver<'_> {
                 return;
             }
             // Neither has one that was evicted.
-            Err(ReceiveError::Busy) => return,
+            Err(ReceiveError::Busy | ReceiveError::InUse) => return,
             Ok(stored) if stored.may_be_cut => Exit::Refused,
             Ok(_) => Exit::Done,
             Err(why) => match why.status() {

@@ -99,7 +99,7 @@ impl<C: Connection> Conversation<'_, C> {
         let (size, digest) = (file.digest().length(), file.digest().finish());
         let stored =
             Stored { name, size, digest, resumed_at: 0, may_be_cut, time_not_preserved: false };
-        self.outcomes.add(file, Whole { received, stored });
+        self.outcomes.add(file, Whole { received, stored, ticket: None });
         if is_first && self.stream.buffer().is_empty() {
             // Nothing has followed for a while.
             self.outcomes.commit();

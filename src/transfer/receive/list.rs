@@ -2,7 +2,9 @@
 
 use super::{Before, BodyProgress, Conversation, End, Event, Next, Stored, Whole};
 use super::{broken, header_error, read_error, stream_error, taken_over};
-use crate::disk::partial_store::{ActiveBody, FileIdentity};
+use crate::disk::known::{Known, KnownFile};
+use crate::disk::partial::PartialFile;
+use crate::disk::partial_store::{ActiveBody, ActiveList, FileIdentity};
 use crate::limits;
 use crate::transfer::error::ReceiveError;
 use crate::transfer::{Connection, Phase};
@@ -16,10 +18,21 @@ use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 
 /// A file whose body is wanted.
-struct Wanted {
+struct Wanted<'a> {
     /// The name as it was sent.
     name: Vec<u16>,
     identity: FileIdentity,
+    /// Bytes that its sender was told to be here.
+    have: u64,
+    here: Here<'a>,
+}
+
+/// What is here of a file that is wanted.
+enum Here<'a> {
+    Nothing,
+    Part(ResumedBody<'a>),
+    /// All of it, and the digest that was told to the sender.
+    Stored(KnownFile, u64),
 }
 
 /// The beginning of a file that an earlier connection has received.
@@ -27,35 +40,34 @@ struct ResumedBody<'a> {
     /// Registered before the answer: its sender may be gone, and come back on another connection.
     body: ActiveBody<'a>,
     path: PathBuf,
-    /// Bytes of it.
-    have: u64,
 }
 
 /// The bodies that are wanted of a list.
-#[derive(Default)]
 struct AllWanted<'a> {
-    files: Vec<Wanted>,
-    /// What is here of the first one.
-    kept: Option<ResumedBody<'a>>,
+    files: Vec<Wanted<'a>>,
+    /// Registers them, so that what another connection stores meanwhile is not stored twice.
+    active: ActiveList<'a>,
     /// Bytes of them.
     bytes: u64,
     /// Bytes of their receipts.
     receipts: usize,
 }
 
-impl AllWanted<'_> {
-    /// Returns whether there is room for another file. One has room in any case. A large one comes first, so
-    /// that nothing is in doubt if the connection breaks within it.
-    fn has_room(&self, entry: &Entry) -> bool {
-        let receipts = self.receipts + Receipt::length(entry.length() - ENTRY);
-        let bytes = self.bytes.saturating_add(entry.size);
+impl<'a> AllWanted<'a> {
+    /// Returns whether there is room for another file, with this many bytes to be received or read and a receipt of
+    /// this many bytes. One has room in any case. A large one comes first, so that nothing is in doubt if the
+    /// connection breaks within it.
+    fn has_room(&self, size: u64, receipt: usize) -> bool {
+        let bytes = self.bytes.saturating_add(size);
+        let receipts = self.receipts + receipt;
         let has_room = bytes <= limits::LIST_BODIES && receipts <= limits::LIST_RECEIPTS;
-        self.files.is_empty() || has_room && entry.size <= limits::DRAIN
+        self.files.is_empty() || has_room && size <= limits::DRAIN
     }
 
-    fn count(&mut self, name: &[u16], size: u64) {
+    fn add(&mut self, file: Wanted<'a>, size: u64, receipt: usize) {
         self.bytes = self.bytes.saturating_add(size);
-        self.receipts += Receipt::length(2 * name.len());
+        self.receipts += receipt;
+        self.files.push(file);
     }
 }
 
@@ -81,20 +93,21 @@ impl<'a, C: Connection> Conversation<'a, C> {
         // Of a directory that is gone nobody knows what is in it.
         let skip = options.skip && self.storage.inbox.is_in_place();
         let options = ListOptions { skip, ..options };
-        let mut wanted = AllWanted::default();
+        let inbox = &self.storage.inbox;
+        let (files, active) = (Vec::new(), inbox.begin_list());
+        let mut wanted = AllWanted { files, active, bytes: 0, receipts: 0 };
         let decide = |entry| {
             let decided = self.decide(entry, options, &mut wanted);
             decided.unwrap_or_else(|why| self.refuse_entry(why))
         };
         let answer = Answer::encode(&entries.into_iter().map(decide).collect::<Vec<_>>());
-        let written = answer.and_then(|answer| {
-            self.stream.get_mut().enter_phase(Phase::Reply(answer.len()))?;
-            self.stream.get_mut().write_all(&answer)
-        });
-        let AllWanted { files, mut kept, .. } = wanted;
-        let received = written.and_then(|()| self.receive_bodies(files, &mut kept, options));
+        let AllWanted { files, active, .. } = wanted;
+        let mut files = files.into_iter();
+        let received = answer
+            .and_then(|answer| self.write_answer(&answer, files.as_mut_slice()))
+            .and_then(|()| self.receive_bodies(&mut files, &active, options));
         // If the answer could not be written.
-        self.keep(kept);
+        files.for_each(|file| self.keep(file.here));
         self.outcomes.commit();
         if received? {
             self.reply()?;
@@ -104,8 +117,36 @@ impl<'a, C: Connection> Conversation<'a, C> {
         Ok(Next::End(End::Refused))
     }
 
+    /// Writes the verdicts, then reads what is here of the files and writes the digests. The sender waits in
+    /// proportion.
+    fn write_answer(&mut self, answer: &[u8], files: &mut [Wanted<'a>]) -> io::Result<()> {
+        self.stream.get_mut().enter_phase(Phase::Reply(answer.len()))?;
+        self.stream.get_mut().write_all(answer)?;
+        let mut digests = Vec::new();
+        for file in files {
+            let digest = match &mut file.here {
+                Here::Nothing => continue,
+                Here::Part(part) => part.body.read_back(),
+                Here::Stored(stored, digest) => {
+                    self.storage.inbox.digest_of(stored).inspect(|it| *digest = *it)
+                }
+            };
+            if digest.is_none() {
+                // Its sender will see that this is not its file.
+                file.here = Here::Nothing;
+            }
+            digests.extend(digest.unwrap_or_default().to_be_bytes());
+        }
+        if digests.is_empty() {
+            return Ok(());
+        }
+        self.stream.get_mut().enter_phase(Phase::Reply(digests.len()))?;
+        self.stream.get_mut().write_all(&digests)
+    }
+
     fn read_list(&mut self) -> Result<(ListOptions, Vec<Entry>), HeaderError> {
         let head = ListHead::read(&mut self.stream)?;
+        self.acknowledges = head.acknowledges;
         let phase = Phase::List(head.length);
         self.stream.get_mut().enter_phase(phase).map_err(HeaderError::Io)?;
         Ok((head.options, head.read_entries(&mut self.stream)?))
@@ -119,7 +160,7 @@ impl<'a, C: Connection> Conversation<'a, C> {
         wanted: &mut AllWanted<'a>,
     ) -> Result<Verdict, ReceiveError> {
         let inbox = &self.storage.inbox;
-        let has_room = wanted.has_room(&entry);
+        let receipt = Receipt::length(entry.length() - ENTRY);
         let Entry { size, modified, name } = entry;
         let name = name.unwrap_or_default();
         let begun = |observer: &mut dyn FnMut(&Event<'_>)| {
@@ -127,32 +168,54 @@ impl<'a, C: Connection> Conversation<'a, C> {
         };
         let safe = self.accept(&name, size).inspect_err(|_| begun(self.outcomes.observer))?;
         let identity = FileIdentity { name: safe, size, modified };
+        // Before it is looked for, or what another connection stores at this moment would be missed.
+        if !wanted.active.add(&identity) && !wanted.files.is_empty() {
+            // Two entries of one file are two files.
+            return Ok(Verdict::Later);
+        }
+        let known = if options.resume { inbox.known(&identity) } else { Known::Nothing };
+        if let Known::Stored(stored) = known {
+            let bytes = if stored.is_remembered() { 0 } else { size };
+            if !wanted.has_room(bytes, receipt) {
+                return Ok(Verdict::Later);
+            }
+            let here = Here::Stored(stored, 0);
+            wanted.add(Wanted { name, identity, have: size, here }, bytes, receipt);
+            return Ok(Verdict::Have(ResumePoint { have: size, digest: 0 }));
+        }
         if let Some(stored) = options.skip.then(|| inbox.find_stored(&identity)).flatten() {
             let sent = String::from_utf16_lossy(&name);
             (self.outcomes.observer)(&Event::Skipped(&sent, &stored));
             let there: Vec<u16> = stored.as_str().encode_utf16().collect();
             return Ok(Verdict::There((there != name).then_some(there)));
         }
-        if let Err(why) = inbox.check_conflict(&identity.name) {
+        let refusal = match inbox.check_conflict(&identity.name) {
+            Ok(()) if matches!(known, Known::InUse) => Some(ReceiveError::InUse),
+            checked => checked.err().map(ReceiveError::Store),
+        };
+        if let Some(why) = refusal {
             begun(self.outcomes.observer);
-            return Err(ReceiveError::Store(why));
+            return Err(why);
         }
         // What is kept waits for no other body: of each it would be an open file more.
-        let is_kept = || options.resume && inbox.has_partial(&identity);
-        if !has_room || !wanted.files.is_empty() && is_kept() {
+        let is_kept = matches!(known, Known::Part(_));
+        if !wanted.has_room(size, receipt) || is_kept && !wanted.files.is_empty() {
             return Ok(Verdict::Later);
         }
-        wanted.count(&name, size);
-        let taken = options.resume.then(|| inbox.take_partial(&identity)).flatten();
-        let verdict = taken.map_or(Verdict::Send, |file| {
-            let (have, digest) = (file.digest().length(), file.digest().finish());
+        let part = match known {
+            Known::Part(part) => inbox.take_part(part, &identity),
+            _ => None,
+        };
+        let have = part.as_ref().map_or(0, PartialFile::length);
+        let here = part.map_or(Here::Nothing, |file| {
             let path = file.path().to_owned();
-            let body = inbox.begin_body(identity.clone(), file, true);
-            wanted.kept = Some(ResumedBody { body, path, have });
-            Verdict::Have(ResumePoint { have, digest })
+            Here::Part(ResumedBody { body: inbox.begin_body(file), path })
         });
-        wanted.files.push(Wanted { name, identity });
-        Ok(verdict)
+        wanted.add(Wanted { name, identity, have, here }, size, receipt);
+        Ok(match have {
+            0 => Verdict::Send,
+            have => Verdict::Have(ResumePoint { have, digest: 0 }),
+        })
     }
 
     /// Reports a file that is refused before its body, and returns the verdict.
@@ -167,14 +230,14 @@ impl<'a, C: Connection> Conversation<'a, C> {
     /// Receives the bodies that are wanted. Returns whether the connection may go on.
     fn receive_bodies(
         &mut self,
-        files: Vec<Wanted>,
-        kept: &mut Option<ResumedBody<'a>>,
+        files: &mut impl Iterator<Item = Wanted<'a>>,
+        active: &ActiveList<'a>,
         options: ListOptions,
     ) -> io::Result<bool> {
         self.stream.get_mut().enter_phase(Phase::Body)?;
         for file in files {
             self.body = BodyProgress::unknown();
-            if let Err(why) = self.receive_listed(file, kept.take(), options) {
+            if let Err(why) = self.receive_listed(file, active, options) {
                 // Where one has no receipt, those behind it would be taken for others.
                 let goes_on = why.status().is_some();
                 self.refuse(why);
@@ -190,64 +253,72 @@ impl<'a, C: Connection> Conversation<'a, C> {
     /// Receives a body and its seal, unless its sender has no such file any more.
     fn receive_listed(
         &mut self,
-        file: Wanted,
-        kept: Option<ResumedBody<'a>>,
+        file: Wanted<'a>,
+        active: &ActiveList<'a>,
         options: ListOptions,
     ) -> Result<(), ReceiveError> {
-        let Wanted { name, identity } = file;
-        let have = kept.as_ref().map_or(0, |kept| kept.have);
+        let Wanted { name, identity, have, here } = file;
         if have > 0 || identity.size > limits::SMALL_BODY {
             self.outcomes.commit();
         }
         let read = self.read_start(have);
-        if matches!(read, Ok(UNSENT)) {
-            self.keep(kept);
-            return Ok(());
-        }
         let name = String::from_utf16_lossy(&name);
-        (self.outcomes.observer)(&Event::Began(&name, identity.size));
-        let start = match read {
-            Ok(start) => start,
-            Err(why) => {
-                self.keep(kept);
+        let (start, here) = match (read, here) {
+            (Ok(start), Here::Stored(stored, digest)) if start == have => {
+                return self.confirm(&name, &identity, stored, digest);
+            }
+            (Ok(UNSENT), here) => {
+                self.keep(here);
+                return Ok(());
+            }
+            (Ok(start), here) => (start, here),
+            (Err(why), here) => {
+                self.keep(here);
+                (self.outcomes.observer)(&Event::Began(&name, identity.size));
                 return Err(why);
             }
         };
+        (self.outcomes.observer)(&Event::Began(&name, identity.size));
         self.body = BodyProgress::of(identity.size - start + SEAL as u64);
-        let body = match kept {
-            Some(kept) if start > 0 => kept,
-            kept => {
-                // The sender has another file by now.
-                drop(kept);
-                self.begin_body(&identity, options)?
+        let body = match here {
+            Here::Part(part) if start > 0 => part,
+            // What is here is none of it.
+            here => {
+                drop(here);
+                self.begin_body(&identity, start)?
             }
         };
         if start > 0 {
             (self.outcomes.observer)(&Event::Resumed(start));
         }
-        self.receive_rest(body, identity, start, options)
+        self.receive_rest(&name, body, identity, start, (active, options))
     }
 
-    /// Begins a body of which nothing is here.
+    /// Begins a body of which nothing is here. `start`: where its sender starts, as it was told before that could
+    /// not be read.
     fn begin_body(
         &mut self,
         identity: &FileIdentity,
-        options: ListOptions,
+        start: u64,
     ) -> Result<ResumedBody<'a>, ReceiveError> {
+        if start > 0 {
+            let why = "what the receiver had of it could not be read";
+            return Err(ReceiveError::Broken(why.to_owned()));
+        }
         let inbox = &self.storage.inbox;
         let fresh = self.begin_file(|| inbox.begin_listed(identity))?;
         let path = fresh.path().to_owned();
-        let body = inbox.begin_body(identity.clone(), fresh, options.resume);
-        Ok(ResumedBody { body, path, have: 0 })
+        Ok(ResumedBody { body: inbox.begin_body(fresh), path })
     }
 
     /// Receives a body from this offset on, and its seal.
     fn receive_rest(
         &mut self,
+        sent: &str,
         mut kept: ResumedBody<'a>,
         identity: FileIdentity,
         start: u64,
-        options: ListOptions,
+        (active, options): (&ActiveList<'a>, ListOptions),
     ) -> Result<(), ReceiveError> {
         let rest = identity.size - start;
         let activity = kept.body.activity();
@@ -258,20 +329,22 @@ impl<'a, C: Connection> Conversation<'a, C> {
             Ok(seal) => seal,
             Err(why) => {
                 if options.resume && is_interrupted(&why) {
-                    self.keep(Some(kept));
+                    self.keep(Here::Part(kept));
                 }
                 return Err(why);
             }
         };
-        let whole = kept.body.finish().ok_or_else(taken_over)?;
+        let whole = finish_body(kept, &identity, seal)?;
         let (size, digest) = (whole.digest().length(), whole.digest().finish());
-        debug_assert_eq!(size, identity.size);
-        if !seal.is_good {
-            return Err(ReceiveError::Damaged("it changed while it was sent"));
+        let may_be_again = options.resume;
+        let meanwhile = active.stored_meanwhile(&identity, may_be_again);
+        if let Some(stored) = meanwhile.filter(|it| (it.size, it.digest) == (size, digest)) {
+            self.outcomes.repeat(sent, stored);
+            return Ok(());
         }
-        if seal.digest != digest {
-            return Err(ReceiveError::Damaged("other bytes came than were sent"));
-        }
+        let key = self.stream.get_ref().key();
+        let ticket = self.storage.inbox.begin_placing(&identity, may_be_again, key);
+        let ticket = ticket.map_err(|_| ReceiveError::InUse)?;
         let timed = if options.preserve { whole.set_modified(identity.modified) } else { Ok(()) };
         if let Err(error) = &timed {
             (self.outcomes.observer)(&Event::TimeNotPreserved(error));
@@ -279,7 +352,35 @@ impl<'a, C: Connection> Conversation<'a, C> {
         let (name, time_not_preserved, may_be_cut) = (identity.name, timed.is_err(), false);
         let stored =
             Stored { name, size, digest, resumed_at: start, may_be_cut, time_not_preserved };
-        self.outcomes.add(whole, Whole { received: rest, stored });
+        self.outcomes.add(whole, Whole { received: rest, stored, ticket });
+        Ok(())
+    }
+
+    /// Gives the receipt of a file that was stored before, if that is the one that its sender has.
+    fn confirm(
+        &mut self,
+        sent: &str,
+        identity: &FileIdentity,
+        stored: KnownFile,
+        digest: u64,
+    ) -> Result<(), ReceiveError> {
+        self.body = BodyProgress::of(SEAL as u64);
+        let began = |observer: &mut dyn FnMut(&Event<'_>)| {
+            observer(&Event::Began(sent, identity.size));
+        };
+        let seal = self.read_seal().inspect_err(|_| began(self.outcomes.observer))?;
+        if !seal.is_good || seal.digest != digest {
+            began(self.outcomes.observer);
+            return Err(ReceiveError::Damaged("other bytes are here than were sent"));
+        }
+        let key = self.stream.get_ref().key();
+        let confirmed = self.storage.inbox.confirm(stored, identity, digest, key);
+        let (stored, ticket) = confirmed.map_err(|error| {
+            began(self.outcomes.observer);
+            ReceiveError::Store(error.into())
+        })?;
+        self.outcomes.repeat(sent, stored);
+        self.outcomes.unacknowledged.extend(ticket);
         Ok(())
     }
 
@@ -325,12 +426,28 @@ impl<'a, C: Connection> Conversation<'a, C> {
     }
 
     /// Keeps the beginning of a file for its sender.
-    fn keep(&mut self, kept: Option<ResumedBody<'a>>) {
-        let key = self.stream.get_ref().key();
-        if let Some(ResumedBody { body, .. }) = kept.filter(|kept| kept.body.length() > 0) {
-            self.storage.inbox.keep(body, key);
+    fn keep(&mut self, here: Here<'a>) {
+        if let Here::Part(ResumedBody { body, .. }) = here {
+            self.storage.inbox.keep(body, self.stream.get_ref().key());
         }
     }
+}
+
+/// Returns the whole file, if it is the one that its sender has.
+fn finish_body(
+    kept: ResumedBody<'_>,
+    identity: &FileIdentity,
+    seal: Seal,
+) -> Result<PartialFile, ReceiveError> {
+    let whole = kept.body.finish().ok_or_else(taken_over)?;
+    debug_assert_eq!(whole.length(), identity.size);
+    if !seal.is_good {
+        return Err(ReceiveError::Damaged("it changed while it was sent"));
+    }
+    if seal.digest != whole.digest().finish() {
+        return Err(ReceiveError::Damaged("other bytes came than were sent"));
+    }
+    Ok(whole)
 }
 
 /// Returns whether a body may go on on another connection.

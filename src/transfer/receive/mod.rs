@@ -13,11 +13,12 @@ use crate::disk::DiskError;
 use crate::disk::inbox::{Inbox, StoreError};
 use crate::disk::name::SafeName;
 use crate::disk::partial::PartialFile;
-use crate::disk::placement::Group;
+use crate::disk::placement::{Group, PlacedFile};
+use crate::disk::unacknowledged::{StoredFile, Ticket};
 use crate::limits;
 use crate::text::Reason;
 use crate::wire::header::HeaderError;
-use crate::wire::list::ListHead;
+use crate::wire::list::{ACKNOWLEDGEMENT, ListHead};
 use crate::wire::peek::{Peek, PeekReader};
 use crate::wire::qdatastream::ReadError;
 use crate::wire::receipt::Status;
@@ -93,13 +94,17 @@ pub fn receive<C: Connection>(
     let stream = PeekReader::with_capacity(limits::HEADER_BUFFER, &mut *connection);
     let outcomes = Outcomes {
         observer,
+        inbox: &storage.inbox,
         group: storage.inbox.group(),
         whole: Vec::new(),
         last: None,
         receipts: Arc::default(),
+        unacknowledged: Vec::new(),
     };
     let (body, before) = (BodyProgress::default(), Before::Nothing);
-    let mut conversation = Conversation { stream, storage, body, before, outcomes, accounted: 0 };
+    let (accounted, acknowledges) = (0, false);
+    let mut conversation =
+        Conversation { stream, storage, body, before, outcomes, accounted, acknowledges };
     let mut end = End::Closed;
     match conversation.wait_for_header(Phase::FirstByte) {
         Ok(true) => {
@@ -188,18 +193,23 @@ struct Whole {
     received: u64,
     /// What is to be told of it, with the name that it is to have.
     stored: Stored,
+    /// Of a file of a list: for those who ask for it.
+    ticket: Option<Ticket>,
 }
 
 /// What becomes of the files of a conversation: whole ones get their names together, and each has a
 /// receipt.
 struct Outcomes<'a> {
     observer: &'a mut dyn FnMut(&Event<'_>),
+    inbox: &'a Inbox,
     group: Group<'a>,
     /// What is known of each file of the group.
     whole: Vec<Whole>,
     /// The file that was stored last.
     last: Option<Stored>,
     receipts: Arc<HeldReceipts>,
+    /// Files whose receipts are to be acknowledged.
+    unacknowledged: Vec<Ticket>,
 }
 
 impl Outcomes<'_> {
@@ -218,17 +228,51 @@ impl Outcomes<'_> {
         if self.whole.is_empty() {
             return;
         }
-        for (Whole { received, stored }, placed) in self.whole.drain(..).zip(self.group.commit()) {
-            let outcome = placed.map_err(ReceiveError::Store).map(|(name, not_removed)| {
+        for (whole, placed) in self.whole.drain(..).zip(self.group.commit()) {
+            let Whole { received, stored, ticket } = whole;
+            let outcome = placed.map_err(ReceiveError::Store).map(|placed| {
+                let PlacedFile { name, not_removed, link } = placed;
                 if let Some(error) = not_removed {
                     (self.observer)(&Event::TemporaryNotRemoved(&error));
                 }
+                if let Some(ticket) = ticket {
+                    let Stored { size, digest, .. } = stored;
+                    let file = StoredFile { name: name.clone(), size, digest };
+                    self.inbox.remember(ticket, file, link);
+                    self.unacknowledged.push(ticket);
+                }
                 Stored { name, ..stored }
             });
+            if let (Err(_), Some(ticket)) = (&outcome, ticket) {
+                self.inbox.forget(ticket);
+            }
             (self.observer)(&Event::Ended(&outcome));
             self.receipts.add(&outcome, received);
             self.last = outcome.ok();
         }
+    }
+
+    /// Gives the receipt of a file that was stored before, after those before it.
+    fn repeat(&mut self, sent: &str, file: StoredFile) {
+        self.commit();
+        (self.observer)(&Event::Skipped(sent, &file.name));
+        let StoredFile { name, size, digest } = file;
+        let (may_be_cut, time_not_preserved) = (false, false);
+        let stored =
+            Stored { name, size, digest, resumed_at: size, may_be_cut, time_not_preserved };
+        self.receipts.add(&Ok(stored), 0);
+    }
+
+    /// The sender has the receipts.
+    fn acknowledge(&mut self) {
+        self.unacknowledged.drain(..).for_each(|ticket| self.inbox.forget(ticket));
+    }
+}
+
+impl Drop for Outcomes<'_> {
+    /// Only after a panic there is a file that has no outcome.
+    fn drop(&mut self) {
+        self.whole.iter().filter_map(|whole| whole.ticket).for_each(|it| self.inbox.forget(it));
     }
 }
 
@@ -262,6 +306,8 @@ struct Conversation<'a, C> {
     outcomes: Outcomes<'a>,
     /// Bytes of receipts that were accounted for.
     accounted: usize,
+    /// Whether the sender of the last list acknowledges its receipts. Else the end of the stream does.
+    acknowledges: bool,
 }
 
 impl<C: Connection> Conversation<'_, C> {
@@ -282,7 +328,10 @@ impl<C: Connection> Conversation<'_, C> {
                 continue;
             }
             self.outcomes.commit();
-            match self.wait_for_header(Phase::NextFile { stays_open }) {
+            let is_owed = self.acknowledges && !self.outcomes.unacknowledged.is_empty();
+            let phase =
+                if is_owed { Phase::Acknowledgement } else { Phase::NextFile { stays_open } };
+            match self.wait_for_header(phase) {
                 Ok(true) => {}
                 Err(error) if error.kind() == ErrorKind::ResourceBusy => {
                     self.body = BodyProgress::unknown();
@@ -439,7 +488,13 @@ impl<C: Connection> Conversation<'_, C> {
             self.stream.get_mut().enter_phase(phase)?;
             loop {
                 match self.stream.fill_buf() {
-                    Ok([]) => return Ok(false),
+                    Ok([]) => {
+                        // A relay that dies ends the stream as well.
+                        if !self.acknowledges {
+                            self.outcomes.acknowledge();
+                        }
+                        return Ok(false);
+                    }
                     Ok(_) => break,
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     // It has brought nothing that could be refused.
@@ -447,9 +502,19 @@ impl<C: Connection> Conversation<'_, C> {
                     Err(error) => return Err(error),
                 }
             }
+            if self.is_last_acknowledgement()? {
+                self.outcomes.acknowledge();
+                return Ok(false);
+            }
             self.stream.get_mut().wait_for_slot()?;
         }
+        self.outcomes.acknowledge();
         Ok(true)
+    }
+
+    /// Returns whether the sender acknowledges the receipts of a list, and sends no further one.
+    fn is_last_acknowledgement(&mut self) -> io::Result<bool> {
+        Ok(self.acknowledges && self.stream.peek(2)? == [ACKNOWLEDGEMENT])
     }
 }
 

@@ -10,7 +10,8 @@ use crate::transfer::error::{NEED_QDROPD, SendError, is_timeout};
 use crate::transfer::pump::{PumpError, fill};
 use crate::transfer::{Connection, Phase};
 use crate::wire::foreign;
-use crate::wire::list::{Answer, Entry, ListOptions, ResumePoint, Seal, UNSENT, Verdict, encode};
+use crate::wire::list::{ACKNOWLEDGEMENT, Answer, Entry, ListOptions, ResumePoint, Seal, UNSENT};
+use crate::wire::list::{Verdict, encode, read_digests};
 use crate::wire::receipt::{Receipt, Status};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
@@ -59,8 +60,9 @@ impl<C: Connection> Outgoing<C> {
         let list = encode(options, entries).map_err(SendError::Unsendable)?;
         // Until the last receipt has come.
         self.is_over = true;
-        let verdicts = self.offer(&list, entries.len(), gives_receipts)?;
-        check(&verdicts, entries, options)?;
+        // It acknowledges those of the list before.
+        self.has_receipts = false;
+        let verdicts = self.offer(&list, entries, options, gives_receipts)?;
         let mut bodies = Vec::new();
         let mut sent = Ok(());
         for (file, (verdict, entry)) in verdicts.into_iter().zip(entries).enumerate() {
@@ -79,17 +81,36 @@ impl<C: Connection> Outgoing<C> {
             }
         }
         let sent = sent.and_then(|()| self.flush());
+        let has_bodies = !bodies.is_empty();
         self.is_over = !self.read_receipts(bodies, &sent, files);
+        self.has_receipts = has_bodies && !self.is_over;
         Ok(())
+    }
+
+    /// Ends the connection, and acknowledges the receipts of the last list, whose files have their outcome. Waits for
+    /// a moment until the receiver has removed what it kept for us, and closes. It may have closed before.
+    pub fn end(mut self) {
+        let mut acknowledge = || {
+            self.connection.enter_phase(Phase::Reply(1))?;
+            self.connection.write_all(&[ACKNOWLEDGEMENT])?;
+            self.connection.half_close()?;
+            self.connection.enter_phase(Phase::Drain)?;
+            io::copy(&mut (&mut self.connection).take(limits::DRAIN), &mut io::sink())
+        };
+        if self.has_receipts {
+            let _ = acknowledge();
+        }
     }
 
     /// Writes a list and reads the answer.
     fn offer(
         &mut self,
         list: &[u8],
-        files: usize,
+        entries: &[Entry],
+        options: ListOptions,
         gives_receipts: bool,
     ) -> Result<Vec<Verdict>, SendError> {
+        let files = entries.len();
         let asked = self
             .connection
             .write_all(list)
@@ -99,11 +120,21 @@ impl<C: Connection> Outgoing<C> {
         if let Some(protocol) = first.as_ref().ok().and_then(|it| foreign::protocol(it.get_ref())) {
             return Err(SendError::Foreign(protocol));
         }
-        let error = match first.and_then(|first| Answer::read(first.chain(stream), files)) {
+        let answer = first.and_then(|first| {
+            let mut stream = first.chain(stream);
+            let mut answer = Answer::read(&mut stream, files)?;
+            if let Some(Answer::Verdicts(verdicts)) = &mut answer {
+                let phase = Phase::Digests(kept(verdicts, entries));
+                stream.get_mut().1.get_mut().enter_phase(phase)?;
+                read_digests(stream, verdicts)?;
+            }
+            Ok(answer)
+        });
+        let error = match answer {
             Ok(Some(Answer::Verdicts(verdicts))) => {
                 self.answered = true;
-                let ready = self.connection.enter_phase(Phase::Body);
-                return match ready {
+                check(&verdicts, entries, options)?;
+                return match self.connection.enter_phase(Phase::Body) {
                     Ok(()) => Ok(verdicts),
                     Err(error) => Err(SendError::Broken(broken("take the files", &error))),
                 };
@@ -300,7 +331,7 @@ fn check(verdicts: &[Verdict], entries: &[Entry], options: ListOptions) -> Resul
     for (verdict, entry) in verdicts.iter().zip(entries) {
         let is_possible = match verdict {
             Verdict::Send => true,
-            Verdict::Have(point) => (1..=entry.size).contains(&point.have),
+            Verdict::Have(point) => point.have <= entry.size && (point.have > 0 || entry.size == 0),
             Verdict::There(name) => options.skip && name.as_ref().is_none_or(|it| !it.is_empty()),
             Verdict::Refused(status, _) => *status != Status::Stored,
             // Or the sender would ask for ever.
@@ -316,6 +347,15 @@ fn check(verdicts: &[Verdict], entries: &[Entry], options: ListOptions) -> Resul
         }
     }
     Ok(())
+}
+
+/// Returns how many bytes of these files the receiver has, which it reads for their digests.
+fn kept(verdicts: &[Verdict], entries: &[Entry]) -> u64 {
+    let have = verdicts.iter().zip(entries).map(|(verdict, entry)| match verdict {
+        Verdict::Have(point) => point.have.min(entry.size),
+        _ => 0,
+    });
+    have.fold(0, u64::saturating_add)
 }
 
 /// Returns the outcome of a file whose body is not wanted.

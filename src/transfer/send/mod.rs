@@ -52,6 +52,8 @@ pub struct Outgoing<C> {
     is_over: bool,
     /// Whether a list was answered on this connection.
     answered: bool,
+    /// Whether all receipts of the last list have come, and were not acknowledged.
+    has_receipts: bool,
 }
 
 impl<C: Connection> Outgoing<C> {
@@ -62,7 +64,8 @@ impl<C: Connection> Outgoing<C> {
     pub fn new(mut connection: C, dialect: Dialect) -> io::Result<Self> {
         connection.enter_phase(Phase::Body)?;
         let buffer = vec![0; limits::BUFFER];
-        Ok(Self { connection, dialect, buffer, pending: 0, is_over: false, answered: false })
+        let (is_over, answered, has_receipts) = (false, false, false);
+        Ok(Self { connection, dialect, buffer, pending: 0, is_over, answered, has_receipts })
     }
 
     /// Returns whether the connection has ended, so that no further list can follow.

@@ -1,0 +1,294 @@
+//! What is here of a file that a sender asks about: its beginning, which an interrupted transfer has left, or all
+//! of it, if the receipt was lost. The sender compares a digest with its own file.
+
+use super::inbox::Inbox;
+use super::kept::{self, Found};
+use super::name::SafeName;
+use super::numbering::IN_ORDER;
+use super::owner::OwnName;
+use super::partial::{PartialFile, TemporaryName, open_expected, read_exactly};
+use super::partial_store::{ActiveBody, FileIdentity, Use};
+use super::sweep::OwnerState;
+use super::unacknowledged::{self, AlreadyPlacing, Record, StoredFile, Ticket};
+use super::{DiskError, Identity};
+use crate::digest::Xxh64;
+use crate::limits;
+use std::fs::{self, Metadata};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What is here of a file.
+#[derive(Debug)]
+pub enum Known {
+    /// Nothing.
+    Nothing,
+    /// Another process is receiving it, or another connection is reading what is here of it, or storing it.
+    InUse,
+    /// Some of its bytes.
+    Part(KnownPart),
+    /// All of it, under its final name.
+    Stored(KnownFile),
+}
+
+/// Where the beginning of a file is.
+#[derive(Debug)]
+pub enum KnownPart {
+    /// With another connection, whose sender is silent.
+    Silent,
+    /// On the disk.
+    OnDisk {
+        /// Its temporary name.
+        path: PathBuf,
+        /// What it is.
+        identity: Identity,
+        /// Whether nobody has it open. Else it has to be copied.
+        is_released: bool,
+    },
+}
+
+/// A file that was stored, and whose receipt was not acknowledged.
+#[derive(Debug)]
+pub enum KnownFile {
+    /// This process remembers it.
+    Remembered(StoredFile, Ticket),
+    /// An earlier process has left a second name of it.
+    OnDisk {
+        /// That name.
+        path: PathBuf,
+        /// What it is.
+        identity: Identity,
+        /// The final name.
+        name: SafeName,
+    },
+}
+
+impl KnownFile {
+    /// Returns whether nothing has to be read for its digest.
+    pub fn is_remembered(&self) -> bool {
+        matches!(self, Self::Remembered(..))
+    }
+}
+
+impl Inbox {
+    /// Looks for what is here of a file.
+    pub fn known(&self, file: &FileIdentity) -> Known {
+        if !self.kept.is_on() {
+            return Known::Nothing;
+        }
+        let id = file.id();
+        match self.unacknowledged.get(id) {
+            Some(unacknowledged::Known::Placing) => return Known::InUse,
+            Some(unacknowledged::Known::Stored(stored, ticket)) if stored.size == file.size => {
+                return Known::Stored(KnownFile::Remembered(stored, ticket));
+            }
+            Some(_) | None => {}
+        }
+        match self.store.state(id) {
+            Use::Reading => return Known::InUse,
+            Use::Silent => return Known::Part(KnownPart::Silent),
+            Use::Free => {}
+        }
+        self.look_for_foreign();
+        let foreign = self.foreign_part(id);
+        if let Some((_, _, OwnerState::Alive)) = foreign {
+            return Known::InUse;
+        }
+        let foreign = || {
+            let (path, metadata, owner) = foreign?;
+            let is_released = owner == OwnerState::Gone;
+            let part = KnownPart::OnDisk { path, identity: Identity::of(&metadata), is_released };
+            (1..=file.size).contains(&metadata.len()).then_some(Known::Part(part))
+        };
+        self.kept_of(file).or_else(foreign).unwrap_or(Known::Nothing)
+    }
+
+    /// Returns the partial file of another process that has this ID, and what is known of that process.
+    fn foreign_part(&self, id: u64) -> Option<(PathBuf, Metadata, OwnerState)> {
+        let paths = super::lock(&self.foreign);
+        let of_file = paths.iter().filter(|(other, _)| *other == id).map(|(_, path)| path.clone());
+        let of_file: Vec<PathBuf> = of_file.collect();
+        drop(paths);
+        let found = of_file.into_iter().filter_map(|path| {
+            let metadata = fs::symlink_metadata(&path).ok()?;
+            let name = path.file_name()?.to_str().and_then(OwnName::parse);
+            let Some(OwnName::Part(owner, _)) = name else { return None };
+            let owner = self.with_sweep(None, |mut sweep| sweep.state(owner, &path, &metadata));
+            let is_usable = kept::is_ours(&metadata, self.user) && kept::names(&metadata) == 1;
+            (owner == OwnerState::Alive || is_usable).then_some((path, metadata, owner))
+        });
+        found.max_by_key(|(_, metadata, owner)| (*owner == OwnerState::Alive, metadata.len()))
+    }
+
+    /// Returns what is kept of a file, by its name.
+    fn kept_of(&self, file: &FileIdentity) -> Option<Known> {
+        let directory = self.find_directory(&file.name)?;
+        let path = directory.as_ref().map_or_else(|| self.path.clone(), |it| self.path.join(it));
+        Some(match kept::find(&path, file.id(), file.size, self.user)? {
+            Found::Part(path, identity) => {
+                Known::Part(KnownPart::OnDisk { path, identity, is_released: true })
+            }
+            Found::Stored(path, identity) => {
+                let name = self.final_name((&file.name, directory.as_ref()), identity)?;
+                Known::Stored(KnownFile::OnDisk { path, identity, name })
+            }
+        })
+    }
+
+    /// Returns the final name of a file: the one that was asked for, a numbered one, or any of its directory.
+    fn final_name(
+        &self,
+        (asked, directory): (&SafeName, Option<&SafeName>),
+        file: Identity,
+    ) -> Option<SafeName> {
+        let asked = asked.file_name().below(directory);
+        let is_it = |name: &SafeName| {
+            let there = fs::symlink_metadata(self.path.join(name));
+            there.is_ok_and(|there| Identity::of(&there) == file)
+        };
+        let numbered = (1..=IN_ORDER).map(|number| asked.numbered(number));
+        if let Some(name) = [asked.clone()].into_iter().chain(numbered).find(is_it) {
+            return Some(name);
+        }
+        let names = fs::read_dir(self.path.join(asked.directory())).ok()?.filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            let name = name.to_str().filter(|name| OwnName::parse(name).is_none())?;
+            let mapped = SafeName::map(&name.encode_utf16().collect::<Vec<_>>());
+            (mapped.as_str() == name).then(|| mapped.below(directory))
+        });
+        names.into_iter().find(is_it)
+    }
+
+    /// Takes a part, unless somebody was faster.
+    pub fn take_part(&self, part: KnownPart, file: &FileIdentity) -> Option<PartialFile> {
+        let id = file.id();
+        let KnownPart::OnDisk { path, identity, is_released } = part else {
+            let taken = self.store.take(id).filter(|taken| taken.length() > 0);
+            // Somebody may have removed it, or its directory.
+            return taken.filter(|taken| taken.path().exists());
+        };
+        if !is_released {
+            let mut fresh = self.create_spelled(&file.name, id).ok()?;
+            fresh.continue_stale(path, identity).ok()?;
+            return Some(self.hold(fresh));
+        }
+        let name = file.name.file_name().below(self.find_directory(&file.name)?.as_ref());
+        let own = self.temporary_path(&name, id, limits::SHORT_FILE_NAME);
+        fs::rename(path, &own).ok()?;
+        let writeback = self.policy.sync.then_some(&self.writeback);
+        let taken =
+            PartialFile::reopen(own.clone(), &name, id, identity, writeback, &self.make_room);
+        if taken.is_err() {
+            // For want of a descriptor, perhaps.
+            let _ = kept::release(&own, id, self.user);
+        }
+        taken.ok().map(|taken| self.hold(taken))
+    }
+
+    /// Returns XXH64 of a stored file; `None` if it is not the one any more.
+    pub fn digest_of(&self, file: &KnownFile) -> Option<u64> {
+        let (path, identity) = match file {
+            KnownFile::Remembered(stored, _) => return Some(stored.digest),
+            KnownFile::OnDisk { path, identity, .. } => (path, *identity),
+        };
+        let (mut open, length) = open_expected(path, identity).ok()?;
+        let (mut digest, mut buffer) = (Xxh64::default(), vec![0; limits::BUFFER]);
+        let read = read_exactly(&mut open, length, &mut buffer, |bytes| {
+            digest.update(bytes);
+            Ok(())
+        });
+        read.ok().map(|()| digest.finish())
+    }
+
+    /// Makes sure that a stored file, whose digest its sender has confirmed, is on the disk under its name, and
+    /// remembers it. `key` tells the address or network that it counts for from others.
+    ///
+    /// # Errors
+    /// Fails if the disk fails, or if the file is not there any more.
+    pub fn confirm(
+        &self,
+        file: KnownFile,
+        identity: &FileIdentity,
+        digest: u64,
+        key: u128,
+    ) -> Result<(StoredFile, Option<Ticket>), DiskError> {
+        let (path, expected, name) = match file {
+            KnownFile::Remembered(stored, ticket) => return Ok((stored, Some(ticket))),
+            KnownFile::OnDisk { path, identity, name } => (path, identity, name),
+        };
+        let (open, size) = open_expected(&path, expected).map_err(DiskError::at("open", &path))?;
+        if self.policy.sync {
+            open.sync_all().map_err(DiskError::at("fsync", &path))?;
+        }
+        self.sync_name(&name)?;
+        let stored = StoredFile { name, size, digest };
+        let mut link = TemporaryName { path, gone: false };
+        match self.begin_placing(identity, true, key) {
+            Ok(Some(ticket)) => {
+                self.remember(ticket, stored.clone(), Some(link));
+                Ok((stored, Some(ticket)))
+            }
+            // Another connection does so.
+            Ok(None) | Err(AlreadyPlacing) => {
+                link.gone = true;
+                Ok((stored, None))
+            }
+        }
+    }
+
+    /// Makes sure that the name of a file is on the disk.
+    fn sync_name(&self, name: &SafeName) -> Result<(), DiskError> {
+        if self.syncs_directories() {
+            let opened = self.directories.open_synced(name.parent().as_slice());
+            let opened = opened.into_iter().next().transpose()?;
+            let directory = opened.as_ref().unwrap_or(&self.handle);
+            let synced = self.directories.sync(directory);
+            synced.map_err(DiskError::at("fsync", &self.path.join(name.directory())))?;
+        }
+        self.location.check(&self.handle)
+    }
+
+    /// Keeps an interrupted body for its sender. `key` tells the address or network that it counts for from others.
+    pub fn keep(&self, body: ActiveBody<'_>, key: u128) {
+        // Another connection may have taken it in the meantime.
+        let Some(file) = body.finish() else { return };
+        if !self.kept.is_on() || !file.is_worth_keeping() {
+            return;
+        }
+        let id = file.id;
+        let Some(mut name) = file.close() else { return };
+        if let Ok(Some(path)) = kept::release(&name.path, id, self.user) {
+            name.gone = true;
+            self.kept.note(path, Duration::ZERO, key);
+            self.writeback.wake();
+        }
+    }
+
+    /// Notes that a file of a list is about to get its name, for whoever asks for it meanwhile. `may_be_again`: whether
+    /// its sender may be one that asks again. `None` if nothing is remembered.
+    ///
+    /// # Errors
+    /// Fails if another connection is storing the file, of a sender that may have asked twice.
+    pub fn begin_placing(
+        &self,
+        file: &FileIdentity,
+        may_be_again: bool,
+        key: u128,
+    ) -> Result<Option<Ticket>, AlreadyPlacing> {
+        if !self.kept.is_on() {
+            return Ok(None);
+        }
+        let until = Instant::now() + self.kept.keep_time();
+        self.unacknowledged.begin(file.id(), Record::new(may_be_again, until, key)).map(Some)
+    }
+
+    /// Remembers a file that was stored, until its receipt is acknowledged.
+    pub fn remember(&self, ticket: Ticket, stored: StoredFile, link: Option<TemporaryName>) {
+        self.store.note_stored(ticket, &stored);
+        self.unacknowledged.stored(ticket, stored, link);
+    }
+
+    /// Forgets a file whose receipt was acknowledged, or that was not stored.
+    pub fn forget(&self, ticket: Ticket) {
+        self.unacknowledged.remove(ticket);
+    }
+}

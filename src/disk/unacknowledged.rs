@@ -1,0 +1,180 @@
+//! Stored files whose senders have not acknowledged the receipt. If it is lost, the sender asks for the same file
+//! again, and is told that all of it is here. A link to each, its former temporary name, is on the disk until the
+//! acknowledgement, so that a later process knows as well.
+
+use super::lock;
+use super::name::SafeName;
+use super::partial::TemporaryName;
+use crate::limits;
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// A file that was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredFile {
+    /// Its final name.
+    pub name: SafeName,
+    /// Its bytes.
+    pub size: u64,
+    /// XXH64 of them.
+    pub digest: u64,
+}
+
+/// Tells one storing of a file from another.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    pub(super) id: u64,
+    number: u64,
+    /// Whether its sender may be one that asks again.
+    pub(super) may_be_again: bool,
+}
+
+/// Another connection is storing the file.
+#[derive(Debug)]
+pub struct AlreadyPlacing;
+
+/// What is known of the file with an ID.
+pub(super) enum Known {
+    /// It is about to get its name.
+    Placing,
+    Stored(StoredFile, Ticket),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Unacknowledged(Mutex<Records>);
+
+#[derive(Debug, Default)]
+struct Records {
+    /// By the IDs of the files.
+    all: BTreeMap<u64, Record>,
+    next_number: u64,
+    /// Bytes of the names.
+    bytes: usize,
+}
+
+/// What is known of a file.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// The lower, the older.
+    number: u64,
+    may_be_again: bool,
+    /// `None` until it has its name.
+    stored: Option<StoredFile>,
+    /// Dropping it removes it.
+    link: Option<TemporaryName>,
+    until: Instant,
+    /// A number of the address or network that it counts for.
+    key: u128,
+}
+
+impl Unacknowledged {
+    /// Notes that a file is about to get its name. Whatever becomes of it, [`Unacknowledged::stored`] or
+    /// [`Unacknowledged::remove`] is to be called.
+    ///
+    /// # Errors
+    /// Fails if another connection is storing it, and its sender or this one may be one that asks again.
+    pub(super) fn begin(&self, id: u64, record: Record) -> Result<Ticket, AlreadyPlacing> {
+        let may_be_again = record.may_be_again;
+        let mut records = lock(&self.0);
+        let is_same = |it: &Record| it.stored.is_none() && (it.may_be_again || may_be_again);
+        if records.all.get(&id).is_some_and(is_same) {
+            return Err(AlreadyPlacing);
+        }
+        let number = records.next_number;
+        records.next_number += 1;
+        let before = records.remove(id);
+        records.insert(id, Record { number, ..record });
+        let removed = records.remove_old();
+        // A disk may be slow.
+        drop(records);
+        drop((before, removed));
+        Ok(Ticket { id, number, may_be_again })
+    }
+
+    /// Notes that a file has its name, and another one until its receipt is acknowledged.
+    pub(super) fn stored(&self, ticket: Ticket, stored: StoredFile, link: Option<TemporaryName>) {
+        let mut records = lock(&self.0);
+        let is_it = records.all.get(&ticket.id).is_some_and(|it| it.number == ticket.number);
+        let known = if is_it { records.remove(ticket.id) } else { None };
+        if let Some(record) = known {
+            records.insert(ticket.id, Record { stored: Some(stored), link, ..record });
+        }
+    }
+
+    /// Returns what is known of a file.
+    pub(super) fn get(&self, id: u64) -> Option<Known> {
+        let records = lock(&self.0);
+        let record = records.all.get(&id)?;
+        let ticket = Ticket { id, number: record.number, may_be_again: record.may_be_again };
+        let stored = record.stored.clone();
+        Some(stored.map_or(Known::Placing, |stored| Known::Stored(stored, ticket)))
+    }
+
+    /// Forgets a file, unless it was stored anew since.
+    pub(super) fn remove(&self, ticket: Ticket) {
+        let mut records = lock(&self.0);
+        let is_it = records.all.get(&ticket.id).is_some_and(|it| it.number == ticket.number);
+        let removed = if is_it { records.remove(ticket.id) } else { None };
+        // A disk may be slow.
+        drop(records);
+        drop(removed);
+    }
+
+    /// Forgets what was known for long enough. Returns the time until the next one.
+    pub(super) fn remove_expired(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let mut records = lock(&self.0);
+        let expired = records.all.iter().filter(|(_, record)| record.until <= now);
+        let expired: Vec<u64> = expired.map(|(&id, _)| id).collect();
+        let removed: Vec<_> = expired.into_iter().map(|id| records.remove(id)).collect();
+        let next = records.all.values().map(|record| record.until - now).min();
+        drop(records);
+        drop(removed);
+        next
+    }
+}
+
+impl Records {
+    fn insert(&mut self, id: u64, record: Record) {
+        self.bytes += record.bytes();
+        self.all.insert(id, record);
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Record> {
+        let record = self.all.remove(&id)?;
+        self.bytes -= record.bytes();
+        Some(record)
+    }
+
+    /// If there are too many, removes the older half of those of the address or network that has the most. One by
+    /// one, each would cost a look at all.
+    fn remove_old(&mut self) -> Vec<Record> {
+        let has_room = self.bytes <= limits::UNACKNOWLEDGED_MEMORY;
+        if has_room && self.all.len() <= limits::UNACKNOWLEDGED {
+            return Vec::new();
+        }
+        let mut of_keys: BTreeMap<u128, Vec<(u64, u64)>> = BTreeMap::new();
+        for (&id, record) in &self.all {
+            of_keys.entry(record.key).or_default().push((record.number, id));
+        }
+        let mut most = of_keys.into_values().max_by_key(Vec::len).unwrap_or_default();
+        most.sort_unstable();
+        most.truncate(most.len().div_ceil(2));
+        most.into_iter().filter_map(|(_, id)| self.remove(id)).collect()
+    }
+}
+
+impl Record {
+    /// Of a file that is about to get its name. `key` tells the address or network that it counts for from others.
+    pub(super) fn new(may_be_again: bool, until: Instant, key: u128) -> Self {
+        Self { number: 0, may_be_again, stored: None, link: None, until, key }
+    }
+
+    fn bytes(&self) -> usize {
+        let name = self.stored.as_ref().map_or(0, |stored| stored.name.as_str().len());
+        let link = self.link.as_ref().map_or(0, |link| link.path.as_os_str().len());
+        mem::size_of::<Self>() + name + link
+    }
+}
