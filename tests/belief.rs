@@ -189,7 +189,7 @@ fn files_whose_receipts_broke_off_are_in_doubt_and_not_sent_again() {
     let (to, _) = forgetful(End::Cut);
     let sent = send_all(to, &["--retry", "9"], &sources[..3]);
     assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 3), "{sent:?}");
-    assert!(sent.stderr.contains("twice if sent again; trying again in 1 s (1 of 9)"), "{sent:?}");
+    assert!(sent.stderr.contains("is stored once; trying again in 1 s (1 of 9)"), "{sent:?}");
 }
 
 /// A receiver that has to refuse a body may stop there, and says so by its end.
