@@ -530,7 +530,7 @@ fn a_socket_that_neither_listens_nor_is_connected_ends_qdropd() {
         command.args(["-c", &script]).arg(program("qdropd")).arg(directory.path());
         let ended = run(command.timeout(Duration::from_secs(5)));
         let why = "qdropd: cannot use standard input as a socket of TCP: it neither listens nor is \
-                   connected\n";
+                   connected (inetd gives one, and systemd with StandardInput=socket)\n";
         assert_eq!((ended.exit, &*ended.stdout, &*ended.stderr), (1, "", why));
     }
 }

@@ -91,7 +91,19 @@ fn read_names(
                 "a name is longer than any is; does each end with a newline, or a zero (--null)?";
             return Err(io::Error::other(what));
         }
-        if !name.is_empty() && names.send(Ok(os_name(&name).into())).is_err() {
+        if name.is_empty() {
+            continue;
+        }
+        let path = PathBuf::from(os_name(&name));
+        // A list of find -print0 without --null.
+        let named = if name.contains(&0) {
+            let error =
+                io::Error::other("it has a zero in it; --null is for names that end with one");
+            Err(DiskError::at("open", &path)(error))
+        } else {
+            Ok(path)
+        };
+        if names.send(named).is_err() {
             return Ok(());
         }
     }

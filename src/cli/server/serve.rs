@@ -145,7 +145,8 @@ impl Server {
         policy: &AdmissionPolicy,
     ) -> Result<Exit, String> {
         let input = inherit::standard_input().map_err(|error| {
-            format!("cannot use standard input as a socket of TCP: {}", Reason(&error))
+            let hint = "inetd gives one, and systemd with StandardInput=socket";
+            format!("cannot use standard input as a socket of TCP: {} ({hint})", Reason(&error))
         })?;
         match input {
             Inherited::Listener(address, listener) => {
