@@ -178,7 +178,10 @@ fn files_whose_receipts_broke_off_are_in_doubt_and_not_sent_again() {
         let told = sent.stdout.lines().count() + sent.stderr.lines().count();
         assert_eq!(told, 40, "{end:?}: {sent:?}");
         for line in sent.stderr.lines() {
-            assert!(line.contains("it may be stored; sent again with --resume it is stored once"), "{sent:?}");
+            assert!(
+                line.contains("it may be stored; sent again with --resume it is stored once"),
+                "{sent:?}"
+            );
         }
         let whole = came.len();
         came.sort();

@@ -159,7 +159,10 @@ fn files_of_a_list_without_any_receipt_are_in_doubt() {
     assert_eq!(sent.exit, 4, "{sent:?}");
     assert_eq!((sent.stdout.lines().count(), sent.stderr.lines().count()), (1, 2), "{sent:?}");
     for line in sent.stderr.lines() {
-        assert!(line.contains("it may be stored; sent again with --resume it is stored once"), "{sent:?}");
+        assert!(
+            line.contains("it may be stored; sent again with --resume it is stored once"),
+            "{sent:?}"
+        );
     }
     assert_eq!(served.join().unwrap(), [1, 2]);
 }

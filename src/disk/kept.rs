@@ -69,7 +69,9 @@ impl KeptParts {
         debug_assert!(parts.len() <= limits::KEPT);
         // A disk may be slow.
         drop(parts);
-        removed.into_iter().for_each(|part| drop(fs::remove_file(part.path)));
+        for part in removed {
+            part.discard();
+        }
     }
 
     /// Removes what was kept for long enough. Returns the time until the next one.
@@ -81,7 +83,9 @@ impl KeptParts {
         (expired, *parts) = all.partition(|part| part.until <= now);
         let next = parts.iter().map(|part| part.until - now).min();
         drop(parts);
-        expired.into_iter().for_each(|part| drop(fs::remove_file(part.path)));
+        for part in expired {
+            part.discard();
+        }
         next
     }
 
@@ -94,10 +98,18 @@ impl KeptParts {
             let oldest = parts.remove(index);
             drop(parts);
             // It may have been resumed.
-            if fs::remove_file(oldest.path).is_ok() {
+            if oldest.discard() {
                 return true;
             }
         }
+    }
+}
+
+impl KeptPart {
+    /// Removes the part, unless it has another name: then another process has stored it, and needs this one to know.
+    fn discard(self) -> bool {
+        let is_alone = fs::symlink_metadata(&self.path).is_ok_and(|part| names(&part) == 1);
+        is_alone && fs::remove_file(&self.path).is_ok()
     }
 }
 

@@ -93,12 +93,12 @@ pub struct OpenedFile {
 }
 
 impl OpenedFile {
-    /// Removes the file at `path`, if that is the one that was opened, and has what was sent of it. Symbolic
-    /// links are not followed. Returns false if there is none any more.
+    /// Checks that the file at `path` is the one that was opened, and has what is sent of it. Symbolic links are
+    /// not followed. Returns false if there is none any more.
     ///
     /// # Errors
-    /// Fails if another file is there, or if it cannot be removed.
-    pub fn remove(self, path: &Path) -> Result<bool, DiskError> {
+    /// Fails if another file is there.
+    pub fn check(self, path: &Path) -> Result<bool, DiskError> {
         let at = || DiskError::at("remove", path);
         let there = match fs::symlink_metadata(path) {
             Ok(metadata) => metadata,
@@ -112,13 +112,25 @@ impl OpenedFile {
         } else if Stamp::of(&there) != self.stamp {
             "it has changed"
         } else {
-            return match fs::remove_file(path) {
-                // A file server may have answered twice.
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-                removed => removed.map(|()| true).map_err(at()),
-            };
+            return Ok(true);
         };
         Err(at()(io::Error::other(why)))
+    }
+
+    /// Removes the file at `path`, if that is the one of [`OpenedFile::check`]. Returns false if there is none any
+    /// more.
+    ///
+    /// # Errors
+    /// Fails if another file is there, or if it cannot be removed.
+    pub fn remove(self, path: &Path) -> Result<bool, DiskError> {
+        if !self.check(path)? {
+            return Ok(false);
+        }
+        match fs::remove_file(path) {
+            // A file server may have answered twice.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            removed => removed.map(|()| true).map_err(DiskError::at("remove", path)),
+        }
     }
 }
 

@@ -358,8 +358,13 @@ impl ListSource for SendingList<'_, '_> {
             self.files[number].file = None;
             return Err(SendError::NotProcessed);
         }
+        let opened = remove_source.then(|| source.opened());
+        if let Some(opened) = opened {
+            // A link would stay, and be stored once more by each call.
+            opened.check(&file.path).map_err(SendError::Source)?;
+        }
         let id = self.run.reporter.printer.begin(file.name.clone(), source.size());
-        self.files[number].opened = remove_source.then(|| source.opened());
+        self.files[number].opened = opened;
         self.current = Some(Current { file: number, id, began });
         Ok(source)
     }
