@@ -69,7 +69,7 @@ impl KeptParts {
         debug_assert!(parts.len() <= limits::KEPT);
         // A disk may be slow.
         drop(parts);
-        for part in removed {
+        if let Some(part) = removed {
             part.discard();
         }
     }
