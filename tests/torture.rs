@@ -105,6 +105,9 @@ fn long_transfer(qdropd: &Qdropd) -> (TcpStream, Vec<u8>) {
     (stream, body[500..].to_vec())
 }
 
+/// What is left is of no use then, and has to go. tests/exactly_once.rs and tests/survival.rs have what is kept.
+const NOTHING_KEPT: [&str; 2] = ["--keep-partial", "0"];
+
 /// Kills receivers, or senders, at any moment of transfers of every size.
 fn killed(policy: &str, receivers: bool, rounds: usize) {
     let [one, other, there] = [(); 3].map(|()| TempDir::new().unwrap());
@@ -114,7 +117,7 @@ fn killed(policy: &str, receivers: bool, rounds: usize) {
     turned.reverse();
     let others = sources(other.path(), &turned);
     let directory = there.path();
-    let options = [&PATIENT[..], &["--on-conflict", policy]].concat();
+    let options = [&PATIENT[..], &NOTHING_KEPT, &["--on-conflict", policy]].concat();
 
     // It shares the directory, and keeps its own whatever happens to the other one.
     let neighbour = Qdropd::start_in(directory, &PATIENT);
@@ -234,7 +237,8 @@ fn unreliable(per_mille: usize, at_receiver: bool, transfers: usize) {
         if at_receiver {
             command = faulty("qdropd", &fault, &refused);
         }
-        match Qdropd::try_spawn(command.args(["--timeout", "20"]), there.path()) {
+        match Qdropd::try_spawn(command.args(["--timeout", "20"]).args(NOTHING_KEPT), there.path())
+        {
             Ok(qdropd) => break qdropd,
             Err((exit, log)) => {
                 let mut lines = log.lines().filter(|line| !is_warning(line));
@@ -293,14 +297,14 @@ fn unreliable(per_mille: usize, at_receiver: bool, transfers: usize) {
     drop(qdropd);
     // What could not be removed goes at the next start; if its receiver could not even read who it
     // is, when it is old.
-    drop(Qdropd::start_in(there.path(), &[]));
+    drop(Qdropd::start_in(there.path(), &NOTHING_KEPT));
     for entry in fs::read_dir(there.path()).unwrap().map(Result::unwrap) {
         if entry.file_name().to_str().unwrap().starts_with(".qdrop-") {
             let file = File::options().write(true).open(entry.path()).unwrap();
             file.set_modified(SystemTime::now() - 2 * limits::LEASE).unwrap();
         }
     }
-    let next = Qdropd::start_in(there.path(), &[]);
+    let next = Qdropd::start_in(there.path(), &NOTHING_KEPT);
     assert_eq!(parts(there.path()), Vec::<String>::new());
     assert_eq!(send(next.address, &["--require-receipt"], &source[0]).exit, 0);
 }
