@@ -191,8 +191,8 @@ impl Inbox {
             KnownFile::OnDisk { path, identity, .. } => (path, *identity),
         };
         let (mut open, length) = open_expected(path, identity).ok()?;
-        let (mut digest, mut buffer) = (Xxh64::default(), vec![0; limits::BUFFER]);
-        let read = read_exactly(&mut open, length, &mut buffer, |bytes| {
+        let mut digest = Xxh64::default();
+        let read = read_exactly(&mut open, length, |bytes| {
             digest.update(bytes);
             Ok(())
         });

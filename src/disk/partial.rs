@@ -177,19 +177,18 @@ impl PartialFile {
     /// # Errors
     /// Fails if the disk fails, or if there are other bytes than there were. Then the file is of no use.
     pub(super) fn read_back(&mut self) -> io::Result<()> {
-        let mut buffer = vec![0; limits::BUFFER];
         match self.unread.take() {
             None => {}
             Some(Unread::Own(length)) => {
                 let Self { file, digest, .. } = self;
-                read_exactly(file, length, &mut buffer, |bytes| {
+                read_exactly(file, length, |bytes| {
                     digest.update(bytes);
                     Ok(())
                 })?;
             }
             Some(Unread::Stale(part)) => {
                 let StalePart { mut file, path, length } = *part;
-                read_exactly(&mut file, length, &mut buffer, |bytes| self.write_all(bytes))?;
+                read_exactly(&mut file, length, |bytes| self.write_all(bytes))?;
                 drop(file);
                 let _ = fs::remove_file(path);
             }
@@ -350,12 +349,12 @@ pub(super) fn open_expected(path: &Path, expected: Identity) -> io::Result<(File
 pub(super) fn read_exactly(
     file: &mut File,
     length: u64,
-    buffer: &mut [u8],
     mut sink: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
+    let mut buffer = vec![0; limits::BUFFER];
     let mut left = length;
     loop {
-        match file.read(buffer) {
+        match file.read(&mut buffer) {
             Ok(0) if left == 0 => return Ok(()),
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(n) => {

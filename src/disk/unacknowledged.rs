@@ -96,9 +96,7 @@ impl Unacknowledged {
     /// Notes that a file has its name, and another one until its receipt is acknowledged.
     pub(super) fn stored(&self, ticket: Ticket, stored: StoredFile, link: Option<TemporaryName>) {
         let mut records = lock(&self.0);
-        let is_it = records.all.get(&ticket.id).is_some_and(|it| it.number == ticket.number);
-        let known = if is_it { records.remove(ticket.id) } else { None };
-        if let Some(record) = known {
+        if let Some(record) = records.take(ticket) {
             records.insert(ticket.id, Record { stored: Some(stored), link, ..record });
         }
     }
@@ -115,8 +113,7 @@ impl Unacknowledged {
     /// Forgets a file, unless it was stored anew since.
     pub(super) fn remove(&self, ticket: Ticket) {
         let mut records = lock(&self.0);
-        let is_it = records.all.get(&ticket.id).is_some_and(|it| it.number == ticket.number);
-        let removed = if is_it { records.remove(ticket.id) } else { None };
+        let removed = records.take(ticket);
         // A disk may be slow.
         drop(records);
         drop(removed);
@@ -146,6 +143,12 @@ impl Records {
         let record = self.all.remove(&id)?;
         self.bytes -= record.bytes();
         Some(record)
+    }
+
+    /// Removes the record of a ticket, unless the file was stored anew since.
+    fn take(&mut self, ticket: Ticket) -> Option<Record> {
+        let is_it = self.all.get(&ticket.id).is_some_and(|it| it.number == ticket.number);
+        if is_it { self.remove(ticket.id) } else { None }
     }
 
     /// If there are too many, removes the older half of those of the address or network that has the most. One by
