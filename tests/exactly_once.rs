@@ -261,7 +261,7 @@ fn a_hook_is_run_once() {
     // Commands run one after another.
     acknowledge(deliver(&qdropd, ACKNOWLEDGES, "b", &content));
     eventually("that of the next file has run", || {
-        fs::read_to_string(&log).unwrap().contains("b").then_some(())
+        fs::read_to_string(&log).unwrap().ends_with("/b\n").then_some(())
     });
     assert_eq!(runs(), 2);
 }
