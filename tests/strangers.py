@@ -2,6 +2,7 @@
 their credit, or are many and honest. Prints "ready" when it has begun, and ends with its standard input; then it
 prints what came of it. Usage: strangers.py WHAT HOST:PORT SOURCE COUNT"""
 
+import os
 import socket
 import struct
 import sys
@@ -18,6 +19,15 @@ over = threading.Event()
 done = []
 
 
+def fail(error):
+    """Whoever waits for a thread that failed sees the end of this program."""
+    sys.__excepthook__(error.exc_type, error.exc_value, error.exc_traceback)
+    os._exit(1)
+
+
+threading.excepthook = fail
+
+
 def connect(address=source, buffer=None):
     connection = socket.socket()
     if buffer:
@@ -28,6 +38,14 @@ def connect(address=source, buffer=None):
     connection.settimeout(60)
     connection.connect((host, int(port)))
     return connection
+
+
+def exactly(connection, size):
+    """Reads so many bytes, or up to the end. MSG_WAITALL does not wait where there is a time limit."""
+    read = b""
+    while len(read) < size and (piece := connection.recv(size - len(read))):
+        read += piece
+    return read
 
 
 def header(name, body, header_size=False):
@@ -191,10 +209,10 @@ def ask(connection, name):
     name = name.encode("utf-16-be")
     entry = struct.pack(">QqI", 1000, 0, len(name)) + name
     connection.sendall(b"\xffQDROP\0\2" + struct.pack(">III", 1, len(entry), 1) + entry)
-    answer = connection.recv(9, socket.MSG_WAITALL)
+    answer = exactly(connection, 9)
     if answer != b"QDO2" + struct.pack(">IB", 1, 1):
         return 0
-    return struct.unpack(">Q8x", connection.recv(16, socket.MSG_WAITALL))[0]
+    return struct.unpack(">Q8x", exactly(connection, 16))[0]
 
 
 def keeping(number):
@@ -224,7 +242,7 @@ def resuming(number):
     # With the seal, and XXH64 of 1000 bytes of 0.
     connection.sendall(bytes(500) + bytes.fromhex("00 0e2b1ef27944075a"))
     connection.shutdown(socket.SHUT_WR)
-    is_stored = connection.recv(5, socket.MSG_WAITALL) == b"QDR1\0"
+    is_stored = exactly(connection, 5) == b"QDR1\0"
     # In one piece, since others do so at the same moment.
     sys.stdout.write(f"{is_stored}\n")
     sys.stdout.flush()
