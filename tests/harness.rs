@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long a condition may take that should come about at once. Only a failure waits this long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Whether the tests are run at full length, which takes minutes (`make torture`).
 pub fn long() -> bool {
@@ -122,7 +122,11 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
             return value;
         }
         assert!(began.elapsed() < PATIENCE, "in vain waited until {what}");
-        thread::yield_now();
+        // What is there for a moment is seen; a long wait leaves the processors to those it waits for.
+        match began.elapsed() < Duration::from_millis(100) {
+            true => thread::yield_now(),
+            false => thread::sleep(Duration::from_millis(2)),
+        }
     }
 }
 
