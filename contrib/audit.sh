@@ -22,7 +22,7 @@ echo
 echo 'calls that change or open something, and the files that make them'
 for call in File::open OpenOptions::new create_new fs::create_dir fs::read_dir fs::rename \
 	fs::hard_link fs::remove_file set_modified set_current_dir TcpListener::bind \
-	TcpStream::connect try_clone_to_owned Command::new 'thread::Builder' 'thread::spawn' set_len \
-	unsafe; do
+	TcpStream::connect UnixDatagram::unbound try_clone_to_owned Command::new 'thread::Builder' \
+	'thread::spawn' set_len unsafe; do
 	printf '%s:%s\n' "$call" "$(where "\b$call")"
 done

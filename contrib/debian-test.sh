@@ -78,11 +78,24 @@ listens() { grep -q ': 00000000:270F .* 0A ' /proc/net/tcp; }
 # A file of a name goes to the units, and none from an address that is not private.
 transfer() {
 	head -c 3000000 /dev/urandom >"/tmp/$1"
-	check qdrop --retry 9 --require-receipt 127.0.0.1 "/tmp/$1"
+	# At once: systemd has waited until somebody listens.
+	check qdrop --require-receipt 127.0.0.1 "/tmp/$1"
 	check cmp "/tmp/$1" "$drop/$1"
 	status=0
 	qdrop --connect-timeout 1 203.0.113.1 "/tmp/$1" || status=$?
 	is 'the status of a sender from outside' $status 3
+}
+
+main_pid() { systemctl show --property MainPID --value qdropd.service; }
+
+# Waits until the status of qdropd.service is this one.
+told() {
+	for _ in $(seq 100); do
+		status=$(systemctl show --property StatusText --value qdropd.service)
+		[ "$status" != "$1" ] || return 0
+		sleep 0.1
+	done
+	fail "the status of qdropd.service is '$status', not '$1'"
 }
 
 runs() {
@@ -122,6 +135,13 @@ runs() {
 
 	systemctl enable --now qdropd.service
 	transfer listened
+	qdrop --quiet --limit-rate 1M --name slow 127.0.0.1 /tmp/listened &
+	told 'transfers under way: 1'
+	wait
+	told 'transfers under way: 0'
+	rm $drop/slow
+	is 'what it sees of other programs' \
+		"$(nsenter --mount --target "$(main_pid)" find /run -type s)" /run/systemd/notify
 	is early "$(stat -c '%U:%G %a' $drop/early)" 'qdropd:qdropd 600'
 	is listened "$(stat -c '%U:%G %a' $drop/listened)" 'qdropd:qdropd 640'
 	# For those who are in the group, and nobody else.
@@ -132,10 +152,10 @@ runs() {
 	not runuser -u stranger -- cmp /tmp/listened $drop/listened
 
 	# An upgrade starts the new one.
-	before=$(systemctl show --property MainPID --value qdropd.service)
+	before=$(main_pid)
 	install_packages
 	check systemctl is-active qdropd.service
-	not [ "$before" = "$(systemctl show --property MainPID --value qdropd.service)" ]
+	not [ "$before" = "$(main_pid)" ]
 	transfer upgraded
 	systemctl disable --now qdropd.service
 	check_installed "$1"

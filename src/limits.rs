@@ -352,6 +352,12 @@ pub const RATE_MEMORY: Duration = Duration::from_secs(5);
 /// How often a long transfer is reported where there is no live line.
 pub const REPORT: Duration = Duration::from_secs(30);
 
+/// How long a service manager that is to be told of the start may take to read its earlier messages: a boot has
+/// many at once.
+pub const NOTIFY_TIME: Duration = Duration::from_secs(5);
+/// The shortest pause between two messages about the number of transfers. systemd itself reads each.
+pub const STATUS_PAUSE: Duration = Duration::from_secs(1);
+
 const _: () = assert!(HEADER_BUFFER < SMALL_BUFFER && SMALL_BUFFER < BUFFER);
 const _: () = assert!(2 * BUFFER <= STACK);
 const _: () = assert!(20 + NAME as usize <= BUFFER, "a sender's header fits into its buffer");

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -189,14 +190,18 @@ impl Drop for Service {
 }
 
 /// Runs a unit's own command line under strace, with the directory of its state below `here`, and
-/// says where it listens.
+/// says where it listens, once the service manager knows.
 fn traced(unit: &str, trace: &Path, here: &Path) -> (Service, SocketAddr) {
+    assert_eq!(settings(unit, "Type"), ["notify"]);
+    let manager = UnixDatagram::bind(here.join("notify")).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
     let [command] = settings(unit, "ExecStart")[..] else { panic!("{unit}") };
     let mut words = command.split(' ');
     assert_eq!(words.next(), Some("/usr/bin/qdropd"));
     let mut strace = Command::new("strace");
     // With -D what is started is the traced program, so that killing it kills no tracer alone.
     strace.args(["-D", "-f", "-q", "-o"]).arg(trace).arg(program("qdropd"));
+    strace.env("NOTIFY_SOCKET", here.join("notify"));
     for word in words {
         strace.arg(match word {
             "0.0.0.0" => "127.0.0.1:0".to_owned(),
@@ -214,6 +219,9 @@ fn traced(unit: &str, trace: &Path, here: &Path) -> (Service, SocketAddr) {
     let mut first = String::new();
     BufReader::new(service.0.stdout.take().unwrap()).read_line(&mut first).unwrap();
     let address = first.strip_prefix("listening on ").map(|rest| rest.trim_end().parse());
+    let mut message = [0; 100];
+    let length = manager.recv(&mut message).expect("the manager is told");
+    assert_eq!(&message[..length], b"READY=1");
     (service, address.expect("it listens").unwrap())
 }
 
@@ -269,7 +277,8 @@ fn the_units_allow_what_qdropd_does() {
                 assert!(families.any(|family| line.starts_with(&format!("socket({family},"))));
             }
         }
-        assert!(made.contains("fsync") && made.contains("accept4"), "{made:?}");
+        let expected = ["fsync", "accept4", "sendto"];
+        assert!(expected.iter().all(|&call| made.contains(call)), "{made:?}");
         let forbidden: Vec<_> = made.difference(&allowed).collect();
         assert!(forbidden.is_empty(), "{name} forbids {forbidden:?}");
     }

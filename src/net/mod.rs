@@ -5,5 +5,6 @@ pub mod allow;
 pub mod dial;
 pub mod inherit;
 pub mod listen;
+pub mod notify;
 pub mod rate_limiter;
 pub mod timed_stream;

@@ -24,6 +24,10 @@ use std::time::{Duration, Instant};
 const VARIABLES: [&str; 6] =
     ["QDROP_PATH", "QDROP_NAME", "QDROP_SIZE", "QDROP_XXH64", "QDROP_PEER", "QDROP_ERROR"];
 
+/// The variable that names the socket of the service manager. A command does not inherit it: what the manager
+/// is told there is about this program.
+pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
 /// The commands of --exec and --exec-failed, and the jobs that run or wait.
 #[derive(Debug)]
 pub(super) struct Commands {
@@ -197,7 +201,7 @@ impl Commands {
     fn run_job(self: &Arc<Self>, job: &Job) -> Result<(), String> {
         let Some(program) = self.program(job.outcome.is_ok()) else { return Ok(()) };
         let mut command = Command::new(program);
-        for variable in VARIABLES {
+        for variable in VARIABLES.into_iter().chain([NOTIFY_SOCKET]) {
             command.env_remove(variable);
         }
         match &job.outcome {

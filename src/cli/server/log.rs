@@ -64,6 +64,8 @@ impl Log {
 pub(super) enum Entry<'a> {
     /// A local error.
     Error(&'a str),
+    /// What does not work and may matter.
+    Warning(&'a str),
     /// Connections are accepted at this address. The text says what to type on other machines.
     Listening(SocketAddr, &'a str),
     /// This many partial files of an earlier run were removed.
@@ -72,8 +74,6 @@ pub(super) enum Entry<'a> {
     WorldWritable(&'a str),
     /// With --subdirs: other users can make directories in this directory.
     Shared(&'a str),
-    /// The disk is full at the start.
-    DiskFull,
     /// This directory cannot be synchronised, and why.
     CannotSync(&'a str, &'a DiskError),
     /// Nothing was received from the only sender: its address, and why.
@@ -121,6 +121,7 @@ impl Entry<'_> {
             Self::Listening(address, hint) => {
                 Object::new("listening").text("address", &address).text("hint", &hint)
             }
+            Self::Warning(why) => warning(format_args!("{why}")),
             Self::Swept(parts) => Object::new("swept").number("parts", &parts),
             Self::WorldWritable(directory) => {
                 warning(format_args!("every user of this machine can replace files in {directory}"))
@@ -128,7 +129,6 @@ impl Entry<'_> {
             Self::Shared(directory) => {
                 warning(format_args!("other users can make directories in {directory}"))
             }
-            Self::DiskFull => warning(format_args!("the disk is full")),
             Self::CannotSync(directory, why) => {
                 let why = Reason(&why.error);
                 warning(format_args!("{directory} cannot be synchronised: {why}"))
@@ -185,6 +185,7 @@ impl Display for Entry<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Error(why) | Self::Listening(_, why) => write!(f, "qdropd: {why}"),
+            Self::Warning(why) => write!(f, "qdropd: warning: {why}"),
             Self::Swept(parts) => {
                 let files = if parts == 1 { "file" } else { "files" };
                 write!(f, "qdropd: removed {parts} unfinished {files} of an earlier run")
@@ -200,9 +201,6 @@ impl Display for Entry<'_> {
                 "qdropd: warning: other users can make directories in {}; theirs are not used \
                  (chmod go-w helps)",
                 Escaped(directory)
-            ),
-            Self::DiskFull => f.write_str(
-                "qdropd: warning: the disk is full: files are refused until there is room",
             ),
             Self::CannotSync(directory, why) => write!(
                 f,
@@ -365,6 +363,11 @@ mod tests {
             r#"{"event":"error","error":"cannot \"x\""}"#,
         );
         assert_entry(
+            &Entry::Warning("it is \"full\""),
+            r#"qdropd: warning: it is "full""#,
+            r#"{"event":"warning","error":"it is \"full\""}"#,
+        );
+        assert_entry(
             &Entry::Listening(peer, "on another machine: \"x\""),
             r#"qdropd: on another machine: "x""#,
             r#"{"event":"listening","address":"192.0.2.1:5","hint":"on another machine: \"x\""}"#,
@@ -390,11 +393,6 @@ mod tests {
             "qdropd: warning: other users can make directories in /srv/a\\\\b; theirs are not used \
              (chmod go-w helps)",
             r#"{"event":"warning","error":"other users can make directories in /srv/a\\b"}"#,
-        );
-        assert_entry(
-            &Entry::DiskFull,
-            "qdropd: warning: the disk is full: files are refused until there is room",
-            r#"{"event":"warning","error":"the disk is full"}"#,
         );
         assert_entry(
             &Entry::CannotSync("/srv/a\\b", &disk),

@@ -12,7 +12,7 @@ use crate::disk::inbox::Inbox;
 use crate::net::inherit;
 use crate::text::{Escaped, Reason};
 use crate::transfer::receive::Storage;
-use exec::Commands;
+use exec::{Commands, NOTIFY_SOCKET};
 use log::{Entry, Log, LogFormat};
 use options::{Command, Mode, Options};
 use serve::Server;
@@ -77,7 +77,9 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
     let commands = Commands::resolve(exec, exec_failed, options.exec_timeout, log.clone())?;
     let inbox = open_inbox(options, log)?;
     let storage = Storage { inbox, max_size: options.max_size };
-    let server = Server::new(storage, commands, log.clone(), options);
+    // A service manager's socket (sd_notify(3)). No command inherits it.
+    let notify_socket = env::var_os(NOTIFY_SOCKET);
+    let server = Server::new(storage, commands, log.clone(), options, notify_socket);
     let maintained = server.clone();
     serve::spawn(move || maintained.maintenance_loop())?;
     let exit = match &options.mode {
@@ -89,6 +91,8 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
     if exit != Exit::Local {
         server.finish();
     }
+    // Not earlier: from here on systemd kills it after `TimeoutStopSec=`, but a command may take longer.
+    server.notify("STOPPING=1");
     Ok(exit)
 }
 
@@ -119,7 +123,7 @@ fn open_inbox(options: &Options, log: &Log) -> Result<Inbox, String> {
         log.log(&Entry::Swept(swept));
     }
     if inbox.began_full() {
-        log.log(&Entry::DiskFull);
+        log.log(&Entry::Warning("the disk is full: files are refused until there is room"));
     }
     if let Some(why) = inbox.unsynced() {
         log.log(&Entry::CannotSync(&shown, why));

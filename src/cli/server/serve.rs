@@ -10,17 +10,20 @@ use crate::net::admission::{Admission, AdmissionPolicy};
 use crate::net::dial::{Address, Dialer};
 use crate::net::inherit::{self, Inherited};
 use crate::net::listen::{self, Accepted};
+use crate::net::notify;
 use crate::net::timed_stream::{TimedStream, Timeouts};
-use crate::text::Reason;
+use crate::text::{Escaped, Reason};
 use crate::transfer::Connection;
 use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::{self, Event, MAY_BE_CUT, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io;
+use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,9 +41,21 @@ pub(super) struct Server {
     timeouts: Timeouts,
     quiet: bool,
     verbose: bool,
+    /// The value of `NOTIFY_SOCKET`, if there is one.
+    notify_socket: Option<OsString>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// What the main thread waits for.
+#[derive(Default)]
+struct State {
     /// With --once: the outcome of the transfer. `Local` if the drop directory is gone.
-    outcome: Mutex<Option<Exit>>,
-    finished: Condvar,
+    outcome: Option<Exit>,
+    /// Conversations that are receiving files. Without a service manager this stays 0.
+    transfers: usize,
+    /// Whether to wake the main thread when that changes.
+    is_watched: bool,
 }
 
 impl Server {
@@ -49,10 +64,26 @@ impl Server {
         commands: Arc<Commands>,
         log: Log,
         options: &Options,
+        notify_socket: Option<OsString>,
     ) -> Arc<Self> {
         let &Options { timeouts, quiet, verbose, .. } = options;
-        let (outcome, finished) = (Mutex::new(None), Condvar::new());
-        Arc::new(Self { storage, commands, log, timeouts, quiet, verbose, outcome, finished })
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Arc::new(Self {
+            storage,
+            commands,
+            log,
+            timeouts,
+            quiet,
+            verbose,
+            notify_socket,
+            state,
+            changed,
+        })
+    }
+
+    /// Locks the state. Every update is atomic, so the lock is usable even if poisoned.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Maintains the drop directory. If the directory is gone, ends the program, so that its supervisor
@@ -113,11 +144,67 @@ impl Server {
                 self.log.log(&Entry::Listening(address, &hint));
             }
         }
-        // Without --once this waits until the drop directory is gone, if ever.
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = self.finished.wait_while(outcome, |outcome| outcome.is_none());
-        let outcome = *outcome.unwrap_or_else(PoisonError::into_inner);
-        outcome.ok_or_else(|| "no outcome".to_owned())
+        self.notify_ready();
+        Ok(self.wait_for_outcome())
+    }
+
+    /// Tells the service manager, if there is one, that connections are accepted.
+    fn notify_ready(&self) {
+        let Some(socket) = &self.notify_socket else { return };
+        let told = notify::notify(socket, "READY=1", Some(limits::NOTIFY_TIME));
+        if let Err(error) = told {
+            let (shown, reason) = (socket.to_string_lossy(), Reason(&error));
+            let (shown, what) = (Escaped(&shown), "cannot notify the service manager at");
+            self.log.log(&Entry::Warning(&format!("{what} {shown}: {reason} (NOTIFY_SOCKET)")));
+        }
+    }
+
+    /// Sends a message to the service manager, if there is one. That it does not take it is no failure, and was
+    /// mostly logged at the start.
+    pub(super) fn notify(&self, message: &str) {
+        if let Some(socket) = &self.notify_socket {
+            let _ = notify::notify(socket, message, None);
+        }
+    }
+
+    /// Waits for the outcome: without --once until the drop directory is gone, if ever. Meanwhile tells the
+    /// service manager the number of transfers, so that no transfer waits for that.
+    fn wait_for_outcome(&self) -> Exit {
+        let (mut state, mut told) = (self.state(), 0);
+        loop {
+            let waited = self.changed.wait_while(state, |state| {
+                state.is_watched = state.outcome.is_none() && state.transfers == told;
+                state.is_watched
+            });
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+            if let Some(outcome) = state.outcome {
+                return outcome;
+            }
+            told = state.transfers;
+            drop(state);
+            self.notify(&format!("STATUS=transfers under way: {told}"));
+            // What changes meanwhile is one message.
+            let no_outcome = |state: &mut State| state.outcome.is_none();
+            let pause = limits::STATUS_PAUSE;
+            let waited = self.changed.wait_timeout_while(self.state(), pause, no_outcome);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Counts a transfer that has begun, or one that has ended, for the service manager, if there is one.
+    fn count(&self, has_begun: bool) {
+        if self.notify_socket.is_none() {
+            return;
+        }
+        let mut state = self.state();
+        if has_begun {
+            state.transfers += 1;
+        } else {
+            state.transfers -= 1;
+        }
+        if mem::take(&mut state.is_watched) {
+            self.changed.notify_all();
+        }
     }
 
     /// Connects to a sender that listens, and receives one transfer.
@@ -202,8 +289,8 @@ impl Server {
 
     /// Records the outcome and wakes the thread that waits for it.
     fn set_outcome(&self, exit: Exit) {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
-        self.finished.notify_all();
+        self.state().outcome = Some(exit);
+        self.changed.notify_all();
     }
 
     fn refuse(&self, stream: &mut TimedStream, peer: SocketAddr, why: ReceiveError) {
@@ -233,6 +320,7 @@ impl Server {
             key: stream.key(),
             file: None,
             whole: VecDeque::new(),
+            is_counted: false,
             exit: None,
             is_silent: false,
             conversation: self.commands.begin(),
@@ -262,6 +350,8 @@ struct TransferObserver<'a> {
     file: Option<ReceivedFile>,
     /// Files that are whole and have not ended.
     whole: VecDeque<ReceivedFile>,
+    /// Whether it is one of [`State::transfers`].
+    is_counted: bool,
     /// The status of the first failure, if any file came.
     exit: Option<Exit>,
     /// Whether the peer connected and sent nothing.
@@ -327,6 +417,11 @@ impl TransferObserver<'_> {
                 self.record(outcome);
                 self.queue_hook(file, outcome);
             }
+        }
+        let is_receiving = self.file.is_some() || !self.whole.is_empty();
+        if is_receiving != self.is_counted {
+            self.is_counted = is_receiving;
+            self.server.count(is_receiving);
         }
     }
 
