@@ -23,7 +23,7 @@ tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
 .PHONY: all rustc demo picture test check lint audit msrv cross cross-test tiny interop packages-check \
-	apt-check torture torture-peers fuzz bench bench-instructions dist distcheck deb deb-test \
+	mdns-test apt-check torture torture-peers fuzz bench bench-instructions dist distcheck deb deb-test \
 	install install-systemd uninstall clean
 
 all:
@@ -164,6 +164,12 @@ packages-check: all
 	$(target)/python/bin/pip --quiet --disable-pip-version-check \
 		install --requirement tests/packages/requirements.txt
 	QDROP_BIN=$(binaries) QDROP_PYTHON=$(abspath $(target))/python/bin $(tests) --test packages
+
+# Two machines of their own, each with an Avahi: contrib/avahi announces a qdropd, and `qdrop box.local` reaches it.
+# As root, for namespaces.
+# Debian: apt-get install avahi-daemon avahi-utils dbus iproute2 libnss-mdns
+mdns-test: all
+	@tests/mdns.sh $(binaries)
 
 # The full length of what `make test` does in short: kills, failing calls, full disks, bad networks,
 # hostile peers, by the thousand. Takes about a quarter of an hour and wants a machine to itself.

@@ -332,6 +332,15 @@ fn a_receiver_that_is_not_there() {
     assert!(sent.exit == 3 && sent.stderr.starts_with(&start), "{sent:?}");
     let reason = sent.stderr.strip_prefix(&start).unwrap();
     assert!(!reason.contains(':') && reason.lines().count() == 1, "said once: {sent:?}");
+    for host in ["no-such-host.local", "NO-SUCH-HOST.Local.:1"] {
+        for sent in
+            [send(host, &[], &path), typed(source.path(), "qdropd", &format!("--from {host} ."))]
+        {
+            let hint = " (names in .local need mDNS: on Linux nss-mdns, which a static program cannot use; \
+                        or give the address)\n";
+            assert!(sent.exit == 3 && sent.stderr.ends_with(hint), "{sent:?}");
+        }
+    }
     let sent = typed(source.path(), "qdropd", &format!("--from {NOBODY} ."));
     let line = format!(
         "qdropd: nothing received from {NOBODY}: cannot connect: Connection refused \

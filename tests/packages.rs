@@ -190,7 +190,7 @@ fn openwrt_has_every_option() {
         lines.filter_map(|line| line.strip_prefix("option ").or(line.strip_prefix("list ")));
     let mut told: BTreeSet<String> =
         lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect();
-    assert!(told.remove("enabled") && told.remove("directory"));
+    assert!(["enabled", "directory", "mdns"].iter().all(|&option| told.remove(option)));
     assert_eq!(told, options);
 
     // As a parser of UCI reads it.
@@ -303,6 +303,7 @@ fn openwrt_starts_what_the_configuration_says() {
          set_param respawn 3600 5 0\n\
          set_param stdout 1\n\
          set_param stderr 1\n\
+         add_mdns qdrop tcp 9999\n\
          add_jail qdropd-main procfs\n\
          add_jail_mount_rw /mnt/sda1/drop\n\
          close_instance\n\

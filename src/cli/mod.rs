@@ -114,6 +114,9 @@ fn connect_hint(host: &Address, error: &DialError, refused: &'static str) -> &'s
         DialError::Unresolved(_) if Path::new(host.host()).exists() => {
             " (it is a path here: HOST comes first)"
         }
+        DialError::Unresolved(_) if is_local(host.host()) => {
+            " (names in .local need mDNS: on Linux nss-mdns, which a static program cannot use; or give the address)"
+        }
         _ if error.has(ErrorKind::ConnectionRefused) => refused,
         // The kernel asks for a scope (ipv6(7)).
         _ if error.has(ErrorKind::InvalidInput) && host.host().starts_with("fe80:") => {
@@ -124,6 +127,11 @@ fn connect_hint(host: &Address, error: &DialError, refused: &'static str) -> &'s
         }
         _ => "",
     }
+}
+
+/// Returns whether multicast DNS has the name (RFC 6762), and no server.
+fn is_local(host: &str) -> bool {
+    host.trim_end_matches('.').to_ascii_lowercase().ends_with(".local")
 }
 
 /// Returns what to type on another machine to reach a listener: the address between the two parts of
