@@ -141,7 +141,7 @@ runs() {
 	told 'transfers under way: 0'
 	rm $drop/slow
 	is 'what it sees of other programs' \
-		"$(nsenter --mount --target "$(main_pid)" find /run -type s)" /run/systemd/notify
+		"$(nsenter --mount --target "$(main_pid)" find /run -exec test -S {} \; -print)" /run/systemd/notify
 	is early "$(stat -c '%U:%G %a' $drop/early)" 'qdropd:qdropd 600'
 	is listened "$(stat -c '%U:%G %a' $drop/listened)" 'qdropd:qdropd 640'
 	# For those who are in the group, and nobody else.
