@@ -172,6 +172,7 @@ impl Server {
     fn wait_for_outcome(&self) -> Exit {
         let (mut state, mut told) = (self.state(), 0);
         loop {
+            // Who wakes this thread takes the mark, and the number may be the old one again when it looks.
             let waited = self.changed.wait_while(state, |state| {
                 state.is_watched = state.outcome.is_none() && state.transfers == told;
                 state.is_watched
