@@ -25,6 +25,13 @@ pub const HEADER: u64 = 20 + 2 * NAME as u64;
 /// Bytes of a header that is a text. It has to come in one piece, and its receivers' buffers are small.
 pub const TEXT_HEAD: usize = 1_000;
 
+/// Bytes of a PROXY header of version 1: as many as its specification says.
+pub const PROXY_LINE: usize = 107;
+
+/// Bytes of a PROXY header of version 2 after the first 16. What proxies add to the addresses has some hundred
+/// bytes, a certificate some thousand.
+pub const PROXY_REST: u16 = 4 * 1024;
+
 /// Characters of a peer's name that are shown in a log or a live line, escape sequences included.
 pub const SHOWN_NAME: usize = 1024;
 

@@ -65,7 +65,8 @@ const LAYERS: [Layer; 6] = [
     Layer {
         name: "net",
         modules: &["net"],
-        imports: &["limits", "text", "transfer"],
+        // wire: the PROXY header, before a conversation.
+        imports: &["limits", "text", "transfer", "wire"],
         // os: the descriptor of an inherited socket, and the socket of a service manager; ffi: its name.
         std: &["ffi", "fmt", "io", "mem", "net", "os", "str", "sync", "thread", "time"],
     },

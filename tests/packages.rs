@@ -286,6 +286,7 @@ fn openwrt_starts_what_the_configuration_says() {
          append_param command --allow 10.0.0.0/8\n\
          append_param command --allow 172.16.0.0/12\n\
          append_param command --allow 192.168.0.0/16\n\
+         append_param command --proxy 192.168.1.10\n\
          append_param command --max-size 1G\n\
          append_param command --max-transfers 16\n\
          append_param command --max-per-peer 4\n\

@@ -23,7 +23,7 @@ const QDROP: &str = "-n --name --dialect --listen --allow -r --recursive --files
                      --settle --resume --preserve --skip-existing --remove-source --dry-run --retry --jobs --limit-rate --connect-timeout --timeout \
                      --require-receipt --progress --json -q --quiet -v --verbose -h --help -V \
                      --version";
-const QDROPD: &str = "-l --listen -1 --once --from --keep-open --inetd --allow --max-size \
+const QDROPD: &str = "-l --listen -1 --once --from --keep-open --inetd --allow --proxy --max-size \
                       --max-transfers --max-per-peer --timeout --on-conflict --subdirs \
                       --keep-partial --exec --exec-failed --exec-timeout --no-sync --log -q --quiet -v --verbose \
                       -h --help -V --version";
@@ -440,8 +440,9 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("option --listen needs a value", "--listen"),
         (not_address, "--listen localhost|--listen 127.0.0.1:99999|-l127.0.0.1:"),
         ("not a number of bits, 0 to 32", "--allow 10.0.0.0/33"),
-        ("not an IP address", "--allow name"),
-        ("it goes without", "--from box --once|--from box -l 127.0.0.1:0|--from box --allow ::1"),
+        ("not an IP address", "--allow name|--proxy name|--proxy 10.0.0.1:9999"),
+        ("not a number of bits, 0 to 128", "--proxy ::/129"),
+        ("it goes without", "--from box --proxy ::1|--from box --once|--from box -l 127.0.0.1:0|--from box --allow ::1"),
         ("it goes without", "--from box --max-transfers 2|--from box --max-per-peer 2"),
         (not_port, "--from box:0"),
         ("--inetd takes its socket from", "--inetd --once|--inetd -l ::1|--from box --inetd"),

@@ -80,11 +80,11 @@ _qdropd() {
             _qdrop_words ''
             mapfile -t COMPREPLY < <(compgen -c -- "$cur")
             ;;
-        -l | --listen | --from | --keep-open | --allow | --max-size | --max-transfers | \
+        -l | --listen | --from | --keep-open | --allow | --proxy | --max-size | --max-transfers | \
             --max-per-peer | --timeout | --keep-partial | --exec-timeout) _qdrop_words '' ;;
         *)
             if [[ $cur == -* ]]; then
-                _qdrop_words '-l --listen -1 --once --from --keep-open --inetd --allow --max-size
+                _qdrop_words '-l --listen -1 --once --from --keep-open --inetd --allow --proxy --max-size
                     --max-transfers --max-per-peer --timeout --on-conflict --subdirs --keep-partial
                     --exec --exec-failed --exec-timeout --no-sync --log -q --quiet -v --verbose
                     -h --help -V --version'

@@ -7,6 +7,7 @@ complete -c qdropd -l from -x -a '(__fish_print_hostnames)' -d 'Connect to a sen
 complete -c qdropd -l keep-open -x -d 'Wait so long for further files'
 complete -c qdropd -l inetd -d 'Standard input is the socket'
 complete -c qdropd -l allow -x -d 'Take files only from this network'
+complete -c qdropd -l proxy -x -d 'Connections from there begin with a PROXY header'
 complete -c qdropd -l max-size -x -d 'Refuse larger files (K, M, G, T)'
 complete -c qdropd -l max-transfers -x -d 'Transfers at once'
 complete -c qdropd -l max-per-peer -x -d 'Transfers at once from one address'

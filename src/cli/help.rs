@@ -208,6 +208,8 @@ Who can send:
                               PORT alone is 0.0.0.0:PORT; port 0 is a free one
       --allow ADDR[/BITS]     accept files only from this network; may be
                               repeated
+      --proxy ADDR[/BITS]     connections from there begin with a PROXY header,
+                              which names the sender (HAProxy); may be repeated
       --from HOST[:PORT]      connect to a sender that listens (qdrop --listen),
                               receive one transfer, exit with its outcome
   -1, --once                  serve one transfer, then exit with its outcome

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 pub struct AdmissionPolicy {
     /// Networks that may send; none: every address.
     pub allow: Vec<Network>,
+    /// Networks of proxies, whose connections begin with a PROXY header and count for the peer in it.
+    pub proxies: Vec<Network>,
     /// Whether one transfer is all. Its connection keeps its slot between its files.
     pub once: bool,
     /// Transfers in parallel. Addresses without a slot may use as many again.
@@ -29,7 +31,7 @@ pub struct AdmissionPolicy {
 pub struct Admission {
     policy: AdmissionPolicy,
     table: Mutex<Table>,
-    /// Notified when a connection ends.
+    /// Notified when a connection ends or drains.
     ended: Condvar,
 }
 
@@ -145,7 +147,8 @@ impl Admission {
 
     /// Registers a connection that was accepted. Also returns why it is to be refused, if it is. If there
     /// are too many connections without a slot, which one address alone cannot cause, waits for up to
-    /// [`limits::EVICTION_WAIT`], or less if it did so lately.
+    /// [`limits::EVICTION_WAIT`], or less if it did so lately. A proxy is judged by nothing else: its
+    /// connections are those of others, and [`Registration::identify`] judges these.
     pub(super) fn register(
         self: &Arc<Self>,
         stream: &Arc<TcpStream>,
@@ -153,15 +156,14 @@ impl Admission {
     ) -> (Registration, Option<ReceiveError>) {
         let local = stream.local_addr().map_or(peer, |address| address.ip().to_canonical());
         let key = key(peer, local);
-        let allow = &self.policy.allow;
         let mut table = self.table();
-        let refusal = if !allow.is_empty() && !allow.iter().any(|it| it.contains(peer)) {
-            Some(ReceiveError::NotAllowed)
-        } else {
+        let mut refusal =
+            if self.is_proxy(peer) { None } else { self.refusal(&mut table, peer, key) };
+        if refusal.is_none() {
             let has_room;
-            (table, has_room) = self.make_room(table, key);
-            (!has_room).then_some(ReceiveError::Busy)
-        };
+            (table, has_room) = self.make_room(table);
+            refusal = (!has_room).then_some(ReceiveError::Busy);
+        }
         if refusal.is_some() {
             table.make_room_to_drain();
         }
@@ -169,16 +171,24 @@ impl Admission {
         (self.insert(&mut table, key, state, stream), refusal)
     }
 
-    /// Makes room for a connection without a slot. Returns whether there is room.
-    fn make_room<'a>(
-        &self,
-        mut table: MutexGuard<'a, Table>,
-        key: IpAddr,
-    ) -> (MutexGuard<'a, Table>, bool) {
-        let own = table.without_slot(Some(key));
-        if own >= limits::WITHOUT_SLOT / 4 * 3 && !table.evict_oldest(State::Silent, key) {
-            return (table, false);
+    /// Returns whether the connections of an address begin with a PROXY header.
+    pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
+        self.policy.proxies.iter().any(|it| it.contains(address))
+    }
+
+    /// Returns why a peer is refused, if it is: it may not send, or `key` has its share of connections
+    /// without a slot and none that makes room.
+    fn refusal(&self, table: &mut Table, peer: IpAddr, key: IpAddr) -> Option<ReceiveError> {
+        let allow = &self.policy.allow;
+        if !allow.is_empty() && !allow.iter().any(|it| it.contains(peer)) {
+            return Some(ReceiveError::NotAllowed);
         }
+        let is_full = table.without_slot(Some(key)) >= limits::WITHOUT_SLOT / 4 * 3;
+        (is_full && !table.evict_oldest(State::Silent, key)).then_some(ReceiveError::Busy)
+    }
+
+    /// Makes room for a connection without a slot. Returns whether there is room.
+    fn make_room<'a>(&self, mut table: MutexGuard<'a, Table>) -> (MutexGuard<'a, Table>, bool) {
         let full = |table: &mut Table| table.without_slot(None) >= limits::WITHOUT_SLOT;
         if !full(&mut table) {
             return (table, true);
@@ -431,7 +441,7 @@ impl Entry {
 
 /// Returns the address or network that a peer counts for. An IPv6 peer counts for its /64, unless it shares
 /// that with our end of the connection: a LAN is one /64.
-fn key(peer: IpAddr, local: IpAddr) -> IpAddr {
+pub(super) fn key(peer: IpAddr, local: IpAddr) -> IpAddr {
     let network = |address: Ipv6Addr| Ipv6Addr::from_bits(address.to_bits() >> 64 << 64);
     match (peer.to_canonical(), local) {
         (IpAddr::V6(peer), IpAddr::V6(local)) if network(peer) == network(local) => peer.into(),
@@ -450,6 +460,22 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// Counts the connection of a proxy for the peer that its header names from now on. Returns why the peer is
+    /// to be refused, if it is.
+    pub(super) fn identify(&mut self, peer: IpAddr, key: IpAddr) -> Option<ReceiveError> {
+        let mut table = self.admission.table();
+        let refusal = self.admission.refusal(&mut table, peer, key);
+        self.key = key;
+        if let Some(entry) = table.entry(self.id) {
+            entry.key = key;
+        }
+        drop(table);
+        if refusal.is_some() {
+            self.release(State::Draining);
+        }
+        refusal
+    }
+
     /// Waits for a slot. Returns false if the connection was evicted instead.
     pub(super) fn acquire(&self) -> bool {
         let mut table = self.admission.table();
@@ -508,6 +534,8 @@ impl Registration {
             entry.enter(state);
         }
         self.admission.schedule(&mut table);
+        drop(table);
+        self.admission.ended.notify_all();
     }
 
     /// Accounts for the receipts that are held for this connection. Returns whether there is room for more.

@@ -1,4 +1,4 @@
-//! Who may send: networks by address alone, so that no name service decides.
+//! Who may send, and who is a proxy: networks by address alone, so that no name service decides.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -40,8 +40,8 @@ impl FromStr for Network {
         let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let address: IpAddr = bare.unwrap_or(address).parse().map_err(|_| {
             format!(
-                "{address:?} is not an IP address; write 192.168.1.20 or 192.168.1.0/24, and repeat \
-                 --allow for several"
+                "{address:?} is not an IP address; write 192.168.1.20 or 192.168.1.0/24, and repeat the \
+                 option for several"
             )
         })?;
         let most = if address.is_ipv4() { 32 } else { 128 };

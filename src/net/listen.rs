@@ -1,9 +1,13 @@
 //! Listening, and the loop that accepts connections.
 
-use super::admission::Admission;
+use super::admission::{Admission, key};
 use super::timed_stream::{TimedStream, Timeouts};
 use crate::limits;
 use crate::transfer::error::ReceiveError;
+use crate::transfer::receive::header_error;
+use crate::transfer::{Connection, Phase};
+use crate::wire::header::HeaderError;
+use crate::wire::proxy;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -89,14 +93,14 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
 pub struct Accepted {
     /// The connection.
     pub stream: TimedStream,
-    /// The address of the peer. An IPv4-mapped one is shown as IPv4.
+    /// The address of the peer, behind a proxy that of its header. An IPv4-mapped one is shown as IPv4.
     pub peer: SocketAddr,
     /// Why it is to be refused, if it is.
     pub refusal: Option<ReceiveError>,
 }
 
 impl Admission {
-    /// Registers a connection.
+    /// Registers a connection, and waits for its PROXY header if it comes from a proxy.
     ///
     /// # Errors
     /// Fails if the socket options cannot be set.
@@ -106,10 +110,46 @@ impl Admission {
         peer: SocketAddr,
         timeouts: Timeouts,
     ) -> io::Result<Accepted> {
+        self.register_stream(stream, peer, timeouts).map(|accepted| self.identify(accepted))
+    }
+
+    fn register_stream(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        timeouts: Timeouts,
+    ) -> io::Result<Accepted> {
         let stream = Arc::new(stream);
         let (slot, refusal) = self.register(&stream, peer.ip());
         let stream = TimedStream::new(stream, timeouts, Some(slot))?;
         Ok(Accepted { stream, peer, refusal })
+    }
+
+    /// Reads the PROXY header of a connection that comes from a proxy. From then on the connection counts for
+    /// the peer that the header names, or for the proxy if it names none.
+    fn identify(&self, mut accepted: Accepted) -> Accepted {
+        let Accepted { stream, peer, refusal } = &mut accepted;
+        if refusal.is_some() || !self.is_proxy(peer.ip()) {
+            return accepted;
+        }
+        let entered = stream.enter_phase(Phase::Header).map_err(HeaderError::Io);
+        let header = entered.and_then(|()| proxy::read(&mut *stream));
+        let Some(registration) = &mut stream.registration else { return accepted };
+        match header {
+            Ok(Some(proxied)) => {
+                *peer = canonical(proxied.peer);
+                let key = key(peer.ip(), proxied.local.to_canonical());
+                *refusal = registration.identify(peer.ip(), key);
+            }
+            Ok(None) | Err(HeaderError::None) => {
+                // A proxy that checks whether there is a receiver sends no more, which is no event.
+                let first = first_bytes(&stream.stream, limits::HEADER_TIME);
+                let refused = registration.identify(peer.ip(), registration.key);
+                *refusal = refused.filter(|_| !matches!(first, FirstBytes::Closed));
+            }
+            Err(error) => *refusal = Some(header_error(error)),
+        }
+        accepted
     }
 
     /// Accepts connections forever. Calls `serve` for each, in a thread of its own, and once for a series
@@ -144,9 +184,10 @@ impl Admission {
         serve: &(impl Fn(io::Result<Accepted>) + Clone + Send + 'static),
     ) -> io::Result<()> {
         let (stream, peer) = accept(listener)?;
-        let accepted = self.accept(stream, peer, timeouts)?;
-        let serve = serve.clone();
-        thread::Builder::new().stack_size(limits::STACK).spawn(move || serve(Ok(accepted)))?;
+        let accepted = self.register_stream(stream, peer, timeouts)?;
+        let (admission, serve) = (self.clone(), serve.clone());
+        let serve = move || serve(Ok(admission.identify(accepted)));
+        thread::Builder::new().stack_size(limits::STACK).spawn(serve)?;
         Ok(())
     }
 }

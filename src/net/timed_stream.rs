@@ -26,7 +26,7 @@ pub struct Timeouts {
 /// A TCP connection whose reads and writes have time limits.
 #[derive(Debug)]
 pub struct TimedStream {
-    stream: Arc<TcpStream>,
+    pub(super) stream: Arc<TcpStream>,
     timeouts: Timeouts,
     /// The end of a phase whose reads have a time limit as a whole.
     deadline: Option<Instant>,
@@ -39,7 +39,7 @@ pub struct TimedStream {
     /// The end of a phase whose writes have a time limit as a whole.
     write_deadline: Option<Instant>,
     /// Its registration with the admission of a receiver.
-    registration: Option<Registration>,
+    pub(super) registration: Option<Registration>,
     /// The bandwidth limit of a sender.
     rate_limiter: Option<Arc<RateLimiter>>,
     /// The number of reads and writes of all connections of a sender to this receiver, and its value at this

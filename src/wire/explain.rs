@@ -1,9 +1,10 @@
 //! Describes the beginning of a stream that is not a header, for the person whose program sent it.
 
+use super::foreign::{self, PROXY_V1, PROXY_V2};
 use super::qdatastream::units;
 use super::readable;
 use super::receipt::Receipt;
-use super::{foreign, text_head};
+use super::text_head;
 
 const PRIVATE: &str = "a private protocol; only total, size and name may stand before the file";
 
@@ -67,6 +68,9 @@ pub fn explain(prefix: &[u8], why: &str) -> String {
         Some(protocol) => Some((protocol, "the sender has the wrong port")),
         None if prefix.starts_with(b"\xFFQDROP") => {
             Some(("a qdrop of another version", "update the older of the two programs"))
+        }
+        None if prefix.starts_with(PROXY_V1) || prefix.starts_with(PROXY_V2) => {
+            Some(("a PROXY header", "qdropd takes one, from an address that --proxy names"))
         }
         None => text(prefix).or_else(|| in_front(prefix)).or_else(|| within(prefix)),
     };

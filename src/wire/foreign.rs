@@ -3,6 +3,11 @@
 /// Bytes that suffice to recognise a protocol.
 pub const MAGIC_LENGTH: usize = 4;
 
+/// The beginning of a PROXY header of version 1, and of one of version 2.
+pub const PROXY_V1: &[u8] = b"PROXY ";
+/// See [`PROXY_V1`].
+pub const PROXY_V2: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
 /// Returns the name of the protocol whose stream begins like this, with a client's request or a
 /// server's greeting.
 pub fn protocol(beginning: &[u8]) -> Option<&'static str> {

@@ -127,24 +127,11 @@ impl Header {
             .unwrap_or_default();
         let mut reader = Reader::new(stream);
         Self::fields(&mut reader).map_err(|cause| match cause {
-            FieldError::Read(ReadError::Ended { .. }) if reader.consumed() == 0 => {
-                HeaderError::None
-            }
-            FieldError::Read(ReadError::Io(error)) if reader.consumed() == 0 => {
-                match error.kind() {
-                    ErrorKind::ConnectionReset => HeaderError::None,
-                    ErrorKind::TimedOut => HeaderError::Silent,
-                    _ => HeaderError::Io(error),
+            FieldError::Read(error) => {
+                match HeaderError::of_stream(error, reader.consumed(), NUMBERS) {
+                    HeaderError::Malformed(text) => HeaderError::Malformed(explain(&prefix, &text)),
+                    error => error,
                 }
-            }
-            FieldError::Read(ReadError::Ended { got, wanted }) => {
-                let come = reader.consumed() as u64;
-                let wanted = come + (wanted - got) as u64;
-                HeaderError::Cut { got: come, wanted: wanted.max(NUMBERS) }
-            }
-            FieldError::Read(ReadError::Io(error)) => HeaderError::Io(error),
-            FieldError::Read(string) => {
-                HeaderError::Malformed(explain(&prefix, &format!("it has {string}")))
             }
             FieldError::Sum(text) => HeaderError::Malformed(explain(&prefix, &text)),
             FieldError::Ambiguous(text) => HeaderError::Malformed(text),
@@ -387,6 +374,26 @@ fn two_readings(bytes: u64) -> FieldError {
         "the {bytes} bytes after its name and strings may be the file's first, or a further string that \
          its second number counts (make that string longer or shorter)"
     ))
+}
+
+impl HeaderError {
+    /// Says why the next value of a header was not read, `come` bytes of which had come. A header has `least`
+    /// bytes at least.
+    pub(super) fn of_stream(error: ReadError, come: usize, least: u64) -> Self {
+        match error {
+            ReadError::Ended { .. } if come == 0 => Self::None,
+            ReadError::Ended { got, wanted } => {
+                let wanted = (come + wanted - got) as u64;
+                Self::Cut { got: come as u64, wanted: wanted.max(least) }
+            }
+            ReadError::Io(error) => match error.kind() {
+                ErrorKind::ConnectionReset if come == 0 => Self::None,
+                ErrorKind::TimedOut if come == 0 => Self::Silent,
+                _ => Self::Io(error),
+            },
+            string => Self::Malformed(format!("it has {string}")),
+        }
+    }
 }
 
 impl From<ReadError> for FieldError {

@@ -5,6 +5,7 @@ pub mod foreign;
 pub mod header;
 pub mod list;
 pub mod peek;
+pub mod proxy;
 pub mod qdatastream;
 pub mod readable;
 pub mod receipt;

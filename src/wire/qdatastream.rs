@@ -159,7 +159,11 @@ impl<R: Read> Reader<R> {
         Ok(bytes)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], ReadError> {
+    /// Reads `N` bytes.
+    ///
+    /// # Errors
+    /// Fails if the stream ends or fails.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], ReadError> {
         let mut array = [0; N];
         let mut got = 0;
         while got < N {

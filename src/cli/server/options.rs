@@ -56,6 +56,7 @@ struct Given {
     from: Option<Address>,
     inetd: bool,
     allow: Vec<Network>,
+    proxies: Vec<Network>,
     max_transfers: Option<usize>,
     max_per_peer: Option<usize>,
     timeout: Duration,
@@ -103,6 +104,7 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
             "--keep-open" => given.keep_open = Some(args.value_as(seconds)?),
             "--inetd" => given.inetd = true,
             "--allow" => given.allow.push(args.parsed::<Network>()?),
+            "--proxy" => given.proxies.push(args.parsed::<Network>()?),
             "--max-size" => given.max_size = Some(args.value_as(size)?),
             "--max-transfers" => given.max_transfers = Some(args.value_as(count)?),
             "--max-per-peer" => given.max_per_peer = Some(args.value_as(count)?),
@@ -167,6 +169,7 @@ impl Default for Given {
             from: None,
             inetd: false,
             allow: Vec::new(),
+            proxies: Vec::new(),
             max_transfers: None,
             max_per_peer: None,
             timeout: limits::TIMEOUT,
@@ -222,15 +225,16 @@ impl Given {
         }
         let is_limited = self.max_transfers.is_some() || self.max_per_peer.is_some();
         if let Some(host) = self.from.take() {
-            if listens || is_limited || !self.allow.is_empty() {
+            if listens || is_limited || !self.allow.is_empty() || !self.proxies.is_empty() {
                 return Err("--from takes one transfer from one host: it goes without --listen, \
-                            --once, --allow, --max-transfers and --max-per-peer"
+                            --once, --allow, --proxy, --max-transfers and --max-per-peer"
                     .to_owned());
             }
             return Ok(Mode::From(host));
         }
         let policy = AdmissionPolicy {
             allow: mem::take(&mut self.allow),
+            proxies: mem::take(&mut self.proxies),
             once: self.once,
             max_transfers: if self.once {
                 1

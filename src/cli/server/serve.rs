@@ -252,11 +252,11 @@ impl Server {
     fn serve_one(&self, stream: TcpStream, peer: SocketAddr, policy: &AdmissionPolicy) -> Exit {
         let accepted = Admission::new(policy.clone()).accept(stream, peer, self.timeouts);
         match accepted {
-            Ok(Accepted { mut stream, refusal: Some(why), .. }) => {
+            Ok(Accepted { mut stream, peer, refusal: Some(why) }) => {
                 self.refuse(&mut stream, peer, why);
                 Exit::Refused
             }
-            Ok(Accepted { mut stream, .. }) => self.handle_only(&mut stream, peer, &peer),
+            Ok(Accepted { mut stream, peer, .. }) => self.handle_only(&mut stream, peer, &peer),
             Err(error) => self.log_no_transfer(Exit::Broken, &peer, &Reason(&error)),
         }
     }

@@ -542,7 +542,8 @@ fn broken(error: &io::Error) -> ReceiveError {
     ReceiveError::Broken(format!("the connection failed: {}", Reason(error)))
 }
 
-fn header_error(error: HeaderError) -> ReceiveError {
+/// Returns what a header that was not read is called for its sender and the log.
+pub fn header_error(error: HeaderError) -> ReceiveError {
     match error {
         HeaderError::Malformed(text) => ReceiveError::Malformed(text),
         HeaderError::Silent => ReceiveError::Silent,
