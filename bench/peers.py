@@ -113,12 +113,11 @@ def behind_haproxy(tool, count):
     shipped = (ROOT / "contrib/haproxy.cfg").read_text()
     config = re.sub(r"(?m)^ +server .*\n", "", shipped).replace("{", "{{").replace("}", "}}")
     config = config.replace("bind :9999", "bind 127.0.0.1:{port}")
-    config = config.replace("192.168.1.0/24", "127.0.0.0/8")
     receive = "mkfifo {here}/told"
     for number in range(2, count + 2):
         config += f"    server {number} 127.0.0.{number}:9999\n"
         own = tool.receive.removeprefix("exec ").replace("127.0.0.1:{port}", f"127.0.0.{number}:9999")
-        receive += f" && ({own} >{{here}}/told &) && read listens <{{here}}/told"
+        receive += f" && ({own} --proxy 127.0.0.1 >{{here}}/told &) && read listens <{{here}}/told"
     return replace(
         tool,
         name=f"HAProxy and {count} qdropd" + " --no-sync" * (not tool.durable),

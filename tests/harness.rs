@@ -410,12 +410,44 @@ pub fn receipts(stream: TcpStream) -> Vec<Receipt> {
 pub fn answer(mut stream: TcpStream) -> Vec<Receipt> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
-    let mut rest = bytes.as_slice();
+    all_receipts(&bytes)
+}
+
+/// What is nothing but receipts.
+fn all_receipts(bytes: &[u8]) -> Vec<Receipt> {
+    let mut rest = bytes;
     let mut receipts = Vec::new();
     while !rest.is_empty() {
         receipts.push(Receipt::read(&mut rest).unwrap().expect("a whole receipt"));
     }
     receipts
+}
+
+/// A connection to this address from another address of this machine: what is written to the program's
+/// standard input goes there, and its standard output is what comes back.
+pub fn connect_from(source: &str, to: SocketAddr) -> Child {
+    let script = "import shutil, socket, sys, threading\n\
+                  peer = socket.create_connection((sys.argv[2], sys.argv[3]), None, (sys.argv[1], 0))\n\
+                  read = threading.Thread(target=shutil.copyfileobj, args=(peer.makefile('rb', 0), sys.stdout.buffer))\n\
+                  read.start()\n\
+                  shutil.copyfileobj(open(0, 'rb', 0), peer.makefile('wb', 0))\n\
+                  peer.shutdown(socket.SHUT_WR)\n";
+    let (ip, port) = (to.ip().to_string(), to.port().to_string());
+    let mut python = needed("python3");
+    python.args(["-c", script, source, &ip, &port]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    python.spawn().unwrap()
+}
+
+/// Sends this from another address, and returns the receipts.
+pub fn send_from(source: &str, to: SocketAddr, bytes: &[u8]) -> Vec<Receipt> {
+    let mut connection = connect_from(source, to);
+    connection.stdin.as_mut().unwrap().write_all(bytes).unwrap();
+    receipts_of(connection)
+}
+
+/// Half-closes such a connection, and returns the receipts.
+pub fn receipts_of(connection: Child) -> Vec<Receipt> {
+    all_receipts(&connection.wait_with_output().unwrap().stdout)
 }
 
 /// The flags of a list.

@@ -2,6 +2,7 @@
 //! addresses alone are changed (docs/SCALE.md).
 
 use harness::*;
+use qdrop::wire::receipt::Status;
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs::{self, File};
@@ -22,6 +23,8 @@ static EACH: LazyLock<usize> = LazyLock::new(|| if shared().is_some() { 12 } els
 const NAME: &str = "scan.pdf";
 
 const CONFIGURATION: &str = "contrib/haproxy.cfg";
+/// Its word for a PROXY header of version 2.
+const V2: &str = "send-proxy-v2";
 
 /// Whether there is a HAProxy.
 fn has_haproxy(what: &str) -> bool {
@@ -40,14 +43,14 @@ struct Haproxy {
 }
 
 impl Haproxy {
-    /// Starts it on a free port, for these and with this `balance`.
-    fn start(balance: &str, servers: &[Qdropd; 3]) -> Self {
+    /// Starts it on a free port, for these, with this `balance` and this version of the PROXY header.
+    fn start(balance: &str, header: &str, servers: &[Qdropd; 3]) -> Self {
         let [one, two, three] = servers.each_ref().map(|server| server.address.to_string());
         let mut text = read(CONFIGURATION);
         for (shipped, here) in [
             // Standard input is the socket.
             ("bind :9999", "bind fd@0"),
-            ("192.168.1.0/24", "127.0.0.0/8"),
+            ("server send-proxy-v2 ", &format!("server {header} ")),
             ("192.168.1.11:9999", &one),
             ("192.168.1.12:9999", &two),
             ("192.168.1.13:9999", &three),
@@ -112,7 +115,8 @@ impl Shared {
     }
 
     fn receivers(&self, options: &[&str]) -> [Qdropd; 3] {
-        self.theirs.each_ref().map(|path| Qdropd::start_in(path, options))
+        let options = [&["--proxy=127.0.0.1"], options].concat();
+        self.theirs.each_ref().map(|path| Qdropd::start_in(path, &options))
     }
 }
 
@@ -187,7 +191,7 @@ fn three_receivers_store_two_thousand_files_of_one_name() {
     }
     let there = Shared::new();
     let receivers = there.receivers(&["--verbose"]);
-    let haproxy = Haproxy::start("leastconn", &receivers);
+    let haproxy = Haproxy::start("leastconn", V2, &receivers);
     let promised = promised(haproxy.address, &[]);
     // No part is left among them either.
     let stored = files(there.path());
@@ -203,23 +207,83 @@ fn three_receivers_store_two_thousand_files_of_one_name() {
             let name = line.strip_prefix("stored scan.pdf as ").expect(line);
             told.insert(name.rsplit_once(" (").unwrap().0.to_owned());
         }
-        connections.extend(connected.iter().map(|(peer, _)| format!("{name} as {peer}")));
+        connections.extend(connected.iter().map(|(peer, _)| format!("{peer} to {name}")));
     }
     assert!(told.iter().eq(stored.keys()), "{} names in the logs", told.len());
-    // Both logs have the same connections: that of qdropd has nothing of HAProxy's looking whether
-    // it is well, and that of HAProxy tells who a sender was.
+    // Both logs have the same senders: that of qdropd has nothing of HAProxy's looking whether it is well.
     eventually("HAProxy has told of each connection", || {
         let log = haproxy.log();
-        let lines = log.lines().filter_map(|line| line.split_once(" to ")?.1.split_once(", "));
+        let lines = log.lines().filter_map(|line| line.split_once(", "));
         (lines.map(|(to, _)| to.to_owned()).collect::<BTreeSet<_>>() == connections).then_some(())
     });
+}
+
+/// Each receiver knows who a sender is, whichever version HAProxy writes.
+#[test]
+fn senders_keep_their_addresses() {
+    if !has_haproxy("the addresses of senders behind HAProxy") {
+        return;
+    }
+    for version in ["send-proxy", V2] {
+        let (here, there) = (TempDir::new().unwrap(), Shared::new());
+        let told = here.path().join("told");
+        let hook = format!("#!/bin/sh\necho \"$QDROP_NAME $QDROP_PEER\" >> '{}'\n", told.display());
+        let hook = script(here.path(), &hook);
+        let allow = ["--allow=127.0.0.2", "--allow=127.0.0.4", "--max-per-peer=1"];
+        let receivers = there.receivers(&[&allow[..], &["--verbose", "--exec", &hook]].concat());
+        // Of one address always to the same.
+        let haproxy = Haproxy::start("source", version, &receivers);
+        let logged = |text: &str| {
+            eventually(&format!("a log has {text}"), || {
+                let logs = receivers.iter().map(Qdropd::log).collect::<String>();
+                logs.lines().find(|line| line.contains(text)).map(str::to_owned)
+            })
+        };
+        for (source, allowed) in [("127.0.0.2", true), ("127.0.0.3", false), ("127.0.0.4", true)] {
+            let receipts = send_from(source, haproxy.address, &transfer(source, b"body"));
+            if allowed {
+                assert_eq!(receipts, [stored(source, b"body")]);
+                let line = logged(&format!(": stored {source} "));
+                let (peer, _) = line.split_once(": ").unwrap();
+                assert!(peer.starts_with(&format!("{source}:")), "{line}");
+                eventually("the hook was told", || {
+                    let told = fs::read_to_string(&told).ok()?;
+                    told.contains(&format!("{source} {peer}\n")).then_some(())
+                });
+            } else {
+                assert_eq!((receipts.len(), receipts[0].status), (1, Status::NotAllowed));
+                let line = logged(": refused: this address may not send here");
+                assert!(line.starts_with(&format!("{source}:")), "{line}");
+            }
+        }
+        // HAProxy's own address is none that may send.
+        let sent = send(haproxy.address, &[], &file(here.path(), "own", b"body"));
+        assert_eq!(sent.exit, 5, "{sent:?}");
+
+        // One of an address at once, and of another all the same.
+        let mut first = connect_from("127.0.0.2", haproxy.address);
+        let whole = transfer("first", b"body");
+        first.stdin.as_mut().unwrap().write_all(&whole[..whole.len() - 1]).unwrap();
+        eventually("it is under way", || {
+            parts(there.path()).iter().any(|name| name.ends_with(".first.part")).then_some(())
+        });
+        let mut second = connect_from("127.0.0.2", haproxy.address);
+        second.stdin.as_mut().unwrap().write_all(&transfer("second", b"body")).unwrap();
+        let other = send_from("127.0.0.4", haproxy.address, &transfer("other", b"body"));
+        assert_eq!(other, [stored("other", b"body")]);
+        assert!(!there.path().join("second").exists());
+        first.stdin.as_mut().unwrap().write_all(&whole[whole.len() - 1..]).unwrap();
+        assert_eq!(receipts_of(first), [stored("first", b"body")]);
+        assert_eq!(receipts_of(second), [stored("second", b"body")]);
+    }
 }
 
 /// A transfer past HAProxy that ends when the test says so.
 fn begun(receiver: &Qdropd, there: &Shared, name: &str) -> TcpStream {
     let before = parts(there.path()).len();
     let mut stream = receiver.connect();
-    stream.write_all(&[&header(name, 1000), &noise(1000)[..500]].concat()).unwrap();
+    let proxied = b"PROXY UNKNOWN\r\n";
+    stream.write_all(&[proxied, &*header(name, 1000), &noise(1000)[..500]].concat()).unwrap();
     eventually("it is under way", || (parts(there.path()).len() > before).then_some(()));
     stream
 }
@@ -231,7 +295,7 @@ fn what_one_of_three_promised_is_there_when_it_is_killed() {
     }
     let there = Shared::new();
     let mut receivers = there.receivers(&[]);
-    let haproxy = Haproxy::start("leastconn", &receivers);
+    let haproxy = Haproxy::start("leastconn", V2, &receivers);
     let cut = begun(&receivers[0], &there, "cut");
     let mut live = begun(&receivers[1], &there, "live");
     let (promised, before) = thread::scope(|scope| {
@@ -307,7 +371,7 @@ fn a_transfer_resumes_where_it_broke_off_and_elsewhere() {
     }
     let (here, there) = (TempDir::new().unwrap(), Shared::new());
     let mut receivers = there.receivers(&[]);
-    let haproxy = Haproxy::start("source", &receivers);
+    let haproxy = Haproxy::start("source", V2, &receivers);
     let content = noise(20_000_000);
     let path = file(here.path(), "disk.img", &content);
     for is_killed in [false, true] {

@@ -442,7 +442,10 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("not a number of bits, 0 to 32", "--allow 10.0.0.0/33"),
         ("not an IP address", "--allow name|--proxy name|--proxy 10.0.0.1:9999"),
         ("not a number of bits, 0 to 128", "--proxy ::/129"),
-        ("it goes without", "--from box --proxy ::1|--from box --once|--from box -l 127.0.0.1:0|--from box --allow ::1"),
+        (
+            "it goes without",
+            "--from box --proxy ::1|--from box --once|--from box -l 127.0.0.1:0|--from box --allow ::1",
+        ),
         ("it goes without", "--from box --max-transfers 2|--from box --max-per-peer 2"),
         (not_port, "--from box:0"),
         ("--inetd takes its socket from", "--inetd --once|--inetd -l ::1|--from box --inetd"),

@@ -103,14 +103,15 @@ impl Admission {
     /// Registers a connection, and waits for its PROXY header if it comes from a proxy.
     ///
     /// # Errors
-    /// Fails if the socket options cannot be set.
+    /// Fails if the socket options cannot be set, or if a proxy closes the connection without using it.
     pub fn accept(
         self: &Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
         timeouts: Timeouts,
     ) -> io::Result<Accepted> {
-        self.register_stream(stream, peer, timeouts).map(|accepted| self.identify(accepted))
+        let accepted = self.identify(self.register_stream(stream, peer, timeouts)?);
+        accepted.ok_or_else(|| io::Error::other("the proxy closed without sending a file"))
     }
 
     fn register_stream(
@@ -126,30 +127,32 @@ impl Admission {
     }
 
     /// Reads the PROXY header of a connection that comes from a proxy. From then on the connection counts for
-    /// the peer that the header names, or for the proxy if it names none.
-    fn identify(&self, mut accepted: Accepted) -> Accepted {
+    /// the peer that the header names, or for the proxy if it names none. Returns `None` for a connection that the
+    /// proxy has closed, as it does to check whether there is a receiver.
+    fn identify(&self, mut accepted: Accepted) -> Option<Accepted> {
         let Accepted { stream, peer, refusal } = &mut accepted;
         if refusal.is_some() || !self.is_proxy(peer.ip()) {
-            return accepted;
+            return Some(accepted);
         }
         let entered = stream.enter_phase(Phase::Header).map_err(HeaderError::Io);
         let header = entered.and_then(|()| proxy::read(&mut *stream));
-        let Some(registration) = &mut stream.registration else { return accepted };
+        let Some(registration) = &mut stream.registration else { return Some(accepted) };
         match header {
-            Ok(Some(proxied)) => {
+            Ok(Some(proxied)) if canonical(proxied.peer) != *peer => {
                 *peer = canonical(proxied.peer);
                 let key = key(peer.ip(), proxied.local.to_canonical());
                 *refusal = registration.identify(peer.ip(), key);
             }
-            Ok(None) | Err(HeaderError::None) => {
-                // A proxy that checks whether there is a receiver sends no more, which is no event.
-                let first = first_bytes(&stream.stream, limits::HEADER_TIME);
-                let refused = registration.identify(peer.ip(), registration.key);
-                *refusal = refused.filter(|_| !matches!(first, FirstBytes::Closed));
+            // It speaks for itself. In version 1, HAProxy then names its own end.
+            Ok(_) | Err(HeaderError::None) => {
+                if let FirstBytes::Closed = first_bytes(&stream.stream, limits::HEADER_TIME) {
+                    return None;
+                }
+                *refusal = registration.identify(peer.ip(), registration.key);
             }
             Err(error) => *refusal = Some(header_error(error)),
         }
-        accepted
+        Some(accepted)
     }
 
     /// Accepts connections forever. Calls `serve` for each, in a thread of its own, and once for a series
@@ -186,7 +189,11 @@ impl Admission {
         let (stream, peer) = accept(listener)?;
         let accepted = self.register_stream(stream, peer, timeouts)?;
         let (admission, serve) = (self.clone(), serve.clone());
-        let serve = move || serve(Ok(admission.identify(accepted)));
+        let serve = move || {
+            if let Some(accepted) = admission.identify(accepted) {
+                serve(Ok(accepted));
+            }
+        };
         thread::Builder::new().stack_size(limits::STACK).spawn(serve)?;
         Ok(())
     }
