@@ -21,7 +21,7 @@
 //!
 //! # Glossary
 //!
-//! * **peer**: the program at the other end of a connection.
+//! * **peer**: the program at the other end of a connection; behind a **proxy**, the one that its header names.
 //! * **header**: what a sender says about a file before its bytes; **body**: those bytes.
 //! * **receipt**: what a receiver says of a file afterwards; **digest**: XXH64 of a body.
 //! * **list**: the files about which a sender asks before it sends their bodies; **verdict**: what the

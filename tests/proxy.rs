@@ -144,7 +144,10 @@ fn what_is_no_header_of_a_proxy_is_refused() {
     let too_long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(100)).into_bytes();
     let six = [&[0; 12], &bare[..]].concat();
     let cases: [(Vec<u8>, &str); 14] = [
-        (bare.clone(), "it has no PROXY header, with which all from a --proxy address begins"),
+        (
+            bare.clone(),
+            "it has no PROXY header, which --proxy requires of this address (HAProxy: send-proxy-v2)",
+        ),
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "it has no PROXY header"),
         ([b"\r\n\r\n\0\r\nQUIT\r", &bare[..]].concat(), "it has no PROXY header"),
         ([&client, &client, &bare[..]].concat(), "it looks like a PROXY header (qdropd takes one"),

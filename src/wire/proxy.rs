@@ -33,7 +33,7 @@ pub fn read(stream: impl Read) -> Result<Option<Proxied>, HeaderError> {
         } else if beginning.starts_with(PROXY_V1) {
             read_line(&mut reader, beginning.to_vec())
         } else {
-            let why = "it has no PROXY header, with which all from a --proxy address begins (HAProxy: \
+            let why = "it has no PROXY header, which --proxy requires of this address (HAProxy: \
                        send-proxy-v2)";
             Ok(Err(why.to_owned()))
         }
