@@ -289,6 +289,9 @@ pub const COMMAND_LINES: usize = 100;
 /// Bytes of such a line. A longer one is logged as several.
 pub const COMMAND_LINE: u64 = 1024;
 
+/// How long a command that carried a connection may take to end after it, before it is killed.
+pub const TUNNEL_END: Duration = Duration::from_secs(2);
+
 /// Lines that wait to be printed. Further lines of the log are counted instead.
 pub const LOG_LINES: usize = 1_000;
 

@@ -192,6 +192,46 @@ fn zoned(text: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
+/// Splits a command into words as a shell does: at blanks, unless a backslash is before them, or quotes are
+/// around them. In double quotes a backslash is one unless it stands before `"`, `\\`, `$` or `` ` ``. Nothing
+/// else has a meaning.
+pub(super) fn words(command: &str) -> Result<Vec<String>, String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    let mut letters = command.chars().peekable();
+    while let Some(letter) = letters.next() {
+        let letter = match (quote, letter) {
+            (None, ' ' | '\t' | '\n') => {
+                words.extend(word.take());
+                continue;
+            }
+            (None, '\'' | '"') => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+                continue;
+            }
+            (Some(open), letter) if open == letter => {
+                quote = None;
+                continue;
+            }
+            (None, '\\') => letters.next().ok_or("nothing follows its last backslash")?,
+            (Some('"'), '\\') => {
+                letters.next_if(|next| matches!(next, '"' | '\\' | '$' | '`')).unwrap_or('\\')
+            }
+            (_, letter) => letter,
+        };
+        word.get_or_insert_default().push(letter);
+    }
+    if let Some(open) = quote {
+        return Err(format!("its quote {open} is not closed"));
+    }
+    words.extend(word);
+    match words.first() {
+        None => Err("there is no command".to_owned()),
+        Some(program) if program.is_empty() => Err("its first word is no program".to_owned()),
+        Some(_) => Ok(words),
+    }
+}
+
 /// Parses a time above 0: seconds, or a number with s, m, h or d, perhaps with a fraction.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.char_indices().last() {
@@ -440,6 +480,36 @@ mod tests {
         assert_eq!(count("16"), Ok(16));
         for bad in ["", "0", "-1", "+1", "1.0", "99999999999999999999999"] {
             assert!(count(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn commands() {
+        let table: [(&str, &[&str]); 9] = [
+            ("ssh box", &["ssh", "box"]),
+            (" ssh\t-p 22\n box ", &["ssh", "-p", "22", "box"]),
+            ("ssh 'a b' \"c d\"", &["ssh", "a b", "c d"]),
+            ("a\\ b \\'c\\\" d'e'\"f\"g", &["a b", "'c\"", "defg"]),
+            ("a 'b\\' \"\\\"\\\\\\$\\`\\n'\"", &["a", "b\\", "\"\\$`\\n'"]),
+            ("a '' \"\"", &["a", "", ""]),
+            ("a $HOME ~ * | b; c #d", &["a", "$HOME", "~", "*", "|", "b;", "c", "#d"]),
+            ("'a\nb'", &["a\nb"]),
+            ("é\u{3000}ü", &["é\u{3000}ü"]),
+        ];
+        for (command, split) in table {
+            assert_eq!(words(command).unwrap(), split, "{command}");
+        }
+        for (command, error) in [
+            ("", "there is no command"),
+            (" \t", "there is no command"),
+            ("'' a", "its first word is no program"),
+            ("ssh 'box", "its quote ' is not closed"),
+            ("ssh \"it's", "its quote \" is not closed"),
+            ("ssh it's", "its quote ' is not closed"),
+            ("ssh \\", "nothing follows its last backslash"),
+            ("ssh \"\\\"", "its quote \" is not closed"),
+        ] {
+            assert_eq!(words(command).unwrap_err(), error, "{command}");
         }
     }
 

@@ -4,10 +4,10 @@
 use super::meter::{Id, Meter, Report};
 use super::{Blocking, write_output};
 use crate::limits;
+use crate::net::peer::Peer;
 use std::collections::VecDeque;
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -179,7 +179,7 @@ impl Printer {
     }
 
     /// Begins a transfer from one of several peers.
-    pub(super) fn begin_from(&self, name: String, peer: Option<SocketAddr>, total: u64) -> Id {
+    pub(super) fn begin_from(&self, name: String, peer: Option<Peer>, total: u64) -> Id {
         let mut state = self.0.state();
         let id = state.meter.begin(name, peer, total, Instant::now());
         self.0.watch(state);

@@ -1,9 +1,9 @@
 //! The progress of active transfers, as numbers and as text for people.
 
 use crate::limits;
+use crate::net::peer::Peer;
 use crate::text::{Bytes, Clock, Escaped, Rate};
 use std::fmt::{self, Display, Formatter};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Identifies a transfer of a meter.
@@ -44,7 +44,7 @@ struct Transfer {
     id: Id,
     name: String,
     /// The sender, if there can be several.
-    peer: Option<SocketAddr>,
+    peer: Option<Peer>,
     done: u64,
     /// Bytes that an earlier transfer had moved.
     resumed_at: u64,
@@ -57,7 +57,7 @@ struct Transfer {
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) name: String,
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) peer: Option<Peer>,
     /// Bytes so far.
     pub(super) done: u64,
     /// Bytes of the whole.
@@ -75,7 +75,7 @@ impl Display for Report {
     }
 }
 
-fn label(name: &str, peer: Option<SocketAddr>) -> String {
+fn label(name: &str, peer: Option<Peer>) -> String {
     let name = Escaped(name);
     peer.map_or_else(|| name.to_string(), |peer| format!("{name} from {peer}"))
 }
@@ -128,7 +128,7 @@ impl Meter {
     pub(super) fn begin(
         &mut self,
         name: String,
-        peer: Option<SocketAddr>,
+        peer: Option<Peer>,
         total: u64,
         now: Instant,
     ) -> Id {

@@ -1,12 +1,29 @@
-//! Sockets that another program, inetd or systemd, opened and passes as standard input.
+//! What another program opened and passes: inetd or systemd a socket as standard input, ssh the standard
+//! streams.
 
 use super::listen::canonical;
+#[cfg(unix)]
+use crate::limits;
+#[cfg(unix)]
+use std::fs::File;
 use std::io::{self, ErrorKind};
+#[cfg(unix)]
+use std::io::{Read, Write};
 #[cfg(unix)]
 use std::net::Shutdown;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 #[cfg(unix)]
 use std::os::fd::{AsFd, OwnedFd};
+#[cfg(unix)]
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+#[cfg(unix)]
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
+#[cfg(unix)]
+use std::thread;
+use std::time::Duration;
 
 /// What standard input is.
 #[derive(Debug)]
@@ -59,12 +76,80 @@ fn cannot_accept(socket: &TcpStream) -> bool {
 /// Returns whether standard error is the same socket as standard input, as with inetd.
 #[cfg(unix)]
 pub fn is_standard_error() -> bool {
-    let ends = |of: &dyn AsFd| {
-        let stream = TcpStream::from(owned(of).ok()?);
-        Some((stream.local_addr().ok()?, stream.peer_addr().ok()))
+    is_same_socket(&io::stdin(), &io::stderr())
+}
+
+/// Threads that carry bytes between a connection and the standard streams.
+#[derive(Debug)]
+pub struct Bridge {
+    /// Disconnects when all that was written to the connection has left.
+    outgoing: Receiver<()>,
+}
+
+impl Bridge {
+    /// Waits for up to `timeout` until all that was written to the connection, which is closed, has left.
+    pub fn wait(&self, timeout: Duration) {
+        let _ = self.outgoing.recv_timeout(timeout);
+    }
+}
+
+/// Returns standard input and output as a connection. If they are one socket, it is that. Otherwise, since
+/// pipes have no time limits and no half-close, it is one end of a socket pair, and a bridge carries the
+/// bytes between the other end and `input` and `output`, which read and write the two.
+///
+/// # Errors
+/// Fails if there are no descriptors or threads for that. On systems without sockets of Unix, always.
+#[cfg(unix)]
+pub fn standard_streams(
+    input: impl Read + Send + 'static,
+    output: impl Write + Send + 'static,
+) -> io::Result<(TcpStream, Option<Bridge>)> {
+    if is_same_socket(&io::stdin(), &io::stdout()) {
+        let stream = TcpStream::from(owned(&io::stdin())?);
+        stream.set_nonblocking(false)?;
+        return Ok((stream, None));
+    }
+    let (ours, theirs) = UnixStream::pair()?;
+    let (incoming, thread) =
+        (theirs.try_clone()?, || thread::Builder::new().stack_size(limits::STACK));
+    thread().spawn(move || {
+        let _ = copy(input, &incoming);
+        let _ = incoming.shutdown(Shutdown::Write);
+    })?;
+    let (sender, outgoing) = mpsc::channel();
+    thread().spawn(move || {
+        if copy(&theirs, output).is_err() {
+            // Nobody reads the answers any more.
+            let _ = theirs.shutdown(Shutdown::Both);
+        }
+        drop(sender);
+    })?;
+    Ok((TcpStream::from(OwnedFd::from(ours)), Some(Bridge { outgoing })))
+}
+
+/// Copies to the end. What was read is written at once.
+#[cfg(unix)]
+fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; limits::BUFFER];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(bytes) => to.write_all(&buffer[..bytes]).and_then(|()| to.flush())?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Returns whether two descriptors are one socket.
+#[cfg(unix)]
+fn is_same_socket(one: &dyn AsFd, other: &dyn AsFd) -> bool {
+    let socket = |of| {
+        let data = File::from(owned(of).ok()?).metadata().ok()?;
+        data.file_type().is_socket().then(|| (data.dev(), data.ino()))
     };
-    let input = ends(&io::stdin());
-    input.is_some() && ends(&io::stderr()) == input
+    let one = socket(one);
+    one.is_some() && one == socket(other)
 }
 
 /// Duplicates a descriptor. Child processes do not inherit it.
@@ -79,6 +164,15 @@ fn owned(stream: &dyn AsFd) -> io::Result<OwnedFd> {
 /// Always.
 #[cfg(not(unix))]
 pub fn standard_input() -> io::Result<Inherited> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+/// There are no such sockets on this system.
+///
+/// # Errors
+/// Always.
+#[cfg(not(unix))]
+pub fn standard_streams<I, O>(_input: I, _output: O) -> io::Result<(TcpStream, Option<Bridge>)> {
     Err(ErrorKind::Unsupported.into())
 }
 

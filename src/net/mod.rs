@@ -6,5 +6,7 @@ pub mod dial;
 pub mod inherit;
 pub mod listen;
 pub mod notify;
+pub mod peer;
 pub mod rate_limiter;
 pub mod timed_stream;
+pub mod tunnel;

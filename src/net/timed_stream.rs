@@ -2,6 +2,7 @@
 
 use super::admission::{Call, Registration};
 use super::rate_limiter::RateLimiter;
+use super::tunnel::Tunnel;
 use crate::limits;
 use crate::transfer::error::is_timeout;
 use crate::transfer::receive::HeldReceipts;
@@ -23,7 +24,7 @@ pub struct Timeouts {
     pub keep_open: Duration,
 }
 
-/// A TCP connection whose reads and writes have time limits.
+/// A connection whose reads and writes have time limits: of TCP, or of any other stream socket.
 #[derive(Debug)]
 pub struct TimedStream {
     pub(super) stream: Arc<TcpStream>,
@@ -47,6 +48,8 @@ pub struct TimedStream {
     progress: (Arc<AtomicUsize>, usize),
     /// How long a sender was blocked while it wrote, and the bytes that it wrote.
     written: (Duration, u64),
+    /// The command of a sender that carries the connection. Dropped after the stream.
+    tunnel: Option<Tunnel>,
 }
 
 impl TimedStream {
@@ -60,7 +63,10 @@ impl TimedStream {
         registration: Option<Registration>,
     ) -> io::Result<Self> {
         let stream = stream.into();
-        stream.set_nodelay(true)?;
+        // What is none of TCP, but of Unix, has no address and no such option.
+        if stream.local_addr().is_ok() {
+            stream.set_nodelay(true)?;
+        }
         stream.set_write_timeout(Some(timeouts.idle))?;
         Ok(Self {
             stream,
@@ -74,18 +80,20 @@ impl TimedStream {
             rate_limiter: None,
             progress: Default::default(),
             written: Default::default(),
+            tunnel: None,
         })
     }
 
     /// Makes it one of several connections of a sender to a receiver, which share a rate limit and a count
-    /// of reads and writes.
+    /// of reads and writes. A command may carry it.
     #[must_use]
     pub fn of_sender(
         self,
         rate_limiter: Option<Arc<RateLimiter>>,
         progress: Arc<AtomicUsize>,
+        tunnel: Option<Tunnel>,
     ) -> Self {
-        Self { rate_limiter, progress: (progress, 0), ..self }
+        Self { rate_limiter, progress: (progress, 0), tunnel, ..self }
     }
 }
 
@@ -254,6 +262,9 @@ impl Read for TimedStream {
                 *deadline += at_slow_peer(*bytes as u64);
                 self.count_progress();
             }
+        }
+        if let Some(tunnel) = &mut self.tunnel {
+            read = tunnel.check(read);
         }
         if let Some(silence) = &mut self.silence {
             match &read {

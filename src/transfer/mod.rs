@@ -14,7 +14,7 @@ use std::time::Duration;
 /// What a conversation needs of its connection: bytes, time limits and a half-close.
 /// In [`Phase::Body`] a read fails with `WouldBlock` after each [`crate::limits::QUIET`] without a byte.
 /// A read or write that takes too long fails with `TimedOut`; one of a connection that has to make room
-/// for others with `ResourceBusy`.
+/// for others with `ResourceBusy`; a read with `ConnectionRefused` if it turns out that nobody was reached.
 pub trait Connection: Read + Write {
     /// Returns a number that tells the address or network that the peer counts for, in what all share,
     /// from others.

@@ -9,7 +9,7 @@ use crate::disk::DiskError;
 use crate::disk::source::{self, OpenedFile, Source, Stamp};
 use crate::limits;
 use crate::net::timed_stream::{TimedStream, Timeouts};
-use crate::text::Reason;
+use crate::text::{Escaped, Reason};
 use crate::transfer::error::SendError;
 use crate::transfer::send::list::ListSource;
 use crate::transfer::send::{Outgoing, Sent};
@@ -181,9 +181,8 @@ impl Run<'_> {
         };
         let sent = outgoing.send_list(options, &entries, self.gives_receipts(), &mut sending);
         sending.sync_removals();
-        let is_host = matches!(self.target, Target::Host(..));
         // It is not one that goes on while this job waits.
-        if outgoing.is_over() || !is_host || !sending.busy.is_empty() {
+        if outgoing.is_over() || self.target.is_listener() || !sending.busy.is_empty() {
             self.close(connection);
         }
         sending.end_progress();
@@ -192,10 +191,14 @@ impl Run<'_> {
         let bytes = ended.map(|(_, entry)| entry.size.saturating_add(entry.length() as u64));
         let bytes = bytes.fold(0, u64::saturating_add);
         let files = files.into_iter().filter_map(|it| it.file).collect();
-        if let Err(error) = sent {
-            return self.not_answered(files, &error, began.elapsed());
+        match sent {
+            Ok(()) => self.record_answered(),
+            Err(error @ SendError::Unreachable(_)) => {
+                let ends = self.record_not_connected(files, &error);
+                return if ends { NextStep::End } else { NextStep::Next };
+            }
+            Err(error) => return self.not_answered(files, &error, began.elapsed()),
         }
-        self.shared().knows_lists = Some(true);
         self.measure_list(bytes, began.elapsed());
         self.put_back(files);
         let (busy, mut errors): (Vec<_>, Vec<_>) = busy.into_iter().unzip();
@@ -261,26 +264,33 @@ impl Run<'_> {
         let listens_again = shared.listens_again;
         drop(shared);
         let refused_for = if listens_again { limits::LISTEN_AGAIN } else { Duration::ZERO };
-        let stream = target.connect(refused_for).map_err(|why| {
-            self.shared().listens_again = false;
+        let (stream, tunnel) = target.connect(refused_for).map_err(|why| {
+            let mut shared = self.shared();
+            shared.listens_again = false;
+            shared.connections -= 1;
             SendError::Unreachable(why)
         })?;
-        self.shared().unreachable = 0;
-        if let (true, Ok(peer)) = (options.verbose, stream.peer_addr()) {
-            reporter.printer.log(match target {
-                Target::Host(..) => format!("qdrop: connected {target} at {peer}"),
-                Target::Listener(_) => format!("qdrop: {peer} connected"),
-            });
+        // A command that was started may reach nobody.
+        if tunnel.is_none() {
+            self.shared().unreachable = 0;
+        }
+        if options.verbose {
+            let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+            let target = target.to_string();
+            let line = match self.target {
+                Target::Host(_) => format!("connected {target} at {peer}"),
+                Target::Via(_) => format!("started what is to connect {}", Escaped(&target)),
+                Target::Listener(_) => format!("{peer} connected"),
+            };
+            reporter.printer.log(format!("qdrop: {line}"));
         }
         // Whoever connects may be another program than the last.
-        let progress = match target {
-            Target::Host(..) => self.progress.clone(),
-            Target::Listener(_) => Arc::default(),
-        };
+        let is_listener = target.is_listener();
+        let progress = if is_listener { Arc::default() } else { self.progress.clone() };
         // A sender waits for no further files.
         let timeouts = Timeouts { idle: options.timeout, keep_open: Duration::ZERO };
         TimedStream::new(stream, timeouts, None)
-            .map(|stream| stream.of_sender(rate_limiter.clone(), progress))
+            .map(|stream| stream.of_sender(rate_limiter.clone(), progress, tunnel))
             .and_then(|stream| Outgoing::new(stream, options.dialect))
             .map_err(|error| {
                 SendError::Broken(format!("cannot set up the socket: {}", Reason(&error)))

@@ -1,6 +1,6 @@
 //! The command line of `qdrop`.
 
-use crate::cli::args::{Arg, Args, count, listen_address, rate, seconds, times};
+use crate::cli::args::{Arg, Args, count, listen_address, rate, seconds, times, words};
 use crate::cli::help;
 use crate::limits;
 use crate::net::allow::Network;
@@ -51,6 +51,8 @@ pub(super) struct Options {
 pub(super) enum Mode {
     /// This program connects to one.
     Connect { host: Address, timeout: Duration },
+    /// A command is the connection to one: as it was typed, and its words.
+    Via { command: String, words: Vec<String> },
     /// They connect to this address, one for each file.
     Listen {
         address: SocketAddr,
@@ -70,6 +72,7 @@ struct Given {
     operands: Vec<OsString>,
     name: Option<String>,
     dialect: Dialect,
+    via: Option<String>,
     listen: Option<SocketAddr>,
     allow: Vec<Network>,
     connect_timeout: Option<Duration>,
@@ -109,6 +112,7 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
         };
         match option.as_str() {
             "-n" | "--name" => given.name = Some(args.value()?),
+            "--via" => given.via = Some(args.value()?),
             "--dialect" => given.dialect = args.value_as(dialect)?,
             "--listen" if given.listen.is_some() => {
                 return Err("--listen goes once here; 0.0.0.0 is every address of IPv4, \
@@ -172,6 +176,7 @@ impl Default for Given {
             operands: Vec::new(),
             name: None,
             dialect: Dialect::NameSize,
+            via: None,
             listen: None,
             allow: Vec::new(),
             connect_timeout: None,
@@ -251,22 +256,34 @@ impl Given {
 
     fn mode_and_files(&self) -> Result<(Mode, Vec<PathBuf>), String> {
         let mut operands = self.operands.iter();
-        let mode = match self.listen {
-            None if !self.allow.is_empty() => {
+        let mode = match (self.listen, &self.via) {
+            (Some(_), Some(_)) => return Err("--listen and --via exclude each other".to_owned()),
+            (Some(_), _) | (_, Some(_)) if self.connect_timeout.is_some() => {
+                let option = if self.via.is_some() { "--via" } else { "--listen" };
+                return Err(format!("{option} and --connect-timeout exclude each other"));
+            }
+            (None, _) if !self.allow.is_empty() => {
                 return Err("--allow goes with --listen: it says who may connect".to_owned());
             }
-            None => {
+            (None, Some(command)) => {
+                if self.dialect != Dialect::NameSize {
+                    return Err(
+                        "--dialect is for Qt programs, and --via leads to qdropd".to_owned()
+                    );
+                }
+                let words = words(command).map_err(|why| format!("option --via: {why}"))?;
+                check_no_host("--via", operands.as_slice())?;
+                Mode::Via { command: command.clone(), words }
+            }
+            (None, None) => {
                 let host = operands.next().ok_or("no HOST to send to")?;
                 check_order(host, operands.as_slice())?;
                 let host = host.to_string_lossy().parse()?;
                 let timeout = self.connect_timeout.unwrap_or(limits::CONNECT_TIME);
                 Mode::Connect { host, timeout }
             }
-            Some(_) if self.connect_timeout.is_some() => {
-                return Err("--listen and --connect-timeout exclude each other".to_owned());
-            }
-            Some(address) => {
-                check_no_host(operands.as_slice())?;
+            (Some(address), None) => {
+                check_no_host("--listen", operands.as_slice())?;
                 Mode::Listen { address, allow: self.allow.clone() }
             }
         };
@@ -333,14 +350,14 @@ impl Given {
     }
 }
 
-/// Rejects a receiver with --listen, where receivers connect.
-fn check_no_host(files: &[OsString]) -> Result<(), String> {
+/// Rejects a receiver with an option that says where connections come from.
+fn check_no_host(option: &str, files: &[OsString]) -> Result<(), String> {
     let [first, _, ..] = files else { return Ok(()) };
     let text = first.to_string_lossy();
     let is_host = text.contains(':') && text.parse::<Address>().is_ok();
     let is_address = is_host || text.parse::<IpAddr>().is_ok();
     if is_address && !Path::new(first).exists() {
-        return Err(format!("--listen goes without HOST, but there is {text}"));
+        return Err(format!("{option} goes without HOST, but there is {text}"));
     }
     Ok(())
 }

@@ -46,6 +46,11 @@ pub(super) fn send_all(
         shared: Mutex::default(),
     };
     run.shared().jobs = options.jobs;
+    if let Target::Via(_) = target {
+        // It leads to qdropd. Nothing else can be told from a command that broke.
+        run.shared().gives_receipts = true;
+        run.shared().knows_lists = Some(true);
+    }
     run.spool_input();
     loop {
         run.find_files(true);
@@ -207,9 +212,9 @@ impl<'a> Run<'a> {
                 break shared;
             }
         };
-        let most = match (lists, self.target) {
-            (true, Target::Host(..)) => shared.queue.len().div_ceil(shared.jobs.max(1)),
-            _ => 1,
+        let most = match lists && !self.target.is_listener() {
+            true => shared.queue.len().div_ceil(shared.jobs.max(1)),
+            false => 1,
         };
         let list_bytes = match (shared.list_bytes, self.options.limit_rate) {
             (0, None) => limits::FIRST_LIST,
@@ -244,6 +249,13 @@ impl<'a> Run<'a> {
         // A dry run sends none of them, and a receiver puts off what is more than this.
         let bound = if self.options.dry_run { limits::LIST_BODIES } else { u64::MAX };
         self.shared().list_bytes = u64::try_from(most).unwrap_or(bound).clamp(1, bound);
+    }
+
+    /// Records that the receiver has answered a list.
+    pub(super) fn record_answered(&self) {
+        let mut shared = self.shared();
+        shared.knows_lists = Some(true);
+        shared.unreachable = 0;
     }
 
     /// Puts files back in front of the others, in their order.
@@ -314,7 +326,7 @@ impl<'a> Run<'a> {
     /// Returns whether the receiver is known to give receipts. Of those that connect, each may be another
     /// program.
     pub(super) fn gives_receipts(&self) -> bool {
-        matches!(self.target, Target::Host(..)) && self.shared().gives_receipts
+        !self.target.is_listener() && self.shared().gives_receipts
     }
 
     /// Returns whether a job may end, since there are others.
@@ -329,10 +341,8 @@ impl<'a> Run<'a> {
     /// connected, and a classic receiver takes one connection. If nobody is, the host is not tried anew for
     /// each of the other files.
     pub(super) fn record_not_connected(&self, files: Vec<QueuedFile>, error: &SendError) -> bool {
-        let is_host =
-            matches!(error, SendError::Unreachable(_)) && matches!(self.target, Target::Host(..));
+        let is_host = matches!(error, SendError::Unreachable(_)) && !self.target.is_listener();
         let mut shared = self.shared();
-        shared.connections -= 1;
         if is_host && shared.connections > 0 {
             shared.jobs = 1.max(shared.jobs - 1);
             drop(shared);
@@ -367,7 +377,7 @@ impl<'a> Run<'a> {
 
     /// Decides what a job without a connection does, since the receiver is busy.
     pub(super) fn when_busy(&self) -> WhenBusy {
-        if !matches!(self.target, Target::Host(..)) {
+        if self.target.is_listener() {
             return WhenBusy::GiveUp;
         }
         let mut shared = self.shared();

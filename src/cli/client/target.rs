@@ -6,19 +6,33 @@ use crate::limits;
 use crate::net::allow::Network;
 use crate::net::dial::Dialer;
 use crate::net::listen::{self, FirstBytes};
-use crate::text::Reason;
+use crate::net::tunnel::Tunnel;
+use crate::text::{Escaped, Reason};
 use crate::wire::foreign;
+use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A receiver to connect to, or a listener to which receivers connect.
 pub(super) enum Target<'a> {
     /// A receiver.
     Host(Dialer<'a>),
+    /// A receiver that a command leads to.
+    Via(Via<'a>),
     Listener(Listener<'a>),
+}
+
+/// Starts a command for each connection.
+pub(super) struct Via<'a> {
+    /// The command as it was typed.
+    command: &'a str,
+    words: &'a [String],
+    printer: Printer,
+    /// What was printed of the standard error of these commands. Each is likely to say the same.
+    said: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// Accepts receivers.
@@ -38,6 +52,10 @@ impl<'a> Target<'a> {
     pub(super) fn open(options: &'a Options, printer: &Printer) -> Result<Self, String> {
         let (address, allow) = match &options.mode {
             Mode::Connect { host, timeout } => return Ok(Self::Host(Dialer::new(host, *timeout))),
+            Mode::Via { command, words } => {
+                let (printer, said) = (printer.clone(), Arc::default());
+                return Ok(Self::Via(Via { command, words, printer, said }));
+            }
             Mode::Listen { address, allow } => (*address, allow),
         };
         let (address, listener) = listen::listen(address)
@@ -57,17 +75,53 @@ impl<'a> Target<'a> {
         Ok(Self::Listener(Listener { listener, address, allow, printer, verbose, refused }))
     }
 
-    /// Makes the next connection. If a host refuses it, tries again for up to `refused_for`.
-    pub(super) fn connect(&self, refused_for: Duration) -> Result<TcpStream, String> {
+    /// Returns whether receivers connect, each of which may be another program.
+    pub(super) fn is_listener(&self) -> bool {
+        matches!(self, Self::Listener(_))
+    }
+
+    /// Makes the next connection, which a command may carry. If a host refuses it, tries again for up to
+    /// `refused_for`.
+    pub(super) fn connect(
+        &self,
+        refused_for: Duration,
+    ) -> Result<(TcpStream, Option<Tunnel>), String> {
         match self {
-            Self::Host(dialer) => dialer.dial(refused_for).map_err(|error| {
-                let refused = " (is qdropd running there, and with --listen?)";
-                format!("{error}{}", crate::cli::connect_hint(dialer.host(), &error, refused))
-            }),
+            Self::Host(dialer) => {
+                dialer.dial(refused_for).map(|stream| (stream, None)).map_err(|error| {
+                    let refused = " (is qdropd running there, and with --listen?)";
+                    format!("{error}{}", crate::cli::connect_hint(dialer.host(), &error, refused))
+                })
+            }
+            Self::Via(via) => via.start().map(|(stream, tunnel)| (stream, Some(tunnel))),
             Self::Listener(listener) => listener
                 .accept()
+                .map(|stream| (stream, None))
                 .map_err(|error| format!("cannot accept a connection: {}", Reason(&error))),
         }
+    }
+}
+
+impl Via<'_> {
+    fn start(&self) -> Result<(TcpStream, Tunnel), String> {
+        let (printer, said) = (self.printer.clone(), self.said.clone());
+        let print_once = move |line: &str| {
+            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            if said.contains(line) {
+                return;
+            }
+            if said.len() < limits::COMMAND_LINES {
+                said.insert(line.to_owned());
+            }
+            printer.log(Escaped(line).to_string());
+        };
+        Tunnel::start(self.words, print_once).map_err(|error| {
+            let hint = match error.kind() {
+                ErrorKind::NotFound => " (is it installed?)",
+                _ => "",
+            };
+            format!("cannot start {}: {}{hint}", Escaped(&self.words[0]), Reason(&error))
+        })
     }
 }
 
@@ -110,6 +164,7 @@ impl Display for Target<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host(dialer) => write!(f, "to {}", dialer.host()),
+            Self::Via(via) => write!(f, "via {}", via.command),
             Self::Listener(listener) => write!(f, "from {}", listener.address),
         }
     }

@@ -1,24 +1,25 @@
-//! Commands that are run after a transfer: --exec and --exec-failed. This is the only file that starts a
-//! program. It does so without a shell: a peer's text is an argument or an environment variable, never
-//! a command.
+//! Commands that are run after a transfer: --exec and --exec-failed. Of qdropd this is the only file that
+//! starts a program. It does so without a shell: a peer's text is an argument or an environment variable,
+//! never a command.
 
 use super::log::{Entry, Log};
 use crate::disk::name::SafeName;
 use crate::limits;
+use crate::net::peer::Peer;
+use crate::net::tunnel;
 use crate::text::{Escaped, Reason};
 use crate::transfer::receive::Stored;
 use std::collections::VecDeque;
 use std::env;
 use std::fmt::Display;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::mem;
-use std::net::SocketAddr;
 use std::path::{self, Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The environment variables of a command. Those that do not apply are not inherited.
 const VARIABLES: [&str; 6] =
@@ -62,7 +63,7 @@ pub(super) struct ConversationId(u64);
 /// A transfer for which a command is run.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Peer,
     /// Identifies the address or network that the job counts for, see [`crate::transfer::Connection::key`].
     pub(super) key: u128,
     /// The name as it was sent.
@@ -240,7 +241,10 @@ impl Commands {
             let (commands, peer, name) = (self.clone(), job.peer, job.name.clone());
             let thread = thread::Builder::new().stack_size(limits::STACK);
             let thread = thread.spawn(move || {
-                commands.log_stderr(stderr, peer, &name);
+                tunnel::read_lines(stderr, |line| {
+                    commands.log.log(&Entry::CommandOutput(peer, &name, line));
+                });
+                commands.state().readers -= 1;
                 // Wakes the thread that waits for the end of the command.
                 drop(sender);
             });
@@ -248,7 +252,7 @@ impl Commands {
                 self.state().readers -= 1;
             }
         }
-        match wait(&mut child, &read, self.timeout) {
+        match tunnel::wait(&mut child, &read, self.timeout) {
             Ok(Some(status)) if status.success() => Ok(()),
             Ok(Some(status)) => Err(format!("failed: {status}")),
             Ok(None) => {
@@ -257,26 +261,6 @@ impl Commands {
             }
             Err(error) => Err(format!("failed: cannot wait for it: {}", Reason(&error))),
         }
-    }
-
-    /// Logs the standard error of a command, up to [`limits::COMMAND_LINES`], and reads it to its end.
-    fn log_stderr(&self, stderr: ChildStderr, peer: SocketAddr, name: &str) {
-        let mut stderr = BufReader::new(stderr);
-        for _ in 0..limits::COMMAND_LINES {
-            let mut line = Vec::new();
-            let most = limits::COMMAND_LINE;
-            let read = stderr.by_ref().take(most).read_until(b'\n', &mut line);
-            if !matches!(read, Ok(1..)) {
-                break;
-            }
-            let line = String::from_utf8_lossy(&line);
-            self.log.log(&Entry::CommandOutput(peer, name, line.trim_end()));
-        }
-        // Without a reader, the command would be killed by SIGPIPE.
-        if !matches!(io::copy(&mut stderr, &mut io::sink()), Ok(0)) {
-            self.log.log(&Entry::CommandOutput(peer, name, "(further lines are left out)"));
-        }
-        self.state().readers -= 1;
     }
 
     fn log_failure(&self, job: &Job, what: &str) {
@@ -352,38 +336,6 @@ fn safe_argument(name: &str) -> String {
     match name.as_str().strip_prefix('-') {
         Some(rest) => format!("_{rest}"),
         None => name.as_str().to_owned(),
-    }
-}
-
-/// Waits for the end of a command. After `timeout`, kills the command, but not its own child processes, and
-/// returns `None`. `read` disconnects when its standard error is closed.
-fn wait(
-    child: &mut Child,
-    read: &Receiver<()>,
-    timeout: Duration,
-) -> io::Result<Option<ExitStatus>> {
-    let began = Instant::now();
-    let (mut pause, mut closed) = (limits::COMMAND_POLL.0, false);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            // Lets its last lines be logged before its failure, unless a child process still writes.
-            let _ = read.recv_timeout(limits::COMMAND_POLL.1);
-            return Ok(Some(status));
-        }
-        let Some(left) = timeout.checked_sub(began.elapsed()) else {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        };
-        if closed {
-            thread::sleep(pause.min(left));
-        } else if read.recv_timeout(pause.min(left)) == Err(RecvTimeoutError::Disconnected) {
-            // A command closes its standard error a moment before it ends.
-            closed = true;
-            pause = limits::COMMAND_POLL.0;
-            continue;
-        }
-        pause = limits::COMMAND_POLL.1.min(pause * 2);
     }
 }
 

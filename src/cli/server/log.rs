@@ -6,6 +6,7 @@ use crate::cli::meter::Report;
 use crate::disk::DiskError;
 use crate::disk::name::SafeName;
 use crate::limits;
+use crate::net::peer::Peer;
 use crate::text::{
     Escaped, Json, Reason, ResumedAt, Seconds, Timestamp, TransferSummary, shortened,
 };
@@ -79,25 +80,25 @@ pub(super) enum Entry<'a> {
     /// Nothing was received from the only sender: its address, and why.
     NoTransfer(&'a dyn Display, &'a dyn Display),
     /// A connection was accepted.
-    Connected(SocketAddr),
+    Connected(Peer),
     /// A file was stored: the name as sent, the stored file, and how long it took.
-    Stored(SocketAddr, &'a str, &'a Stored, Duration),
+    Stored(Peer, &'a str, &'a Stored, Duration),
     /// A file is stored already: the name as sent, and the name it is stored under.
-    AlreadyStored(SocketAddr, &'a str, &'a SafeName),
+    AlreadyStored(Peer, &'a str, &'a SafeName),
     /// A file was not stored. It has a name if there was a header.
-    NotStored(SocketAddr, Option<&'a str>, &'a ReceiveError),
+    NotStored(Peer, Option<&'a str>, &'a ReceiveError),
     /// Bytes that are not a header follow a stored file, so that it may be cut.
-    MayBeCut(SocketAddr, &'a SafeName),
+    MayBeCut(Peer, &'a SafeName),
     /// Receipts could not be delivered.
-    Undelivered(SocketAddr, &'a io::Error),
+    Undelivered(Peer, &'a io::Error),
     /// A file is stored, but its temporary name could not be removed.
-    TemporaryNotRemoved(SocketAddr, &'a DiskError),
+    TemporaryNotRemoved(Peer, &'a DiskError),
     /// The modification time of a file could not be set.
-    TimeNotPreserved(SocketAddr, &'a DiskError),
+    TimeNotPreserved(Peer, &'a DiskError),
     /// The command for a file of this name failed or was not run.
-    Command(SocketAddr, &'a str, &'a str),
+    Command(Peer, &'a str, &'a str),
     /// A line that the command wrote to standard error.
-    CommandOutput(SocketAddr, &'a str, &'a str),
+    CommandOutput(Peer, &'a str, &'a str),
     /// An event of the console.
     Console(&'a ConsoleEvent<'a>),
 }

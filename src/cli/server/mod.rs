@@ -63,7 +63,8 @@ fn run(options: &Options) -> Exit {
 
 fn log_format(options: &Options) -> LogFormat {
     // With inetd, no byte may go to a connection. A socket that listens takes none anyway.
-    let is_connection = matches!(options.mode, Mode::Inetd(_)) && inherit::is_standard_error();
+    let is_inherited = matches!(options.mode, Mode::Inetd(_) | Mode::Stdio);
+    let is_connection = is_inherited && inherit::is_standard_error();
     match options.log_format {
         _ if is_connection => LogFormat::None,
         LogFormat::Text if !io::stderr().is_terminal() && !log::is_journal() => LogFormat::Dated,
@@ -71,7 +72,8 @@ fn log_format(options: &Options) -> LogFormat {
     }
 }
 
-/// Receives one transfer with --once and --from, one connection if --inetd has one, else forever.
+/// Receives one transfer with --once and --from, one connection with --stdio, and if --inetd has one, else
+/// forever.
 fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
     let (exec, exec_failed) = (options.exec.as_deref(), options.exec_failed.as_deref());
     let commands = Commands::resolve(exec, exec_failed, options.exec_timeout, log.clone())?;
@@ -86,6 +88,7 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
         Mode::Listen(addresses, policy) => server.listen(addresses, policy)?,
         Mode::From(host) => server.receive_from(host),
         Mode::Inetd(policy) => server.serve_inherited(policy)?,
+        Mode::Stdio => server.serve_stdio()?,
     };
     // If the directory is gone, there is nothing to remove, and the supervisor waits for this process.
     if exit != Exit::Local {

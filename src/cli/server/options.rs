@@ -40,6 +40,8 @@ pub(super) enum Mode {
     From(Address),
     /// Standard input is a connection, or a socket that listens.
     Inetd(AdmissionPolicy),
+    /// Standard input and output are a connection.
+    Stdio,
 }
 
 /// What the command line asks for.
@@ -55,6 +57,7 @@ struct Given {
     once: bool,
     from: Option<Address>,
     inetd: bool,
+    stdio: bool,
     allow: Vec<Network>,
     proxies: Vec<Network>,
     max_transfers: Option<usize>,
@@ -103,6 +106,7 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
             "--from" => given.from = Some(args.parsed::<Address>()?),
             "--keep-open" => given.keep_open = Some(args.value_as(seconds)?),
             "--inetd" => given.inetd = true,
+            "--stdio" => given.stdio = true,
             "--allow" => given.allow.push(args.parsed::<Network>()?),
             "--proxy" => given.proxies.push(args.parsed::<Network>()?),
             "--max-size" => given.max_size = Some(args.value_as(size)?),
@@ -168,6 +172,7 @@ impl Default for Given {
             once: false,
             from: None,
             inetd: false,
+            stdio: false,
             allow: Vec::new(),
             proxies: Vec::new(),
             max_transfers: None,
@@ -196,7 +201,7 @@ impl Given {
             return Err("--exec-timeout goes with --exec or --exec-failed".to_owned());
         }
         // With one transfer, a program that stays connected is not waited for.
-        let default = match self.once || self.from.is_some() {
+        let default = match self.once || self.stdio || self.from.is_some() {
             true => limits::LINGER,
             false => limits::KEEP_OPEN,
         };
@@ -211,7 +216,8 @@ impl Given {
             exec_failed: self.exec_failed,
             exec_timeout: self.exec_timeout.unwrap_or(limits::COMMAND_TIME),
             log_format: self.log_format,
-            quiet: self.quiet,
+            // Whoever starts this through ssh has its standard error, and the receipts.
+            quiet: self.quiet || self.stdio && !self.verbose,
             verbose: self.verbose,
         })
     }
@@ -224,6 +230,18 @@ impl Given {
                 .to_owned());
         }
         let is_limited = self.max_transfers.is_some() || self.max_per_peer.is_some();
+        if self.stdio {
+            let has_others = listens || self.from.is_some() || self.inetd;
+            if has_others || is_limited || !self.allow.is_empty() {
+                return Err(
+                    "--stdio is one connection, standard input and output: it goes without \
+                            --listen, --once, --from, --inetd, --allow, --max-transfers and \
+                            --max-per-peer"
+                        .to_owned(),
+                );
+            }
+            return Ok(Mode::Stdio);
+        }
         if let Some(host) = self.from.take() {
             if listens || is_limited || !self.allow.is_empty() || !self.proxies.is_empty() {
                 return Err("--from takes one transfer from one host: it goes without --listen, \

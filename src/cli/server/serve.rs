@@ -3,6 +3,7 @@
 use super::exec::{Commands, ConversationId, Job};
 use super::log::{Entry, Log, truncated};
 use super::options::Options;
+use crate::cli::Blocking;
 use crate::cli::exit::Exit;
 use crate::cli::meter::Id;
 use crate::limits;
@@ -11,6 +12,7 @@ use crate::net::dial::{Address, Dialer};
 use crate::net::inherit::{self, Inherited};
 use crate::net::listen::{self, Accepted};
 use crate::net::notify;
+use crate::net::peer::Peer;
 use crate::net::timed_stream::{TimedStream, Timeouts};
 use crate::text::{Escaped, Reason};
 use crate::transfer::Connection;
@@ -18,9 +20,10 @@ use crate::transfer::error::ReceiveError;
 use crate::transfer::receive::{self, Event, MAY_BE_CUT, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::collections::VecDeque;
+use std::env;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -222,7 +225,7 @@ impl Server {
             .peer_addr()
             .and_then(|peer| Ok((peer, TimedStream::new(stream, self.timeouts, None)?)));
         match connected {
-            Ok((peer, mut stream)) => self.handle_only(&mut stream, peer, host),
+            Ok((peer, mut stream)) => self.handle_only(&mut stream, peer.into(), host),
             Err(error) => self.log_no_transfer(Exit::Broken, host, &Reason(&error)),
         }
     }
@@ -253,12 +256,38 @@ impl Server {
         let accepted = Admission::new(policy.clone()).accept(stream, peer, self.timeouts);
         match accepted {
             Ok(Accepted { mut stream, peer, refusal: Some(why) }) => {
-                self.refuse(&mut stream, peer, why);
+                self.refuse(&mut stream, peer.into(), why);
                 Exit::Refused
             }
-            Ok(Accepted { mut stream, peer, .. }) => self.handle_only(&mut stream, peer, &peer),
+            Ok(Accepted { mut stream, peer, .. }) => {
+                self.handle_only(&mut stream, peer.into(), &peer)
+            }
             Err(error) => self.log_no_transfer(Exit::Broken, &peer, &Reason(&error)),
         }
+    }
+
+    /// Receives from whoever is at the other end of standard input and output.
+    pub(super) fn serve_stdio(&self) -> Result<Exit, String> {
+        let cannot_use = |why: &dyn Display| {
+            format!("cannot use standard input and output as a connection: {why}")
+        };
+        if io::stdin().is_terminal() || io::stdout().is_terminal() {
+            return Err(cannot_use(
+                &"there is a terminal (qdrop --via starts this; ssh without -t)",
+            ));
+        }
+        let (input, output) = (Blocking(io::stdin()), Blocking(io::stdout()));
+        let (stream, bridge) = inherit::standard_streams(input, output)
+            .map_err(|error| cannot_use(&Reason(&error)))?;
+        let peer = stream.peer_addr().ok().or_else(peer_of_ssh).map_or(Peer::Stdio, Peer::from);
+        let exit = match TimedStream::new(stream, self.timeouts, None) {
+            Ok(mut stream) => self.handle_only(&mut stream, peer, &peer),
+            Err(error) => self.log_no_transfer(Exit::Broken, &peer, &Reason(&error)),
+        };
+        if let Some(bridge) = bridge {
+            bridge.wait(self.timeouts.idle);
+        }
+        Ok(exit)
     }
 
     /// Serves an accepted connection. With --once, connections are served one after another. The first
@@ -273,14 +302,14 @@ impl Server {
             }
         };
         if let Some(why) = refusal {
-            self.refuse(&mut stream, peer, why);
+            self.refuse(&mut stream, peer.into(), why);
             return;
         }
         if !once {
-            self.handle(&mut stream, peer);
+            self.handle(&mut stream, peer.into());
             return;
         }
-        let Some(exit) = self.handle(&mut stream, peer).exit else { return };
+        let Some(exit) = self.handle(&mut stream, peer.into()).exit else { return };
         self.set_outcome(exit);
         // The connection keeps its place, so that no other one transfers until the program exits.
         loop {
@@ -294,13 +323,13 @@ impl Server {
         self.changed.notify_all();
     }
 
-    fn refuse(&self, stream: &mut TimedStream, peer: SocketAddr, why: ReceiveError) {
+    fn refuse(&self, stream: &mut TimedStream, peer: Peer, why: ReceiveError) {
         self.log.log(&Entry::NotStored(peer, None, &why));
         let _ = receive::refuse(stream, why);
     }
 
     /// Receives from the only sender, which is named as `from`.
-    fn handle_only(&self, stream: &mut TimedStream, peer: SocketAddr, from: &dyn Display) -> Exit {
+    fn handle_only(&self, stream: &mut TimedStream, peer: Peer, from: &dyn Display) -> Exit {
         let observer = self.handle(stream, peer);
         match observer.exit {
             Some(exit) => exit,
@@ -311,7 +340,7 @@ impl Server {
     }
 
     /// Receives the files of a connection.
-    fn handle(&self, stream: &mut TimedStream, peer: SocketAddr) -> TransferObserver<'_> {
+    fn handle(&self, stream: &mut TimedStream, peer: Peer) -> TransferObserver<'_> {
         if self.verbose {
             self.log.log(&Entry::Connected(peer));
         }
@@ -342,10 +371,17 @@ impl Server {
     }
 }
 
+/// Returns the address of the peer that sshd tells a session (ssh(1), `SSH_CONNECTION`).
+fn peer_of_ssh() -> Option<SocketAddr> {
+    let connection = env::var("SSH_CONNECTION").ok()?;
+    let mut words = connection.split(' ');
+    Some(SocketAddr::new(words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
 /// Logs the events of one conversation, and derives its exit status and commands.
 struct TransferObserver<'a> {
     server: &'a Server,
-    peer: SocketAddr,
+    peer: Peer,
     /// See [`Connection::key`].
     key: u128,
     file: Option<ReceivedFile>,

@@ -111,12 +111,18 @@ impl<C: Connection> Outgoing<C> {
         gives_receipts: bool,
     ) -> Result<Vec<Verdict>, SendError> {
         let files = entries.len();
-        let asked = self
-            .connection
-            .write_all(list)
-            .and_then(|()| self.connection.enter_phase(Phase::Answer(count(files))));
+        let asked = self.connection.write_all(list);
+        let phase = match asked {
+            Ok(()) => Phase::Answer(count(files)),
+            Err(_) => {
+                // The receiver may have refused us, and said why.
+                let _ = self.connection.half_close();
+                Phase::Drain
+            }
+        };
+        let entered = self.connection.enter_phase(phase);
         let mut stream = BufReader::new(&mut self.connection);
-        let first = asked.and_then(|()| read_beginning(&mut stream));
+        let first = entered.and_then(|()| read_beginning(&mut stream));
         if let Some(protocol) = first.as_ref().ok().and_then(|it| foreign::protocol(it.get_ref())) {
             return Err(SendError::Foreign(protocol));
         }
@@ -141,8 +147,11 @@ impl<C: Connection> Outgoing<C> {
             }
             Ok(Some(Answer::Receipt(receipt))) => return Err(refusal(receipt)),
             Ok(None) if !gives_receipts && !self.answered => return Err(SendError::Unsupported),
-            Ok(None) => ErrorKind::InvalidData.into(),
-            Err(error) => error,
+            Ok(None) => io::Error::new(ErrorKind::InvalidData, "what came is no answer of qdropd"),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                return Err(SendError::Unreachable(error.to_string()));
+            }
+            Err(error) => asked.err().unwrap_or(error),
         };
         Err(match (self.answered, gives_receipts) {
             // A receiver does not wait forever for the next list.
