@@ -19,17 +19,17 @@ use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// Every option that `--help` names, which leaves no room for others.
-const QDROP: &str = "-n --name --dialect --listen --allow -r --recursive --files-from -0 --null \
+const QDROP: &str = "-n --name --dialect --via --listen --allow -r --recursive --files-from -0 --null \
                      --settle --resume --preserve --skip-existing --remove-source --dry-run --retry --jobs --limit-rate --connect-timeout --timeout \
                      --require-receipt --progress --json -q --quiet -v --verbose -h --help -V \
                      --version";
-const QDROPD: &str = "-l --listen -1 --once --from --keep-open --inetd --allow --proxy --max-size \
+const QDROPD: &str = "-l --listen -1 --once --from --keep-open --inetd --stdio --allow --proxy --max-size \
                       --max-transfers --max-per-peer --timeout --on-conflict --subdirs \
                       --keep-partial --exec --exec-failed --exec-timeout --no-sync --log -q --quiet -v --verbose \
                       -h --help -V --version";
 
 /// Options of the other program that `--help` names as well.
-const ITS_PEERS: &str = "--subdirs";
+const ITS_PEERS: &str = "--subdirs --stdio";
 
 /// Nobody has listened at the port of tcpmux for decades.
 const NOBODY: &str = "127.0.0.1:1";
@@ -421,6 +421,16 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("option --name needs a value", "box a --name"),
         ("option -n needs a value", "box a -n|box a -qn"),
         ("--name is empty", "box a --name="),
+        ("--via goes without HOST, but there is box:9999", "--via ssh box:9999 a"),
+        ("--listen and --via exclude each other", "--via ssh --listen ::1 a"),
+        ("--via and --connect-timeout exclude", "--via ssh --connect-timeout 2 a"),
+        ("--via leads to qdropd", "--via ssh --dialect pyqt a|--via ssh --dialect text a"),
+        ("--allow goes with --listen", "--via ssh --allow ::1 a"),
+        ("option --via: there is no command", "--via= a"),
+        ("option --via: its quote ' is not closed", "--via=it's a"),
+        ("option --via: nothing follows its last backslash", "--via ssh\\ a"),
+        ("option --via: its first word is no program", "--via '' a"),
+        ("no FILE to send", "--via ssh"),
         ("--name goes with one file only", "box a b --name c"),
         (not_seconds, "box a --timeout 0|box a --timeout -1|--timeout x box a|--timeout=1e3 box a"),
         (not_seconds, "box a --connect-timeout 0|box a --connect-timeout="),
@@ -449,6 +459,14 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("it goes without", "--from box --max-transfers 2|--from box --max-per-peer 2"),
         (not_port, "--from box:0"),
         ("--inetd takes its socket from", "--inetd --once|--inetd -l ::1|--from box --inetd"),
+        (
+            "--stdio is one connection",
+            "--stdio -1|--stdio -l ::1|--stdio --inetd|--stdio --from box",
+        ),
+        (
+            "it goes without",
+            "--stdio --allow ::1|--stdio --max-transfers 2|--max-per-peer 2 --stdio",
+        ),
         ("option --exec needs a value", "--exec"),
         ("not text or json", "--log xml|--log="),
         (not_size, "--max-size 1X|--max-size=-1|--max-size 1.5X"),

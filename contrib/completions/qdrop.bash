@@ -33,7 +33,7 @@ _qdrop_needs_host() {
             continue
         fi
         case $word in
-            --listen) return 1 ;;
+            --listen | --via) return 1 ;;
             -n | --name | --dialect | --allow | --files-from | --settle | --retry | --jobs | \
                 --limit-rate | --connect-timeout | --timeout | --progress) is_value=1 ;;
             -?*) ;;
@@ -49,14 +49,14 @@ _qdrop() {
             --dialect) _qdrop_words 'name-size header-size pyqt text'; return ;;
             --progress) _qdrop_words 'auto always never'; return ;;
             --files-from) return ;;
-            -n | --name | --listen | --allow | --settle | --retry | --jobs | --limit-rate | \
+            -n | --name | --via | --listen | --allow | --settle | --retry | --jobs | --limit-rate | \
                 --connect-timeout | --timeout)
                 _qdrop_words ''
                 return
                 ;;
         esac
         if [[ $cur == -* ]]; then
-            _qdrop_words '-n --name --dialect --listen --allow -r --recursive --files-from -0
+            _qdrop_words '-n --name --dialect --via --listen --allow -r --recursive --files-from -0
                 --null --settle --resume --preserve --skip-existing --remove-source --dry-run --retry
                 --jobs --limit-rate --connect-timeout --timeout --require-receipt --progress
                 --json -q --quiet -v --verbose -h --help -V --version'
@@ -84,7 +84,8 @@ _qdropd() {
             --max-per-peer | --timeout | --keep-partial | --exec-timeout) _qdrop_words '' ;;
         *)
             if [[ $cur == -* ]]; then
-                _qdrop_words '-l --listen -1 --once --from --keep-open --inetd --allow --proxy --max-size
+                _qdrop_words '-l --listen -1 --once --from --keep-open --inetd --stdio --allow --proxy
+                    --max-size
                     --max-transfers --max-per-peer --timeout --on-conflict --subdirs --keep-partial
                     --exec --exec-failed --exec-timeout --no-sync --log -q --quiet -v --verbose
                     -h --help -V --version'

@@ -9,7 +9,7 @@ function __qdrop_needs_host
             continue
         end
         switch $word
-            case --listen '--listen=*'
+            case --listen '--listen=*' --via '--via=*'
                 return 1
             case -n --name --dialect --allow --files-from --settle --retry --jobs --limit-rate --connect-timeout --timeout --progress
                 set is_value yes
@@ -23,6 +23,7 @@ end
 complete -c qdrop -n __qdrop_needs_host -f -a '(__fish_print_hostnames)' -d Receiver
 complete -c qdrop -s n -l name -x -d 'Send under this name'
 complete -c qdrop -l dialect -x -a 'name-size header-size pyqt text' -d 'Which Qt receivers to speak to'
+complete -c qdrop -l via -x -d 'Send through a command, such as ssh'
 complete -c qdrop -l listen -x -d 'Send each file to the next receiver that connects'
 complete -c qdrop -l allow -x -d 'With --listen, send only to this network'
 complete -c qdrop -s r -l recursive -d 'Send directories'

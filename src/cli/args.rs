@@ -195,7 +195,7 @@ fn zoned(text: &str) -> Option<(&str, Option<u16>)> {
 /// Splits a command into words as a shell does: at blanks, unless a backslash is before them, or quotes are
 /// around them. In double quotes a backslash is one unless it stands before `"`, `\\`, `$` or `` ` ``. Nothing
 /// else has a meaning.
-pub(super) fn words(command: &str) -> Result<Vec<String>, String> {
+pub(super) fn command_words(command: &str) -> Result<Vec<String>, String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     let mut letters = command.chars().peekable();
     while let Some(letter) = letters.next() {
@@ -497,7 +497,7 @@ mod tests {
             ("é\u{3000}ü", &["é\u{3000}ü"]),
         ];
         for (command, split) in table {
-            assert_eq!(words(command).unwrap(), split, "{command}");
+            assert_eq!(command_words(command).unwrap(), split, "{command}");
         }
         for (command, error) in [
             ("", "there is no command"),
@@ -509,7 +509,7 @@ mod tests {
             ("ssh \\", "nothing follows its last backslash"),
             ("ssh \"\\\"", "its quote \" is not closed"),
         ] {
-            assert_eq!(words(command).unwrap_err(), error, "{command}");
+            assert_eq!(command_words(command).unwrap_err(), error, "{command}");
         }
     }
 

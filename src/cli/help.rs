@@ -27,10 +27,12 @@ pub(super) const QDROP: Program = Program {
         ("--archive", "did you mean -r --preserve?"),
         ("--bwlimit", "did you mean --limit-rate?"),
         ("--continue", "did you mean --resume?"),
+        ("-e", "did you mean --via?"),
         ("--from0", "did you mean --null?"),
         ("--ignore-existing", "did you mean --skip-existing?"),
         ("--parallel", "did you mean --jobs?"),
         ("--partial", "did you mean --resume?"),
+        ("--rsh", "did you mean --via?"),
         ("--rate", "did you mean --limit-rate?"),
         ("--rate-limit", "did you mean --limit-rate?"),
         ("--retries", "did you mean --retry?"),
@@ -118,12 +120,14 @@ const QDROP_HELP: &str = "\
 qdrop sends files to qdropd, or to Qt programs that speak its protocol.
 
 Usage: qdrop [OPTIONS] HOST[:PORT] FILE...
+       qdrop [OPTIONS] --via COMMAND FILE...
        qdrop [OPTIONS] --listen ADDR[:PORT] FILE...
 
 Examples:
   qdrop box.local photo.jpg
   qdrop -r --preserve --skip-existing --retry 20 192.168.1.20:9999 album
   pg_dump shop | qdrop --name shop.sql box.local -
+  qdrop --via 'ssh box qdropd --stdio /srv/drop' photo.jpg
 
 HOST is a name or an IP address; an IPv6 address with a port is written
 [::1]:9999. The default port is 9999. FILE - is standard input.
@@ -156,6 +160,8 @@ How it is sent:
       --limit-rate RATE       send at most RATE bytes per second in all
       --dialect name-size|header-size|pyqt|text
                               which Qt receivers to speak to [name-size]
+      --via COMMAND           send through COMMAND's standard input and output,
+                              to qdropd; run without a shell, but with quotes
       --listen ADDR[:PORT]    send each file to the next receiver that connects;
                               PORT alone listens on every address of IPv4
       --allow ADDR[/BITS]     with --listen: send only to receivers of this
@@ -215,6 +221,8 @@ Who can send:
   -1, --once                  serve one transfer, then exit with its outcome
       --inetd                 standard input is the socket: a connection, or one
                               that listens (inetd, systemd)
+      --stdio                 standard input and output are the connection
+                              (qdrop --via); log only failures without -v
 
 Limits:
       --max-size SIZE         refuse larger files
@@ -222,7 +230,7 @@ Limits:
       --max-per-peer N        transfers in parallel from one address [no limit]
       --timeout SECS          end a transfer whose sender is silent [60]
       --keep-open SECS        wait for the next file of a sender that stays
-                              connected [600; 0.3 with --once or --from]
+                              connected [600; 0.3 with --once, --from, --stdio]
 
 How files are stored:
       --on-conflict rename|replace|refuse
@@ -251,12 +259,12 @@ of 1024; 500KB, 10MB are powers of 1000.
 one line for each listener. The log is on standard error, a line for each file.
 
 Exit status:
-  0  with --once, --from or --inetd: the file is stored
+  0  with --once, --from, --inetd, --stdio: the file is stored
   1  the directory, an address or a command cannot be used
   2  the command line is wrong
   3  with --from: the sender cannot be reached
-  4  with --once, --from or --inetd: the connection broke or timed out
-  5  with --once, --from or --inetd: the file was refused or could not be stored
+  4  with --once, --from, --inetd, --stdio: the connection broke or timed out
+  5  with --once, --from, --inetd, --stdio: the file was refused or not stored
 ";
 
 #[cfg(test)]

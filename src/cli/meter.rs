@@ -179,8 +179,11 @@ impl Meter {
     /// `None` in the first moments of a transfer.
     pub(super) fn live(&mut self, now: Instant) -> Option<String> {
         self.measure(now);
+        // Before anything has come of a plan, ssh may be asking for a password in this place.
+        let has_begun = |plan: &Plan| self.next > 0 || plan.settled > 0;
         // A single file needs no counts.
         let plan = self.plan.as_ref().filter(|plan| plan.files > 1 || !plan.is_whole);
+        let plan = plan.filter(|plan| has_begun(plan));
         let began = match (plan, self.transfers.first()) {
             (Some(_), _) if !self.is_empty() => self.since,
             (_, first) => first?.began,
@@ -328,6 +331,9 @@ mod tests {
         let mut meter = Meter::new(start);
         meter.planned(3, 3 * GIB, at(0));
         assert_eq!(meter.live(at(0)), None, "too early to flicker");
+        let mut nobody = Meter::new(start);
+        nobody.planned(3, 3 * GIB, at(0));
+        assert_eq!(nobody.live(at(9)), None, "nothing has come of it");
         meter.settled(GIB);
         let id = meter.begin("a".to_owned(), None, GIB, at(1));
         meter.advance(id, GIB / 2);
@@ -399,7 +405,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut meter = Meter::new(start);
-        let peer = "192.0.2.1:5".parse().ok();
+        let peer = "192.0.2.1:5".parse().ok().map(Peer::Address);
         let id = meter.begin("a\x1b.iso".to_owned(), peer, 4 * GIB, at(0));
         meter.advance(id, GIB);
         assert!(meter.reports(at(29)).is_empty());

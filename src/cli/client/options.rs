@@ -1,6 +1,6 @@
 //! The command line of `qdrop`.
 
-use crate::cli::args::{Arg, Args, count, listen_address, rate, seconds, times, words};
+use crate::cli::args::{Arg, Args, command_words, count, listen_address, rate, seconds, times};
 use crate::cli::help;
 use crate::limits;
 use crate::net::allow::Network;
@@ -271,7 +271,7 @@ impl Given {
                         "--dialect is for Qt programs, and --via leads to qdropd".to_owned()
                     );
                 }
-                let words = words(command).map_err(|why| format!("option --via: {why}"))?;
+                let words = command_words(command).map_err(|why| format!("option --via: {why}"))?;
                 check_no_host("--via", operands.as_slice())?;
                 Mode::Via { command: command.clone(), words }
             }

@@ -340,7 +340,8 @@ mod tests {
 
     #[test]
     fn every_entry_has_a_line_for_people_and_one_for_programs() {
-        let peer = "192.0.2.1:5".parse().unwrap();
+        let address = "192.0.2.1:5".parse().unwrap();
+        let peer = Peer::Address(address);
         let name = "a\"\\\n";
         let units: Vec<u16> = name.encode_utf16().collect();
         let stored = Stored {
@@ -369,7 +370,7 @@ mod tests {
             r#"{"event":"warning","error":"it is \"full\""}"#,
         );
         assert_entry(
-            &Entry::Listening(peer, "on another machine: \"x\""),
+            &Entry::Listening(address, "on another machine: \"x\""),
             r#"qdropd: on another machine: "x""#,
             r#"{"event":"listening","address":"192.0.2.1:5","hint":"on another machine: \"x\""}"#,
         );
@@ -410,6 +411,11 @@ mod tests {
             &Entry::Connected(peer),
             "192.0.2.1:5: connected",
             r#"{"event":"connected","peer":"192.0.2.1:5"}"#,
+        );
+        assert_entry(
+            &Entry::Connected(Peer::Stdio),
+            "stdio: connected",
+            r#"{"event":"connected","peer":"stdio"}"#,
         );
         assert_entry(
             &Entry::Stored(peer, name, &stored, Duration::from_millis(1250)),
