@@ -23,8 +23,8 @@ tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
 .PHONY: all rustc demo picture test check lint audit msrv cross cross-test tiny interop packages-check \
-	mdns-test apt-check torture torture-peers fuzz bench bench-instructions dist distcheck deb deb-test \
-	install install-systemd uninstall clean
+	mdns-test ssh-test apt-check torture torture-peers fuzz bench bench-instructions dist distcheck deb \
+	deb-test install install-systemd uninstall clean
 
 all:
 	$(CARGO) build --release --locked
@@ -170,6 +170,17 @@ packages-check: all
 # Debian: apt-get install avahi-daemon avahi-utils dbus iproute2 libnss-mdns
 mdns-test: all
 	@tests/mdns.sh $(binaries)
+
+# `qdrop --via ssh` through a real sshd, and hostile clients at a key whose one command is `qdropd --stdio`.
+# As root, since sshd serves nobody but its own user otherwise. Nothing outside a temporary directory is changed.
+# Debian: apt-get install openssh-server openssh-client openssh-sftp-server python3 rsync
+ssh-test: all
+	@for tool in ssh scp sftp ssh-keygen rsync python3; do \
+		command -v $$tool >/dev/null || { echo "ssh-test needs $$tool" >&2; exit 1; }; \
+	done
+	@test "$$(id -u)" = 0 || { echo 'ssh-test has to be run as root' >&2; exit 1; }
+	@mkdir -p /run/sshd
+	QDROP_BIN=$(binaries) $(tests) --test ssh
 
 # The full length of what `make test` does in short: kills, failing calls, full disks, bad networks,
 # hostile peers, by the thousand. Takes about a quarter of an hour and wants a machine to itself.

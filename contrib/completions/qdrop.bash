@@ -85,10 +85,9 @@ _qdropd() {
         *)
             if [[ $cur == -* ]]; then
                 _qdrop_words '-l --listen -1 --once --from --keep-open --inetd --stdio --allow --proxy
-                    --max-size
-                    --max-transfers --max-per-peer --timeout --on-conflict --subdirs --keep-partial
-                    --exec --exec-failed --exec-timeout --no-sync --log -q --quiet -v --verbose
-                    -h --help -V --version'
+                    --max-size --max-transfers --max-per-peer --timeout --on-conflict --subdirs
+                    --keep-partial --exec --exec-failed --exec-timeout --no-sync --log -q --quiet
+                    -v --verbose -h --help -V --version'
             fi
             # Else bash completes the name of a directory.
             ;;
