@@ -414,6 +414,19 @@ def trees():
     write("trees", table, way(args.memory, rounds), tools, samples, "trees, many")
 
 
+def ssh():
+    """1 GB and 5,000 files of 2 KB through ssh, from memory to memory."""
+    tools = [peers.SCP, peers.RSYNC_SSH, peers.QDROP_SSH]
+    for name, count, size, amount, unit in (
+        ("ssh", 1, GB, GB / MB, "MB/s"),
+        ("ssh, small", 5_000, 2 * KB, 5_000, "files/s"),
+    ):
+        with source(count, size) as files:
+            samples = in_turn(name, tools, files, args.memory)
+        table = transfers(samples, amount, unit, *tools[:2])
+        write("ssh", table, way(args.memory), tools, samples, name)
+
+
 def senders():
     """64 senders at once, each of 16 MB, from memory to memory."""
     count, option = 64, " --max-transfers 64"
@@ -621,7 +634,7 @@ def plot(table):
 
 
 WORKLOADS = [
-    memory, disk, small, durable, medium, trees, senders, crowd, several, connections, sparse, slow,
+    memory, disk, small, durable, medium, trees, ssh, senders, crowd, several, connections, sparse, slow,
     curve,
 ]  # fmt: skip
 

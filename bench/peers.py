@@ -187,6 +187,10 @@ RSYNC_FSYNC = replace(
     durable=True,
 )
 RSYNC_TREE = replace(RSYNC, name="rsync -a, daemon", send=RSYNC.send.replace("-W", "-a"))
+SSH_OPTIONS = (
+    "-F none -i {here}/key -o StrictHostKeyChecking=no -o LogLevel=ERROR"
+    " -o UserKnownHostsFile=/dev/null"
+)
 SCP = Tool(
     name="scp",
     package="openssh-client openssh-server",
@@ -196,8 +200,23 @@ SCP = Tool(
     # One key for both sides, for this one transfer.
     receive="ssh-keygen -q -t ed25519 -N '' -f {here}/key && mkdir -p /run/sshd &&"
     " exec $(command -v sshd) -De -f {here}/config",
-    send="scp -q -F none -i {here}/key -P {port} -o StrictHostKeyChecking=no -o LogLevel=ERROR"
-    " -o UserKnownHostsFile=/dev/null {files} {user}@127.0.0.1:{drop}/",
+    send=f"scp -q {SSH_OPTIONS} -P {{port}} {{files}} {{user}}@127.0.0.1:{{drop}}/",
+)
+RSYNC_SSH = replace(
+    SCP,
+    name="rsync -W -e ssh",
+    package="rsync openssh-client openssh-server",
+    programs="rsync ssh sshd ssh-keygen",
+    version=RSYNC.version,
+    send=f"rsync -W -e 'ssh {SSH_OPTIONS} -p {{port}}' {{files}} {{user}}@127.0.0.1:{{drop}}/",
+)
+QDROP_SSH = replace(
+    SCP,
+    name="qdrop --via ssh",
+    programs="qdrop qdropd ssh sshd ssh-keygen",
+    version=QDROPD.version,
+    send=f"qdrop --quiet --via 'ssh {SSH_OPTIONS} -p {{port}} {{user}}@127.0.0.1"
+    f" {QDROP}/qdropd --stdio {{drop}}' {{files}}",
 )
 CURL = Tool(
     name="curl to vsftpd",

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::slice;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -176,7 +177,7 @@ fn a_command_that_breaks_later_is_status_4() {
         ("echo SSH-2.0-x".to_owned(), "it looks like SSH"),
     ];
     for (script, why) in table {
-        let sent = send_through_sh(&script, &[], &[source.clone()]);
+        let sent = send_through_sh(&script, &[], slice::from_ref(&source));
         assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{script}: {sent:?}");
         assert!(sent.stderr.contains(why), "{script}: {sent:?}");
         assert_eq!(sent.stderr.lines().count(), 1, "{script}: {sent:?}");
@@ -221,7 +222,7 @@ fn a_command_that_is_silent_or_stays_is_ended_in_time() {
     ];
     for (script, exit, file) in table {
         let began = Instant::now();
-        let sent = send_through_sh(&script, &["--timeout", "1"], &[file.clone()]);
+        let sent = send_through_sh(&script, &["--timeout", "1"], slice::from_ref(file));
         assert_eq!((sent.exit, &*sent.stdout), (exit, ""), "{script}: {sent:?}");
         assert!(began.elapsed() < Duration::from_secs(20), "{script}: {:?}", began.elapsed());
         assert!(!runs(&pid), "{script}");
@@ -298,11 +299,12 @@ fn the_outcome_of_one_connection_is_the_exit_status() {
     let broken = "stdio: failed a: the peer closed after 3 of 5 bytes\n";
     let silent = "qdropd: nothing received from stdio: it closed without sending a file\n";
     let stored = "stdio: connected\nstdio: stored a as a (5 bytes, ";
-    let table: [(&[u8], &[&str], i32, &str, usize); 5] = [
-        (&transfer("a", b"12345"), &[], 0, "", 1),
-        (&transfer("a", b"12345"), &["-v"], 0, stored, 1),
-        (&transfer("a", b"12345"), &["--max-size", "4"], 5, refused, 1),
-        (&transfer("a", b"12345")[..25], &[], 4, broken, 0),
+    let whole = transfer("a", b"12345");
+    let table = [
+        (&whole[..], &[][..], 0, "", 1),
+        (&whole, &["-v"], 0, stored, 1),
+        (&whole, &["--max-size", "4"], 5, refused, 1),
+        (&whole[..25], &[], 4, broken, 0),
         (b"", &[], 4, silent, 0),
     ];
     for (bytes, options, exit, log, receipts) in table {
