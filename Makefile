@@ -23,8 +23,8 @@ tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
 .PHONY: all rustc demo picture test check lint audit msrv cross cross-test tiny interop packages-check \
-	mdns-test ssh-test apt-check torture torture-peers fuzz bench bench-instructions dist distcheck deb \
-	deb-test install install-systemd uninstall clean
+	mdns-test ssh-test container-test apt-check torture torture-peers fuzz bench bench-instructions \
+	dist distcheck release verify deb deb-test install install-systemd uninstall clean
 
 all:
 	$(CARGO) build --release --locked
@@ -268,6 +268,20 @@ dist:
 	@gzip -n9 <$(target)/dist/sorted.tar >$(target)/dist/sorted.tar.gz
 	@mv $(target)/dist/sorted.tar.gz $(archive)
 	@sha256sum $(archive)
+
+# The archives of a release, of what `make dist` archives, in target/archives: static programs for TARGET, or all
+# of them, and SHA256SUMS. The same bytes wherever the same packages of Debian make them (CONTRIBUTING.md).
+# Debian 12: apt-get install git rustc-web=1.85\* libstd-rust-web-dev=1.85\* cargo-web=1.85\* \
+#	rust-web-src=1.85\* musl-tools gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf gcc-riscv64-linux-gnu \
+#	gcc-mipsel-linux-gnu gcc-mingw-w64-x86-64 zip unzip
+# Debian 13: apt-get install git cargo rust-src musl-tools gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf \
+#	gcc-riscv64-linux-gnu gcc-mipsel-linux-gnu gcc-mingw-w64-x86-64 zip unzip
+release: dist
+	@contrib/release.sh make $(archive) $(TARGET)
+
+# Makes the archive FILE again, somewhere else, and says whether it is the same and what differs.
+verify: dist
+	@contrib/release.sh verify $(archive) $(FILE)
 
 # What the archive has to be able to do on its own.
 distcheck: dist

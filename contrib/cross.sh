@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the two programs for other machines, and tests them under qemu (docs/CROSS.md):
-# contrib/cross.sh build|tiny TARGET…, contrib/cross.sh test [TARGET…]. TARGET begins a line here:
+# contrib/cross.sh build|release|tiny TARGET…, contrib/cross.sh test [TARGET…]. TARGET begins a line here:
 #       target of rustc                 gcc and its libc        qemu
 table='
 x86_64  x86_64-unknown-linux-gnu        x86_64-linux-gnu        -
@@ -70,15 +70,31 @@ missing() {
 	fi
 }
 
-# cargo for a kind of programs: dynamic, static or tiny. Sets target.
+# Sets linker for a kind of programs: of musl where there is one, but that a release is the same everywhere.
+find_linker() {
+	local musl=${gnu/gnu/musl}-gcc
+	linker=$gnu-gcc
+	case $1 in
+	dynamic) ;;
+	release) if [ "$gnu" = x86_64-linux-gnu ]; then linker=$musl; fi ;;
+	*) if command -v "$musl" >/dev/null; then linker=$musl; fi ;;
+	esac
+	command -v "$linker" >/dev/null || {
+		echo "cross: there is no $linker (docs/CROSS.md has the packages)" >&2
+		exit 1
+	}
+}
+
+# cargo for a kind of programs: dynamic, static, tiny, or release, which is static. Sets target.
 cargo_for() {
-	local kind=$1 linker=$gnu-gcc panic=unwind features=() flags=() must='' settings name
+	local kind=$1 panic=unwind features=() flags=() must='' settings name joined
 	shift
+	find_linker "$kind"
 	target=$triple
 	if [ "$kind" != dynamic ]; then flags+=(-C target-feature=+crt-static); fi
-	if [ "$kind" != dynamic ] && command -v "${gnu/gnu/musl}-gcc" >/dev/null; then
+	if [ "$linker" != "$gnu-gcc" ]; then
 		# What unwinds is made for glibc here. So nothing does, and an empty library takes its place.
-		target=${triple/gnu/musl} linker=${gnu/gnu/musl}-gcc panic=abort must=yes
+		target=${triple/gnu/musl} panic=abort must=yes
 		features=(-Zbuild-std-features=)
 		mkdir -p "$cross/nothing"
 		printf '!<arch>\n' >"$cross/nothing/libunwind.a"
@@ -86,6 +102,7 @@ cargo_for() {
 		flags+=(-C relocation-model=static -C link-self-contained=no -L "$cross/nothing")
 	fi
 	if [ "$kind" = tiny ]; then panic=abort must=yes; fi
+	if [ "$kind" = release ]; then must=yes; fi
 	find_rustc "$target" "$must" >&2
 	if [ "$kind" = tiny ]; then
 		features=(-Zbuild-std-features=optimize_for_size)
@@ -97,20 +114,47 @@ cargo_for() {
 			features=(-Zbuild-std-features='optimize_for_size,panic_immediate_abort')
 		fi
 	fi
-	name=${target^^}
-	settings=(
-		RUSTC="$rustc" CARGO_TARGET_DIR="$cross/build" RUSTFLAGS="${flags[*]}"
-		CARGO_PROFILE_RELEASE_PANIC="$panic" "CARGO_TARGET_${name//-/_}_LINKER=$linker"
-		"CARGO_TARGET_${name//-/_}_RUNNER=$runner"
-	)
 	if [ "$build_std" ]; then
-		settings+=(RUSTC_BOOTSTRAP=1)
 		features+=(-Zbuild-std="std,panic_$panic")
+		# Then it is known where the crates of std are: with a mirror of crates.io elsewhere.
+		RUSTC_BOOTSTRAP=1 RUSTC="$rustc" "${rustc%/*}/cargo" fetch --quiet --locked --target "$target" \
+			-Zbuild-std
 	else
 		features=()
 	fi
+	# No path of this machine is in a program.
+	flags+=(--remap-path-prefix="$PWD=.")
+	flags+=(--remap-path-prefix="$("$rustc" --print sysroot)/lib/rustlib/src/rust=/rust")
+	for name in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do
+		flags+=(--remap-path-prefix="$name=/crates")
+	done
+	printf -v joined '%s\x1f' "${flags[@]}"
+	name=${target^^}
+	settings=(
+		RUSTC="$rustc" CARGO_TARGET_DIR="$cross/build" CARGO_ENCODED_RUSTFLAGS="${joined%?}"
+		CARGO_PROFILE_RELEASE_PANIC="$panic" "CARGO_TARGET_${name//-/_}_LINKER=$linker"
+		"CARGO_TARGET_${name//-/_}_RUNNER=$runner"
+	)
+	if [ "$build_std" ]; then settings+=(RUSTC_BOOTSTRAP=1); fi
 	env "${settings[@]}" timeout -s KILL "$limit" "${rustc%/*}/cargo" "$@" --quiet --release --locked \
 		--target "$target" "${features[@]}"
+}
+
+# What the programs were just made with: other packages make other bytes.
+packages() {
+	local name files=("$rustc" "${rustc%/*}/cargo" "$(command -v "$linker")")
+	files+=("$("$rustc" --print sysroot)/lib/rustlib/src/rust/library/std/src/lib.rs")
+	files+=("$(command -v "$("$linker" -print-prog-name=ld)")")
+	files+=("$("$linker" -print-file-name=libgcc.a)")
+	# Of musl it is in the package of the linker, which says the path of the other one.
+	if [ "$linker" = "$gnu-gcc" ]; then
+		# No target has both.
+		for name in libc.a libmingw32.a; do files+=("$("$linker" -print-file-name="$name")"); done
+	fi
+	echo "$target"
+	for name in "${files[@]}"; do
+		if [ -e "$name" ]; then realpath "$name"; fi
+	done | xargs dpkg-query --search | sed 's/: .*//' | sort -u | xargs dpkg-query --show
 }
 
 build() {
@@ -122,6 +166,7 @@ build() {
 		echo "cross: $1 $2 is not static" >&2
 		exit 1
 	fi
+	if [ "$2" = release ]; then packages >"$cross/$1/$2/BUILD"; fi
 	size=$(stat -c '%s' "$cross/$1/$2/"{qdrop,qdropd} | paste -sd' ')
 	echo "$1 $2: $cross/$1/$2, ${size/ / and } bytes, for $target by $("$rustc" -V)"
 }
@@ -192,14 +237,18 @@ shift || true
 given=$*
 case $what in
 test) ;;
-build | tiny) : "${given:?TARGET=… is missing:$(cut -d' ' -f1 <<<"$table" | paste -sd' ')}" ;;
-*) echo 'usage: contrib/cross.sh build|tiny TARGET…, contrib/cross.sh test [TARGET…]' >&2; exit 2 ;;
+build | release | tiny) : "${given:?TARGET=… is missing:$(cut -d' ' -f1 <<<"$table" | paste -sd' ')}" ;;
+*) echo 'usage: contrib/cross.sh build|release|tiny TARGET…, contrib/cross.sh test [TARGET…]' >&2; exit 2 ;;
 esac
+if [ "$what" = release ]; then
+	# It takes a minute for each: what is missing is told before.
+	for name in $given; do look_up "$name"; find_linker release; done
+fi
 for name in ${given:-$([ "$what" != test ] || cut -d' ' -f1 <<<"$table")}; do
 	look_up "$name"
 	case $what in
 	build) build "$name" dynamic; build "$name" static ;;
-	tiny) build "$name" tiny ;;
+	release | tiny) build "$name" "$what" ;;
 	test)
 		lacks=$(missing)
 		if [ ! "$lacks" ]; then
