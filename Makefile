@@ -23,8 +23,8 @@ tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
 .PHONY: all rustc demo picture test check lint audit msrv cross cross-test tiny interop packages-check \
-	mdns-test ssh-test container-test apt-check torture torture-peers fuzz bench bench-instructions \
-	dist distcheck release verify deb deb-test install install-systemd uninstall clean
+	mdns-test ssh-test release-test container-test apt-check torture torture-peers fuzz bench \
+	bench-instructions dist distcheck release verify deb deb-test install install-systemd uninstall clean
 
 all:
 	$(CARGO) build --release --locked
@@ -242,7 +242,7 @@ bench-instructions: all
 	@QDROP_BIN=$(binaries) bench/instructions.py
 
 # What stands at the top level, and nothing else (tests/layering.rs).
-top := .ci .gitignore CHANGELOG.md Cargo.lock Cargo.toml LICENSE-APACHE LICENSE-MIT Makefile README.md \
+top := .ci .gitignore CHANGELOG.md CONTRIBUTING.md Cargo.lock Cargo.toml LICENSE-APACHE LICENSE-MIT Makefile README.md \
 	README.zh-CN.md bench clippy.toml contrib docs fuzz interop man rustfmt.toml src tests
 
 # A source archive: of the last commit in a checkout, of the files themselves in an unpacked archive. It
@@ -282,6 +282,18 @@ release: dist
 # Makes the archive FILE again, somewhere else, and says whether it is the same and what differs.
 verify: dist
 	@contrib/release.sh verify $(archive) $(FILE)
+
+# The recipes of docs/INSTALL.md with the archive of x86_64 that `make release` made. As root, for namespaces.
+# Debian: apt-get install busybox openrc iproute2 systemd
+release-test:
+	@tests/packages/recipes.sh $(target)/archives/qdrop-$(version)-x86_64.tar.gz
+
+# The image of contrib/container, of that archive: built, run, and sent a file. As root, for namespaces.
+# Debian: apt-get install buildah iproute2
+container-test:
+	@command -v buildah >/dev/null || { \
+		echo 'container-test needs buildah (Debian: apt-get install buildah)' >&2; exit 1; }
+	@contrib/container/test.sh $(target)/archives/qdrop-$(version)-x86_64.tar.gz
 
 # What the archive has to be able to do on its own.
 distcheck: dist

@@ -126,6 +126,21 @@ fn the_scripts_are_clean() {
     }
 }
 
+/// Those that run here, in their own shell.
+#[test]
+fn the_scripts_of_this_tree_are_clean() {
+    let directories = ["contrib", "contrib/container", ".ci", "tests/packages"];
+    let files = directories.iter().flat_map(|directory| fs::read_dir(root(directory)).unwrap());
+    let mut scripts: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
+    scripts.retain(|path| path.is_file() && fs::read(path).unwrap().starts_with(b"#!/"));
+    scripts.retain(|path| path.extension().is_none_or(|extension| extension == "sh"));
+    assert!(scripts.len() > 8, "{scripts:?}");
+    let mut shellcheck = Command::new("shellcheck");
+    // What another file says is not read.
+    shellcheck.arg("--exclude=SC1091").args(scripts);
+    assert_eq!(printed(shellcheck), "");
+}
+
 /// What the recipes say of the licenses is so.
 #[test]
 fn the_licenses_have_these_sums() {
