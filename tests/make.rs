@@ -153,6 +153,35 @@ fn a_checkout_archives_its_last_commit_or_nothing() {
     assert!(left.iter().all(|file| !file.contains(".tar.gz")), "{left:?}");
 }
 
+/// Archives of programs take a minute each: .ci/run verifies one.
+#[test]
+fn an_archive_that_differs_is_told_with_its_files() {
+    let (copy, there) = (copy(), TempDir::new().unwrap());
+    let name = format!("qdrop-{}.tar.gz", version());
+    let archive = file(there.path(), &name, &dist(copy.path()));
+    let verify = |path: &Path| {
+        let mut make = make(copy.path());
+        make.arg("verify").arg(format!("FILE={}", path.display()));
+        make
+    };
+    let told = ran(&mut verify(&archive));
+    assert!(told.contains(&format!("{} is what this source makes: ", archive.display())), "{told}");
+
+    let directory = unpacked(&fs::read(&archive).unwrap(), there.path());
+    fs::write(directory.join("README.md"), "changed").unwrap();
+    fs::write(directory.join("added"), "").unwrap();
+    let mut tar = Command::new("tar");
+    tar.arg("-czf").arg(&archive).arg("-C").arg(there.path()).arg(directory.file_name().unwrap());
+    ran(&mut tar);
+    let told = failed(&mut verify(&archive));
+    for differs in ["is not what this source makes here", ": added\n", "README.md differ\n"] {
+        assert!(told.contains(differs), "{told}");
+    }
+
+    let told = failed(&mut verify(&file(there.path(), "qdrop-0.0.1-x86_64.tar.gz", b"")));
+    assert!(told.contains("FILE=… is one of the archives of qdrop "), "{told}");
+}
+
 #[test]
 fn install_copies_what_was_built_and_uninstall_removes_it() {
     let (copy, there) = (copy(), TempDir::new().unwrap());
