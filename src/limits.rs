@@ -79,8 +79,9 @@ pub const QUIET: Duration = Duration::from_millis(200);
 /// Interrupted bodies that are kept for their senders.
 pub const KEPT: usize = 16;
 
-/// Partial files of other processes that one process knows of, beyond those that are kept.
-pub const FOREIGN_PARTS: usize = 64;
+/// Partial files of other processes that one process knows of: what they have stored, and as many again as they
+/// may be receiving.
+pub const FOREIGN_PARTS: usize = UNACKNOWLEDGED + 64;
 
 /// The shortest pause between two looks for them, and its shortest ratio to the time that the last one took.
 pub const FOREIGN_LOOK: (Duration, u32) = (Duration::from_millis(100), 20);

@@ -3,6 +3,7 @@
 
 use harness::*;
 use qdrop::digest::xxh64;
+use qdrop::limits;
 use qdrop::wire::receipt::Receipt;
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// Most of the time of a case is the pause before a second try.
@@ -369,6 +370,73 @@ fn what_a_killed_receiver_had_stored_is_known_to_the_next() {
         let expected = contents.into_iter().enumerate().map(|(n, it)| (n.to_string(), it));
         assert_eq!(arrived(&directory), expected.collect());
     }
+}
+
+/// Delivers so many files, whose receipts nobody acknowledges, and returns their names and contents.
+fn deliver_many(qdropd: &Qdropd, files: usize) -> Vec<(String, Vec<u8>)> {
+    let files: Vec<_> = (0..files).map(|n| (n.to_string(), noise(1000 + n))).collect();
+    let entries: Vec<_> = files.iter().map(|(name, it)| (it.len() as u64, 1000, &**name)).collect();
+    let mut stream = qdropd.connect();
+    stream.write_all(&list_bytes(ACKNOWLEDGES, &entries)).unwrap();
+    assert!(read_answer(&stream).unwrap().iter().all(|verdict| *verdict == Verdict::Send));
+    files.iter().for_each(|(_, content)| stream.write_all(&whole_body(content)).unwrap());
+    files.iter().for_each(|(name, it)| assert_eq!(receipt(&stream), stored(name, it)));
+    end(stream);
+    files
+}
+
+/// Another receiver of the directory runs, or ran before a reboot or in another container.
+#[test]
+fn what_another_receiver_has_stored_is_known() {
+    for is_alive in [true, false] {
+        let there = TempDir::new().unwrap();
+        let [mut one, mut other] = [(); 2].map(|()| Qdropd::start_in(there.path(), &[]));
+        let files = deliver_many(&one, 100);
+        if !is_alive {
+            one.kill();
+            other.kill();
+            for name in parts(there.path()) {
+                let elsewhere = format!(".qdrop-0badb007{}", &name[".qdrop-########".len()..]);
+                let elsewhere = there.path().join(elsewhere);
+                fs::rename(there.path().join(name), &elsewhere).unwrap();
+                let old = SystemTime::now() - 2 * limits::LEASE;
+                fs::File::open(elsewhere).unwrap().set_modified(old).unwrap();
+            }
+            other = Qdropd::start_in(there.path(), &[]);
+        }
+        for (name, content) in &files {
+            let stream = other.connect();
+            assert_eq!(ask(&stream, AGAIN, name, content), whole(content), "{is_alive} {name}");
+            assert_eq!(confirm(&stream, content), stored(name, content));
+            acknowledge(stream);
+        }
+        no_part_is_left(there.path());
+        assert_eq!(arrived(there.path()), files.iter().cloned().collect());
+        // Whoever has stored it knows that its sender has acknowledged.
+        let (name, content) = &files[0];
+        let verdict = is_alive.then(|| asked(&one, AGAIN, name, content));
+        assert!(verdict.is_none_or(|verdict| verdict == Verdict::Send));
+    }
+}
+
+/// As with a umask, or whoever uses the file, that lets nobody write to it.
+#[test]
+fn a_file_that_nobody_may_write_to_is_known() {
+    let there = TempDir::new().unwrap();
+    let log = TempDir::new().unwrap();
+    let mut qdropd = Qdropd::start_in(there.path(), &[]);
+    let files = deliver_many(&qdropd, 2);
+    qdropd.kill();
+    let refused = log.path().join("refused");
+    let again = Qdropd::spawn(&mut faulty("qdropd", "read-only", &refused), there.path());
+    for (name, content) in &files {
+        let stream = again.connect();
+        assert_eq!(ask(&stream, AGAIN, name, content), whole(content));
+        assert_eq!(confirm(&stream, content), stored(name, content));
+        acknowledge(stream);
+    }
+    assert!(refusals(&refused, "open") > 0);
+    assert_eq!(arrived(there.path()), files.into_iter().collect());
 }
 
 /// A person, or a program, may have done anything with the file meanwhile.

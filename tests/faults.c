@@ -10,6 +10,7 @@
  *              answer of an NFS server was lost, and it was asked again
  *   lost-reply-vfat likewise, without hard links
  *   no-unlink  no file can be removed
+ *   read-only  no file that is there can be opened to write to it
  *   fsync      fsync of a file fails
  *   fsync-size:N       fsync of a file of N bytes fails
  *   late       fsync of a file finds the disk full
@@ -152,6 +153,8 @@ int openat(int directory, const char *path, int flags, ...)
         return refuse("open\n", EINVAL);
     if (is_too_long(path))
         return refuse("open\n", ENAMETOOLONG);
+    if (faulty("read-only") && !(flags & O_CREAT) && (flags & O_ACCMODE) != O_RDONLY)
+        return refuse("open\n", EACCES);
     struct stat named;
     if (faulty("no-directory") && !(flags & O_CREAT) && strchr(path, '/') && path[0] == '.'
         && fstatat(directory, path, &named, 0) == 0 && S_ISDIR(named.st_mode))
@@ -231,6 +234,8 @@ int rename(const char *from, const char *to)
 
 int mkdir(const char *path, mode_t mode)
 {
+    if (reserved(path))
+        return refuse("mkdir\n", EINVAL);
     if (is_too_long(path))
         return refuse("mkdir\n", ENAMETOOLONG);
     return syscall(SYS_mkdirat, AT_FDCWD, path, mode);

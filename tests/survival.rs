@@ -387,6 +387,43 @@ fn so_many_are_kept_over_a_restart() {
     }
 }
 
+/// What was written before a reboot, or in another container, is bounded like all that is kept, and so makes room.
+#[test]
+fn so_many_parts_of_another_boot_stay() {
+    let there = TempDir::new().unwrap();
+    for n in 0..2 * limits::KEPT {
+        let name = format!(".qdrop-0badb007-1-{n}-1-{n:016x}.x.part", n = n + 1);
+        aged(&file(there.path(), &name, b"part"), 2 * limits::LEASE.as_secs());
+    }
+    let _qdropd = Qdropd::start_in(there.path(), &[]);
+    assert_eq!(parts(there.path()).len(), limits::KEPT);
+}
+
+/// FAT has no name with a colon.
+#[test]
+fn what_was_kept_under_another_spelling_is_found() {
+    let log = TempDir::new().unwrap();
+    for options in [&[][..], &["--subdirs"]] {
+        let there = TempDir::new().unwrap();
+        let mut command = faulty("qdropd", "exfat", &log.path().join("refused"));
+        let qdropd = Qdropd::spawn(command.args(options), there.path());
+        let content = noise(1000);
+        for name in ["a:b?", "d:e/f*g"] {
+            begin(&qdropd, name, &content, 300);
+            let mut stream = qdropd.connect();
+            assert_eq!(ask(&stream, AGAIN, name, 1000), have(&content[..300]), "{name}");
+            stream.write_all(&body_bytes(300, &content[300..], xxh64(&content))).unwrap();
+            let spelled = name.replace([':', '?', '*'], "_");
+            let expected = match options {
+                [] => spelled.rsplit('/').next().unwrap(),
+                _ => &spelled,
+            };
+            assert_eq!(receipt(&stream), stored(expected, &content));
+            assert_eq!(fs::read(there.path().join(expected)).unwrap(), content);
+        }
+    }
+}
+
 #[test]
 fn what_was_kept_for_too_long_is_removed_by_the_next_receiver() {
     let there = TempDir::new().unwrap();

@@ -440,9 +440,16 @@ impl Inbox {
         Some((name, metadata))
     }
 
+    /// Returns how a name may be spelled, in the directory that it leads to with this spelling.
+    pub(super) fn spelled_in_place(&self, name: &SafeName) -> impl Iterator<Item = SafeName> {
+        spellings(name).into_iter().filter_map(|(name, _)| {
+            Some(name.file_name().below(self.find_directory(&name)?.as_ref()))
+        })
+    }
+
     /// Returns the directory that a name leads to, if there is one: `Some(None)` is the drop directory.
     #[expect(clippy::option_option, reason = "a name without a directory has one all the same")]
-    pub(super) fn find_directory(&self, name: &SafeName) -> Option<Option<SafeName>> {
+    fn find_directory(&self, name: &SafeName) -> Option<Option<SafeName>> {
         match name.parent().map(|asked| self.directories.find(&asked)) {
             None => Some(None),
             Some(Ok(Found::Directory(directory))) => Some(Some(directory)),

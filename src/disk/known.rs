@@ -51,7 +51,7 @@ pub enum KnownPart {
 pub enum KnownFile {
     /// This process remembers it.
     Remembered(StoredFile, Ticket),
-    /// An earlier process has left a second name of it.
+    /// Another process has given it a second name.
     OnDisk {
         /// That name.
         path: PathBuf,
@@ -90,8 +90,13 @@ impl Inbox {
         }
         self.look_for_foreign();
         let foreign = self.foreign_part(id);
-        if let Some((_, _, OwnerState::Alive)) = foreign {
-            return Known::InUse;
+        if let Some((path, metadata, OwnerState::Alive)) = foreign {
+            // It may have stored the file, and wait for the acknowledgement.
+            let may_be_stored = kept::is_ours(&metadata, self.user)
+                && kept::names(&metadata) > 1
+                && metadata.len() == file.size;
+            let stored = may_be_stored.then(|| self.stored(file, path, Identity::of(&metadata)));
+            return stored.flatten().unwrap_or(Known::InUse);
         }
         let foreign = || {
             let (path, metadata, owner) = foreign?;
@@ -121,26 +126,26 @@ impl Inbox {
 
     /// Returns what is kept of a file, by its name.
     fn kept_of(&self, file: &FileIdentity) -> Option<Known> {
-        let directory = self.find_directory(&file.name)?;
-        let path = directory.as_ref().map_or_else(|| self.path.clone(), |it| self.path.join(it));
-        Some(match kept::find(&path, file.id(), file.size, self.user)? {
+        let name = self.spelled_in_place(&file.name).next()?;
+        let directory = self.path.join(name.directory());
+        match kept::find(&directory, file.id(), file.size, self.user)? {
             Found::Part(path, identity) => {
-                Known::Part(KnownPart::OnDisk { path, identity, is_released: true })
+                Some(Known::Part(KnownPart::OnDisk { path, identity, is_released: true }))
             }
-            Found::Stored(path, identity) => {
-                let name = self.final_name((&file.name, directory.as_ref()), identity)?;
-                Known::Stored(KnownFile::OnDisk { path, identity, name })
-            }
-        })
+            Found::Stored(path, identity) => self.stored(file, path, identity),
+        }
+    }
+
+    /// Returns what is known of a file that has the temporary name `path`, if it has a final one.
+    fn stored(&self, file: &FileIdentity, path: PathBuf, identity: Identity) -> Option<Known> {
+        let name = self.final_name(&file.name, identity)?;
+        Some(Known::Stored(KnownFile::OnDisk { path, identity, name }))
     }
 
     /// Returns the final name of a file: the one that was asked for, a numbered one, or any of its directory.
-    fn final_name(
-        &self,
-        (asked, directory): (&SafeName, Option<&SafeName>),
-        file: Identity,
-    ) -> Option<SafeName> {
-        let asked = asked.file_name().below(directory);
+    fn final_name(&self, asked: &SafeName, file: Identity) -> Option<SafeName> {
+        let asked = self.spelled_in_place(asked).next()?;
+        let directory = asked.parent();
         let is_it = |name: &SafeName| {
             let there = fs::symlink_metadata(self.path.join(name));
             there.is_ok_and(|there| Identity::of(&there) == file)
@@ -153,7 +158,7 @@ impl Inbox {
             let name = entry.ok()?.file_name();
             let name = name.to_str().filter(|name| OwnName::parse(name).is_none())?;
             let mapped = SafeName::map(&name.encode_utf16().collect::<Vec<_>>());
-            (mapped.as_str() == name).then(|| mapped.below(directory))
+            (mapped.as_str() == name).then(|| mapped.below(directory.as_ref()))
         });
         names.into_iter().find(is_it)
     }
@@ -171,9 +176,10 @@ impl Inbox {
             fresh.continue_stale(path, identity).ok()?;
             return Some(self.hold(fresh));
         }
-        let name = file.name.file_name().below(self.find_directory(&file.name)?.as_ref());
-        let own = self.temporary_path(&name, id, limits::SHORT_FILE_NAME);
-        fs::rename(path, &own).ok()?;
+        let (name, own) = self.spelled_in_place(&file.name).find_map(|name| {
+            let own = self.temporary_path(&name, id, limits::SHORT_FILE_NAME);
+            fs::rename(&path, &own).ok().map(|()| (name, own))
+        })?;
         let writeback = self.policy.sync.then_some(&self.writeback);
         let taken =
             PartialFile::reopen(own.clone(), &name, id, identity, writeback, &self.make_room);

@@ -115,7 +115,7 @@ impl PartialFile {
         writeback: Option<&Arc<Writeback>>,
         make_room: &MakeRoom,
     ) -> io::Result<Self> {
-        let (file, length) = open_expected(&path, expected)?;
+        let (file, length) = check(open_both(&path)?, expected)?;
         let mut part = Self::of(file, path, name, id, writeback, make_room);
         part.unread = Some(Unread::Own(length));
         Ok(part)
@@ -334,10 +334,22 @@ impl TemporaryName {
     }
 }
 
-/// Opens a file that was looked at, and returns its length in bytes.
+/// Opens a file that was looked at, to read it, and returns its length in bytes. The umask, or whoever uses a stored
+/// file, may let nobody write to it.
 pub(super) fn open_expected(path: &Path, expected: Identity) -> io::Result<(File, u64)> {
-    // A pipe that comes in its place at this moment is not waited for.
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let file = match open_both(path) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => File::open(path)?,
+        opened => opened?,
+    };
+    check(file, expected)
+}
+
+/// Opens a file to read and write it. A pipe that comes in its place at this moment is not waited for.
+fn open_both(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn check(file: File, expected: Identity) -> io::Result<(File, u64)> {
     let found = file.metadata()?;
     if Identity::of(&found) != expected || !found.is_file() {
         return Err(ErrorKind::NotFound.into());

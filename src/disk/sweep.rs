@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 ///   and nobody wrote to the file either. It may be stopped and go on.
 ///
 /// A file whose owner is gone is kept for its sender, if that has said what file it is. That of a lost owner is noted,
-/// for who is asked for it. All else is removed, as is what was kept for long enough, and a partial file of another
+/// for who is asked for it, or kept if it has another name: what is stored has nobody who writes to it. All else is removed, as is what was kept for long enough, and a partial file of another
 /// version to which nobody has written for [`limits::FOREIGN_PART`]. Symbolic links are not followed.
 pub(super) struct Sweep<'a> {
     pub(super) top: &'a Path,
@@ -108,12 +108,13 @@ impl Sweep<'_> {
     fn is_part_stale(&mut self, owner: Owner, id: u64, path: &Path, file: &Metadata) -> bool {
         let state = self.state(owner, path, file);
         let is_known = id != 0 && self.kept.is_on() && is_ours(file, self.user);
+        let (is_gone, is_stored) = (state == OwnerState::Gone, names(file) > 1);
         match state {
             _ if !is_known => state != OwnerState::Alive,
-            OwnerState::Gone if file.len() > 0 || names(file) > 1 => {
+            OwnerState::Gone | OwnerState::Lost if is_stored || is_gone && file.len() > 0 => {
                 match kept::release(path, id, self.user) {
                     Ok(Some(path)) => {
-                        if names(file) == 1 {
+                        if !is_stored {
                             self.kept.note(path, Duration::ZERO, 0);
                         }
                         false
@@ -126,11 +127,15 @@ impl Sweep<'_> {
             OwnerState::Gone => true,
             OwnerState::Lost if self.kept_for(file) >= self.kept.keep_time() => true,
             OwnerState::Lost | OwnerState::Alive => {
-                let has_room = self.foreign.len() < limits::FOREIGN_PARTS;
-                if has_room {
+                if state == OwnerState::Lost {
+                    // It counts for the number of those that are kept, and makes room like them.
+                    let age = self.kept_for(file);
+                    self.kept.note(path.to_owned(), age, 0);
+                }
+                if self.foreign.len() < limits::FOREIGN_PARTS {
                     self.foreign.push((id, path.to_owned()));
                 }
-                !has_room && state == OwnerState::Lost
+                false
             }
         }
     }

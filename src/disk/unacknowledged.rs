@@ -101,12 +101,19 @@ impl Unacknowledged {
         }
     }
 
-    /// Returns what is known of a file.
+    /// Returns what is known of a file. One whose link is gone is not: its sender has acknowledged the receipt to
+    /// another process, or that process keeps the link.
     pub(super) fn get(&self, id: u64) -> Option<Known> {
         let records = lock(&self.0);
         let record = records.all.get(&id)?;
         let ticket = Ticket { id, number: record.number, may_be_again: record.may_be_again };
+        let link = record.link.as_ref().map(|link| link.path.clone());
         let stored = record.stored.clone();
+        // A disk may be slow.
+        drop(records);
+        if link.is_some_and(|link| !link.exists()) {
+            return None;
+        }
         Some(stored.map_or(Known::Placing, |stored| Known::Stored(stored, ticket)))
     }
 
