@@ -10,6 +10,8 @@
  *              answer of an NFS server was lost, and it was asked again
  *   lost-reply-vfat likewise, without hard links
  *   no-unlink  no file can be removed
+ *   no-removal no name of a directory can be removed, which rmdir says before it looks what is there
+ *   an-hour-ago  the clock is late by an hour
  *   read-only  no file that is there can be opened to write to it
  *   fsync      fsync of a file fails
  *   fsync-size:N       fsync of a file of N bytes fails
@@ -44,6 +46,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 static int faulty(const char *fault)
@@ -270,6 +273,21 @@ int unlink(const char *path)
         return refuse("unlink\n", EACCES);
     int result = syscall(SYS_unlinkat, AT_FDCWD, path, 0);
     return result == 0 && loses_replies() ? refuse("unlink\n", ENOENT) : result;
+}
+
+int rmdir(const char *path)
+{
+    if (faulty("no-removal"))
+        return refuse("rmdir\n", EACCES);
+    return syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+    int result = syscall(SYS_clock_gettime, clock, now);
+    if (clock == CLOCK_REALTIME && faulty("an-hour-ago"))
+        now->tv_sec -= 3600;
+    return result;
 }
 
 int fdatasync(int file)

@@ -274,7 +274,7 @@ fn only_one_file_touches_each_part_of_the_outside() {
             vec!["disk/lease.rs", "disk/partial.rs", "disk/placement.rs", "disk/source.rs"],
         ),
         ("create_dir", vec!["disk/directories.rs"]),
-        ("remove_dir", vec![]),
+        ("remove_dir", vec!["disk/source.rs"]),
         ("file.set_modified", vec!["disk/lease.rs", "disk/partial.rs"]),
         ("set_permissions", vec![]),
         ("OpenOptionsExt::mode", vec!["disk/source.rs"]),

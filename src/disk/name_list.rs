@@ -20,35 +20,30 @@ pub struct NameList {
 }
 
 impl NameList {
-    /// Opens the list at `path`, and reads it as [`NameList::read`] does.
-    ///
-    /// # Errors
-    /// Fails if the file cannot be opened, or if no thread can be started.
-    pub fn open(path: &Path, end: u8) -> Result<Self, DiskError> {
-        let file = File::open(path).map_err(DiskError::at("open", path))?;
-        Self::read(file, path, end)
+    /// Opens the list at `path`, and reads it as [`NameList::read`] does. If it cannot be opened, that is its only
+    /// item.
+    pub fn open(path: &Path, end: u8) -> Self {
+        match File::open(path) {
+            Ok(file) => Self::read(file, path, end),
+            Err(error) => {
+                let next = Some(Err(DiskError::at("open", path)(error)));
+                Self { names: sync_channel(0).1, next }
+            }
+        }
     }
 
     /// Begins to read the names of a stream that is called `path`. Each ends with the byte `end`; that of the
-    /// last one may be missing. Empty ones are skipped.
-    ///
-    /// # Errors
-    /// Fails if no thread can be started.
-    pub fn read(
-        stream: impl Read + Send + 'static,
-        path: &Path,
-        end: u8,
-    ) -> Result<Self, DiskError> {
+    /// last one may be missing. Empty ones are skipped. If no thread can be started, that is its only item.
+    pub fn read(stream: impl Read + Send + 'static, path: &Path, end: u8) -> Self {
         let (sender, names) = sync_channel(limits::NAMES_AHEAD);
         let called = path.to_owned();
-        thread::Builder::new()
-            .spawn(move || {
-                if let Err(error) = read_names(BufReader::new(stream), end, &sender) {
-                    let _ = sender.send(Err(DiskError::at("read", &called)(error)));
-                }
-            })
-            .map_err(DiskError::at("start a thread for", path))?;
-        Ok(Self { names, next: None })
+        let started = thread::Builder::new().spawn(move || {
+            if let Err(error) = read_names(BufReader::new(stream), end, &sender) {
+                let _ = sender.send(Err(DiskError::at("read", &called)(error)));
+            }
+        });
+        let failed = started.err().map(DiskError::at("start a thread for", path));
+        Self { names, next: failed.map(Err) }
     }
 
     /// Waits for the next name, but not for longer than `time`. Returns whether it, or the end, has come.

@@ -31,10 +31,35 @@ impl Stamp {
     /// ago.
     ///
     /// # Errors
-    /// Fails as [`Stamp::of_path`] does.
+    /// Fails as [`Stamp::of_path`] does, and as [`Stamp::if_settled`].
     pub fn of_settled(path: &Path, settle: Duration) -> Result<Option<Self>, DiskError> {
-        let metadata = regular_file(path)?;
-        Ok((!is_unsettled(&metadata, settle)).then(|| Self::of(&metadata)))
+        Self::if_settled(path, &regular_file(path)?, settle)
+    }
+
+    /// Returns `None` if a file was changed less than `settle` ago: its bytes by its modification time, anything
+    /// else by the time of its change, where the system has one. So one is found that was moved here with an old
+    /// time. Where the system has that, a modification time in the future tells nothing: it was set.
+    ///
+    /// # Errors
+    /// Fails if it was changed in the future, so that nobody can tell when.
+    pub(super) fn if_settled(
+        path: &Path,
+        metadata: &Metadata,
+        settle: Duration,
+    ) -> Result<Option<Self>, DiskError> {
+        let now = SystemTime::now();
+        let modified = metadata.modified().ok();
+        let changed = changed(metadata).or(modified);
+        let is_recent = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age < settle);
+        let ahead =
+            changed.and_then(|changed| changed.duration_since(now).ok()).unwrap_or_default();
+        if !settle.is_zero() && ahead > settle {
+            let why =
+                "it changed in the future, as clocks have it; touch it, or go without --settle";
+            return Err(DiskError::at("send", path)(io::Error::other(why)));
+        }
+        let is_unsettled = !ahead.is_zero() || modified.iter().chain(&changed).any(is_recent);
+        Ok((settle.is_zero() || !is_unsettled).then(|| Self::of(metadata)))
     }
 
     /// Returns the size in bytes.
@@ -75,16 +100,6 @@ fn regular_file(path: &Path) -> Result<Metadata, DiskError> {
     Ok(kind)
 }
 
-/// Returns whether a file was changed less than `settle` ago, or in the future: its bytes by its modification
-/// time, anything else by the time of its change, where the system has one. So one is found that was moved
-/// here with an old time.
-pub(super) fn is_unsettled(metadata: &Metadata, settle: Duration) -> bool {
-    let now = SystemTime::now();
-    let is_recent = |at| now.duration_since(at).map_or(true, |age| age < settle);
-    let times = [metadata.modified().ok(), changed(metadata)];
-    !settle.is_zero() && times.into_iter().flatten().any(is_recent)
-}
-
 /// What tells whether the file at a path is still the one that was opened there.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenedFile {
@@ -115,6 +130,27 @@ impl OpenedFile {
             return Ok(true);
         };
         Err(at()(io::Error::other(why)))
+    }
+
+    /// Checks that the file at `path` is the one that was opened, and that this process may remove it, as far as the
+    /// system says so beforehand.
+    ///
+    /// # Errors
+    /// Fails as [`OpenedFile::check`] does, and if it may not.
+    pub fn check_removable(self, path: &Path) -> Result<(), DiskError> {
+        self.check(path)?;
+        // Linux looks whether a name may be removed before it sees that this one is no directory.
+        match fs::remove_dir(path) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                Err(DiskError::at("send and remove", path)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes the file at `path`, if that is the one of [`OpenedFile::check`]. Returns false if there is none any

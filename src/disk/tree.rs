@@ -2,10 +2,12 @@
 
 use super::DiskError;
 use super::owner::OwnName;
-use super::source::{Stamp, is_unsettled};
+use super::source::Stamp;
+use crate::limits;
+use crate::text::Reason;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -64,8 +66,21 @@ pub fn examine_named(path: PathBuf, settle: Duration) -> TreeEntry {
             TreeEntry::File(path, name, stamp)
         }
         Ok(None) => TreeEntry::Unsettled(path),
-        Err(error) => TreeEntry::Failed(error),
+        Err(error) => TreeEntry::Failed(with_hint(error)),
     }
+}
+
+/// Says what is wrong with a list, if it seems to be that.
+fn with_hint(error: DiskError) -> DiskError {
+    let name = error.path.as_os_str().as_encoded_bytes();
+    let is_none = error.error.kind() == ErrorKind::NotFound || name.len() > limits::PATH;
+    let hint = match name {
+        [.., b'\r'] if is_none => "the lines of the list end as those of Windows do",
+        _ if is_none && name.contains(&b'\n') => "--null is for names that end with a zero",
+        _ => return error,
+    };
+    let text = format!("{}; {hint}", Reason(&error.error));
+    DiskError { error: io::Error::new(error.error.kind(), text), ..error }
 }
 
 /// What is in a directory and below it, in the order of names. Symbolic links are not followed. Names start
@@ -111,10 +126,11 @@ impl Walk {
                 self.next = Some((path, name));
                 return None;
             }
-            Ok(kind) if kind.is_file() && is_unsettled(&kind, self.settle) => {
-                TreeEntry::Unsettled(path)
-            }
-            Ok(kind) if kind.is_file() => TreeEntry::File(path, name, Stamp::of(&kind)),
+            Ok(kind) if kind.is_file() => match Stamp::if_settled(&path, &kind, self.settle) {
+                Ok(Some(stamp)) => TreeEntry::File(path, name, stamp),
+                Ok(None) => TreeEntry::Unsettled(path),
+                Err(error) => TreeEntry::Failed(error),
+            },
             Ok(kind) if kind.is_symlink() => TreeEntry::Skipped(path, "a link"),
             Ok(_) => TreeEntry::Skipped(path, "no regular file"),
             Err(error) => TreeEntry::Failed(DiskError::at("examine", &path)(error)),

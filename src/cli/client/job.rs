@@ -370,8 +370,8 @@ impl ListSource for SendingList<'_, '_> {
         }
         let opened = remove_source.then(|| source.opened());
         if let Some(opened) = opened {
-            // A link would stay, and be stored once more by each call.
-            opened.check(&file.path).map_err(SendError::Source)?;
+            // What stays would be stored once more by each call.
+            opened.check_removable(&file.path).map_err(SendError::Source)?;
         }
         let id = self.run.reporter.printer.begin(file.name.clone(), source.size());
         self.files[number].opened = opened;

@@ -38,16 +38,15 @@ pub(super) enum Listed {
 
 impl<'a> Listing<'a> {
     /// Opens the file that has the names, if there is one.
-    pub(super) fn new(options: &'a Options) -> Result<Self, DiskError> {
+    pub(super) fn new(options: &'a Options) -> Self {
         let end = if options.null { 0 } else { b'\n' };
         let names = options.files_from.as_deref().map(|path| match path.to_str() {
             Some("-") => NameList::read(Blocking(io::stdin()), Path::new("standard input"), end),
             _ => NameList::open(path, end),
         });
-        let names = names.transpose()?;
         // Standard input is not looked for.
         let files = if options.files == [Path::new("-")] { &[] } else { &options.files[..] };
-        Ok(Self { options, operands: files.iter(), walk: None, names, count: 0 })
+        Self { options, operands: files.iter(), walk: None, names, count: 0 }
     }
 
     /// Waits for the next name of a list, which may come from a pipe, until this moment. Returns whether

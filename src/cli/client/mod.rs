@@ -37,9 +37,9 @@ fn run(options: &Options) -> Exit {
         }
     };
     let printer = console.printer();
-    let exit = Target::open(options, &printer).and_then(|target| {
+    let exit = Target::open(options, &printer).map(|target| {
         let reporter = Reporter::new(options, &target, printer.clone());
-        queue::send_all(options, &target, &reporter).map_err(|error| error.to_string())
+        queue::send_all(options, &target, &reporter)
     });
     let exit = exit.unwrap_or_else(|why| {
         printer.log(format!("qdrop: {why}"));

@@ -25,14 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Sends all files that the options name. Returns the exit status.
-///
-/// # Errors
-/// Fails if the names of the files cannot be read.
-pub(super) fn send_all(
-    options: &Options,
-    target: &Target<'_>,
-    reporter: &Reporter<'_>,
-) -> Result<Exit, DiskError> {
+pub(super) fn send_all(options: &Options, target: &Target<'_>, reporter: &Reporter<'_>) -> Exit {
     let began = Instant::now();
     let rate_limiter = options.limit_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
     let mut run = Run {
@@ -42,7 +35,7 @@ pub(super) fn send_all(
         rate_limiter,
         progress: Arc::default(),
         spool: None,
-        listing: Mutex::new(Listing::new(options)?),
+        listing: Mutex::new(Listing::new(options)),
         shared: Mutex::default(),
     };
     run.shared().jobs = options.jobs;
@@ -72,7 +65,7 @@ pub(super) fn send_all(
         run.shared().queue.extend(retries);
     }
     reporter.sum_up(began.elapsed());
-    Ok(reporter.exit())
+    reporter.exit()
 }
 
 /// One call of the program.

@@ -123,10 +123,7 @@ impl<'a> Reporter<'a> {
     /// Reports a file that was changed too short a time ago, and is left out.
     pub(super) fn unsettled(&self, path: &Path) {
         if !self.options.quiet {
-            self.left_out(
-                path,
-                "it changed too recently for --settle, or has a time in the future",
-            );
+            self.left_out(path, "it changed too recently for --settle");
         }
     }
 
