@@ -1166,6 +1166,11 @@ fn a_receiver_that_runs_sweeps_the_parts_of_another_that_was_killed() {
     let began = Instant::now();
     let running = Qdropd::start_in(there.path(), &subdirs);
     assert!(part.exists() && !running.log().contains("removed"));
+    // What goes when somebody asks for a file is told with the rest.
+    let former = file(there.path(), ".qdrop-000000ab-1-2-3.x.part", b"");
+    aged(&former, 8 * 24 * 3600);
+    running.connect().write_all(&list_bytes(RESUME, &[(1, 1, "asked")])).unwrap();
+    eventually("it is swept at once", || (!former.exists()).then_some(()));
     stream.write_all(&noise(1000)[500..600]).unwrap();
     other.kill();
     aged(&part, 3600);
@@ -1176,5 +1181,5 @@ fn a_receiver_that_runs_sweeps_the_parts_of_another_that_was_killed() {
         assert!(began.elapsed() < Duration::from_secs(90), "it is not swept");
         thread::sleep(Duration::from_millis(100));
     }
-    running.logged("removed 1 unfinished file of an earlier run");
+    running.logged("removed 2 unfinished files of an earlier run");
 }

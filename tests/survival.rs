@@ -334,9 +334,15 @@ fn what_is_kept_is_found_by_its_name() {
         qdropd.kill();
         qdropd = Qdropd::start_in(there.path(), &[]);
     }
+    // The log counts the bytes of the file, not those of the connection.
     let mut stream = qdropd.connect();
     assert_eq!(ask(&stream, AGAIN, "a", 1000), have(&content[..300]));
-    stream.write_all(&body_bytes(300, &content[300..], xxh64(&content))).unwrap();
+    stream.write_all(&body_bytes(300, &content[300..400], 0)[..108]).unwrap();
+    drop(stream);
+    qdropd.logged("failed a: the peer closed after 400 of 1000 bytes");
+    let mut stream = qdropd.connect();
+    assert_eq!(ask(&stream, AGAIN, "a", 1000), have(&content[..400]));
+    stream.write_all(&body_bytes(400, &content[400..], xxh64(&content))).unwrap();
     assert_eq!(receipt(&stream), stored("a", &content));
     stream.write_all(&[ACKNOWLEDGEMENT]).unwrap();
     drop(stream);

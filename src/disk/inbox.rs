@@ -19,6 +19,7 @@ use crate::limits;
 use std::cell::LazyCell;
 use std::fs::{self, File, Metadata};
 use std::io::ErrorKind;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -71,8 +72,8 @@ pub struct Inbox {
     pub(super) kept: Arc<KeptParts>,
     /// Partial files of other processes, with the IDs of their files, as the last sweep found them.
     pub(super) foreign: Mutex<Vec<(u64, PathBuf)>>,
-    /// When to look for them again.
-    next_look: Mutex<Instant>,
+    /// When to look for them again, and how many were removed then since the last sweep.
+    next_look: Mutex<(Instant, usize)>,
     pub(super) unacknowledged: Unacknowledged,
     pub(super) make_room: MakeRoom,
     /// Whether there was no room for a file at the start.
@@ -134,7 +135,7 @@ impl Inbox {
             store: PartialStore::default(),
             kept,
             foreign: Mutex::default(),
-            next_look: Mutex::new(Instant::now()),
+            next_look: Mutex::new((Instant::now(), 0)),
             unacknowledged: Unacknowledged::default(),
             make_room: make_room.clone(),
             began_full: false,
@@ -220,11 +221,12 @@ impl Inbox {
 
     /// Looks which partial files other processes have at the moment, unless that was done a moment ago.
     pub(super) fn look_for_foreign(&self) {
-        let Ok(mut next) = self.next_look.try_lock() else { return };
+        let Ok(mut look) = self.next_look.try_lock() else { return };
+        let (next, swept) = &mut *look;
         let began = Instant::now();
         if began >= *next {
             // It fails later where that matters.
-            let _ = self.sweep(None);
+            *swept += self.sweep(None).unwrap_or(0);
             let (pause, factor) = limits::FOREIGN_LOOK;
             *next = Instant::now() + pause.max(factor * began.elapsed());
         }
@@ -279,7 +281,8 @@ impl Inbox {
             }
             if began >= next_sweep {
                 // A directory that cannot be listed now may be the next time.
-                let swept = self.sweep(None).unwrap_or(0);
+                let earlier = mem::take(&mut lock(&self.next_look).1);
+                let swept = earlier + self.sweep(None).unwrap_or(0);
                 if swept > 0 {
                     on_swept(swept);
                 }

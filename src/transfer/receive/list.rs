@@ -163,10 +163,8 @@ impl<'a, C: Connection> Conversation<'a, C> {
         let receipt = Receipt::length(entry.length() - ENTRY);
         let Entry { size, modified, name } = entry;
         let name = name.unwrap_or_default();
-        let begun = |observer: &mut dyn FnMut(&Event<'_>)| {
-            observer(&Event::Began(&String::from_utf16_lossy(&name), size));
-        };
-        let safe = self.accept(&name, size).inspect_err(|_| begun(self.outcomes.observer))?;
+        let text = || String::from_utf16_lossy(&name);
+        let safe = self.accept(&name, size).inspect_err(|_| self.outcomes.began(&text(), size))?;
         let identity = FileIdentity { name: safe, size, modified };
         // Before it is looked for, or what another connection stores at this moment would be missed.
         if !wanted.active.add(&identity) && !wanted.files.is_empty() {
@@ -184,8 +182,7 @@ impl<'a, C: Connection> Conversation<'a, C> {
             return Ok(Verdict::Have(ResumePoint { have: size, digest: 0 }));
         }
         if let Some(stored) = options.skip.then(|| inbox.find_stored(&identity)).flatten() {
-            let sent = String::from_utf16_lossy(&name);
-            (self.outcomes.observer)(&Event::Skipped(&sent, &stored));
+            (self.outcomes.observer)(&Event::Skipped(&text(), &stored));
             let there: Vec<u16> = stored.as_str().encode_utf16().collect();
             return Ok(Verdict::There((there != name).then_some(there)));
         }
@@ -194,7 +191,7 @@ impl<'a, C: Connection> Conversation<'a, C> {
             checked => checked.err().map(ReceiveError::Store),
         };
         if let Some(why) = refusal {
-            begun(self.outcomes.observer);
+            self.outcomes.began(&text(), size);
             return Err(why);
         }
         // What is kept waits for no other body: of each it would be an open file more.
@@ -274,12 +271,13 @@ impl<'a, C: Connection> Conversation<'a, C> {
             (Ok(start), here) => (start, here),
             (Err(why), here) => {
                 self.keep(here);
-                (self.outcomes.observer)(&Event::Began(&name, identity.size));
+                self.outcomes.began(&name, identity.size);
                 return Err(why);
             }
         };
-        (self.outcomes.observer)(&Event::Began(&name, identity.size));
-        self.body = BodyProgress::of(identity.size - start + SEAL as u64);
+        self.outcomes.began(&name, identity.size);
+        let rest = identity.size - start + SEAL as u64;
+        self.body = BodyProgress { before: start, ..BodyProgress::of(rest) };
         let body = match here {
             Here::Part(part) if start > 0 => part,
             // What is here is none of it.
@@ -365,18 +363,16 @@ impl<'a, C: Connection> Conversation<'a, C> {
         digest: u64,
     ) -> Result<(), ReceiveError> {
         self.body = BodyProgress::of(SEAL as u64);
-        let began = |observer: &mut dyn FnMut(&Event<'_>)| {
-            observer(&Event::Began(sent, identity.size));
-        };
-        let seal = self.read_seal().inspect_err(|_| began(self.outcomes.observer))?;
+        let size = identity.size;
+        let seal = self.read_seal().inspect_err(|_| self.outcomes.began(sent, size))?;
         if !seal.is_good || seal.digest != digest {
-            began(self.outcomes.observer);
+            self.outcomes.began(sent, size);
             return Err(ReceiveError::Damaged("other bytes are here than were sent"));
         }
         let key = self.stream.get_ref().key();
         let confirmed = self.storage.inbox.confirm(stored, identity, digest, key);
         let (stored, ticket) = confirmed.map_err(|error| {
-            began(self.outcomes.observer);
+            self.outcomes.began(sent, size);
             ReceiveError::Store(error.into())
         })?;
         self.outcomes.repeat(sent, stored);

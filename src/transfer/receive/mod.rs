@@ -158,6 +158,8 @@ fn not_begun(error: &io::Error) -> Option<ReceiveError> {
 struct BodyProgress {
     /// Bytes that were taken, on this connection.
     received: u64,
+    /// Bytes of the file that earlier connections have taken.
+    before: u64,
     /// Bytes that the sender has for us. `None` if only the sender knows.
     expected: Option<u64>,
 }
@@ -165,7 +167,7 @@ struct BodyProgress {
 impl BodyProgress {
     /// A body of this many bytes is expected.
     fn of(expected: u64) -> Self {
-        Self { received: 0, expected: Some(expected) }
+        Self { expected: Some(expected), ..Self::default() }
     }
 
     /// What follows is of unknown length: there was no valid header, or no valid offset.
@@ -213,6 +215,11 @@ struct Outcomes<'a> {
 }
 
 impl Outcomes<'_> {
+    /// Reports that a file of this name and size has its turn.
+    fn began(&mut self, name: &str, size: u64) {
+        (self.observer)(&Event::Began(name, size));
+    }
+
     /// Adds a whole file. It ends together with others, and after those before it.
     fn add(&mut self, file: PartialFile, whole: Whole) {
         (self.observer)(&Event::Whole);
@@ -435,7 +442,7 @@ impl<C: Connection> Conversation<'_, C> {
             (outcomes.observer)(&Event::Advanced(bytes));
         };
         let pumped = pump(stream, file, size, advance);
-        let received = body.received;
+        let (received, size) = (body.before + body.received, body.before + size);
         pumped.map_err(|error| match error {
             PumpError::Write(error) if error.kind() == ErrorKind::ConnectionAborted => taken_over(),
             PumpError::Write(error) => {
