@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the two programs for other machines, and tests them under qemu (docs/CROSS.md):
+# Builds the two programs for other machines, and tests them under qemu (docs/CROSS.md), and qdrop.exe under wine:
 # contrib/cross.sh build|release|tiny TARGET…, contrib/cross.sh test [TARGET…]. TARGET begins a line here:
-#       target of rustc                 gcc and its libc        qemu
+#       target of rustc                 gcc and its libc        qemu, or wine
 table='
 x86_64  x86_64-unknown-linux-gnu        x86_64-linux-gnu        -
 aarch64 aarch64-unknown-linux-gnu       aarch64-linux-gnu       aarch64
@@ -9,6 +9,7 @@ armv7   armv7-unknown-linux-gnueabihf   arm-linux-gnueabihf     arm
 riscv64 riscv64gc-unknown-linux-gnu     riscv64-linux-gnu       riscv64
 s390x   s390x-unknown-linux-gnu         s390x-linux-gnu         s390x
 mipsel  mipsel-unknown-linux-gnu        mipsel-linux-gnu        mipsel
+windows x86_64-pc-windows-gnu           x86_64-w64-mingw32      wine
 '
 # The end-to-end tests that are run, those of the two programs: the others read the source and the
 # documents, know only programs of this machine, or try things by the thousand.
@@ -62,11 +63,13 @@ find_rustc() {
 missing() {
 	if ! command -v "$gnu-gcc" >/dev/null; then
 		echo "there is no $gnu-gcc"
-	elif [ "$qemu" != - ] && ! command -v "qemu-$qemu-static" >/dev/null; then
+	elif [ "$qemu" = wine ] && ! command -v wine >/dev/null; then
+		echo 'there is no wine (Debian: wine)'
+	elif [[ $qemu != @(-|wine) ]] && ! command -v "qemu-$qemu-static" >/dev/null; then
 		echo "there is no qemu-$qemu-static (Debian: qemu-user-static)"
 	else
-		# A tiny one of x86_64 is tested, which takes the source.
-		find_rustc "$triple" "${qemu/[!-]*}" || true
+		# A tiny one of x86_64 is tested, which takes the source, and Windows has objects of it.
+		find_rustc "$triple" "$([[ $qemu != @(-|wine) ]] || echo yes)" || true
 	fi
 }
 
@@ -85,6 +88,18 @@ find_linker() {
 	}
 }
 
+# What a program for Windows is linked with, beside gcc's own: two objects of rustc's source, and of libssp the
+# archive alone, or its DLL would have to be there.
+for_mingw() {
+	local name
+	mkdir -p "$cross/mingw"
+	for name in rsbegin rsend; do
+		RUSTC_BOOTSTRAP=1 "$rustc" --target "$target" --emit=obj -o "$cross/mingw/$name.o" \
+			"$("$rustc" --print sysroot)/lib/rustlib/src/rust/library/rtstartup/$name.rs"
+	done
+	ln -sf "$("$gnu-gcc" -print-file-name=libssp.a)" "$cross/mingw"
+}
+
 # cargo for a kind of programs: dynamic, static, tiny, or release, which is static. Sets target.
 cargo_for() {
 	local kind=$1 panic=unwind features=() flags=() must='' settings name joined
@@ -92,7 +107,10 @@ cargo_for() {
 	find_linker "$kind"
 	target=$triple
 	if [ "$kind" != dynamic ]; then flags+=(-C target-feature=+crt-static); fi
-	if [ "$linker" != "$gnu-gcc" ]; then
+	if [ "$qemu" = wine ]; then
+		panic=abort must=yes features=(-Zbuild-std-features=)
+		flags+=(-L "$cross/mingw")
+	elif [ "$linker" != "$gnu-gcc" ]; then
 		# What unwinds is made for glibc here. So nothing does, and an empty library takes its place.
 		target=${triple/gnu/musl} panic=abort must=yes
 		features=(-Zbuild-std-features=)
@@ -104,6 +122,7 @@ cargo_for() {
 	if [ "$kind" = tiny ]; then panic=abort must=yes; fi
 	if [ "$kind" = release ]; then must=yes; fi
 	find_rustc "$target" "$must" >&2
+	if [ "$qemu" = wine ]; then for_mingw; fi
 	if [ "$kind" = tiny ]; then
 		features=(-Zbuild-std-features=optimize_for_size)
 		settings=(-Zunstable-options -C panic=immediate-abort)
@@ -158,16 +177,19 @@ packages() {
 }
 
 build() {
-	local size
-	cargo_for "$2" build
+	local size suffix='' programs=(qdrop qdropd)
+	if [ "$qemu" = wine ]; then suffix=.exe programs=(qdrop); fi
+	cargo_for "$2" build "${programs[@]/#/--bin=}"
 	mkdir -p "$cross/$1/$2"
-	cp "$cross/build/$target/release/"{qdrop,qdropd} "$cross/$1/$2"
-	if [ "$2" != dynamic ] && "$gnu-readelf" -l "$cross/$1/$2/"* | grep -q INTERP; then
+	programs=("${programs[@]/%/$suffix}")
+	(cd "$cross/build/$target/release" && cp "${programs[@]}" "$cross/$1/$2")
+	# A DLL of gcc's is called lib….
+	if [ "$2" != dynamic ] && "$gnu-objdump" -p "$cross/$1/$2/"* | grep -qE ' INTERP |DLL Name: lib'; then
 		echo "cross: $1 $2 is not static" >&2
 		exit 1
 	fi
 	if [ "$2" = release ]; then packages >"$cross/$1/$2/BUILD"; fi
-	size=$(stat -c '%s' "$cross/$1/$2/"{qdrop,qdropd} | paste -sd' ')
+	size=$(cd "$cross/$1/$2" && stat -c '%s' "${programs[@]}" | paste -sd' ')
 	echo "$1 $2: $cross/$1/$2, ${size/ / and } bytes, for $target by $("$rustc" -V)"
 }
 
@@ -247,7 +269,9 @@ fi
 for name in ${given:-$([ "$what" != test ] || cut -d' ' -f1 <<<"$table")}; do
 	look_up "$name"
 	case $what in
-	build) build "$name" dynamic; build "$name" static ;;
+	build)
+		if [ "$qemu" != wine ]; then build "$name" dynamic; fi
+		build "$name" static ;;
 	release | tiny) build "$name" "$what" ;;
 	test)
 		lacks=$(missing)

@@ -327,6 +327,10 @@ pub const SYNC_IDLE: Duration = Duration::from_secs(5);
 /// How often a sender checks whether its system has sent everything, after the receiver has closed.
 pub const DRAINED_POLL: Duration = Duration::from_millis(10);
 
+/// How long a sender on Windows waits for the reset with which a receiver answers that closed too early: some
+/// round trips of a LAN.
+pub const RESET_TIME: Duration = Duration::from_millis(200);
+
 /// Bytes of a thread's stack: room for a buffer and little else. It is no smaller, since glibc caches
 /// up to 40 MiB of unused stacks, each with some pages in memory.
 pub const STACK: usize = 1024 * 1024;

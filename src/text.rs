@@ -1,6 +1,7 @@
 //! Text for people: escapes what a peer wrote, and shortens numbers.
 
 use std::fmt::{self, Display, Formatter, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// Displays a peer's text on a terminal or in a log. Characters that could move a cursor, start an
@@ -22,6 +23,13 @@ impl Display for Escaped<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns a path of this machine as text, for [`Escaped`]. Windows takes `/` for its separator as well, which is
+/// shown, since a backslash would be escaped.
+pub fn path_text(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    if cfg!(windows) { text.replace('\\', "/") } else { text.into_owned() }
 }
 
 /// Displays text as a JSON string in quotes (RFC 8259, section 7). Escapes everything that [`Escaped`]
@@ -121,13 +129,15 @@ pub fn shortened(text: &str, most: usize) -> String {
 /// Characters of the longest escape sequence, `\u{10ffff}`.
 const LONGEST_ESCAPE: usize = 10;
 
-/// Displays an error without the number that [`std::io::Error`] appends: `Connection refused`.
+/// Displays an error without the number that [`std::io::Error`] appends, and without the full stop that Windows
+/// has: `Connection refused`.
 pub struct Reason<'a>(pub &'a dyn Display);
 
 impl Display for Reason<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let text = self.0.to_string();
-        f.write_str(text.split_once(" (os error ").map_or(text.as_str(), |(reason, _)| reason))
+        let reason = text.split_once(" (os error ").map_or(text.as_str(), |(reason, _)| reason);
+        f.write_str(reason.trim_end_matches('.'))
     }
 }
 

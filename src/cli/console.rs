@@ -1,7 +1,7 @@
 //! Prints everything from one thread, so that the live line does not mix with other lines, and a blocked
 //! terminal or pipe does not block a transfer.
 
-use super::meter::{Id, Meter, Report};
+use super::meter::{self, Id, Meter, Report};
 use super::{Blocking, write_output};
 use crate::limits;
 use crate::net::peer::Peer;
@@ -18,6 +18,7 @@ pub(super) enum Progress {
     /// A line that is redrawn.
     Live,
     /// A line for each long transfer at intervals.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "qdropd alone has them"))]
     Reports,
     /// Nothing.
     None,
@@ -248,7 +249,7 @@ impl Shared {
             }
 
             if drawn && (live.is_none() || !lines.is_empty()) {
-                write_error("\r\x1b[K");
+                write_error(meter::CLEAR_LINE);
             }
             let has_printed = !lines.is_empty();
             for text in joined(lines) {

@@ -84,6 +84,11 @@ fn label(name: &str, peer: Option<Peer>) -> String {
 const NUMBERS: usize = 40;
 /// Columns of the progress bar between its brackets.
 const CELLS: u64 = 12;
+/// What clears a live line.
+pub(super) const CLEAR_LINE: &str = if cfg!(windows) { CLEAR_PLAIN } else { "\r\x1b[K" };
+/// As many spaces as the plain line has columns.
+const CLEAR_PLAIN: &str =
+    "\r                                                                               \r";
 
 impl Meter {
     pub(super) fn new(now: Instant) -> Self {
@@ -173,10 +178,8 @@ impl Meter {
         self.transfers.is_empty() && self.plan.as_ref().is_none_or(is_done)
     }
 
-    /// Returns the live line: a name on the left, the numbers of all transfers on the right. It fits
-    /// every terminal without knowing the width: the terminal itself moves to its right edge and cuts
-    /// the name there, whatever script it is written in (line wrapping is off meanwhile). Returns
-    /// `None` in the first moments of a transfer.
+    /// Returns the live line: a name on the left, the numbers of all transfers on the right. Returns `None` in
+    /// the first moments of a transfer.
     pub(super) fn live(&mut self, now: Instant) -> Option<String> {
         self.measure(now);
         // Before anything has come of a plan, ssh may be asking for a password in this place.
@@ -213,9 +216,7 @@ impl Meter {
                 numbers = counts(*settled, *files, done, self.rate);
             }
         }
-        let back = NUMBERS - 1;
-        // In a narrower terminal, what does not fit ends up in the last column, which is cleared.
-        Some(format!("\x1b[?7l\r\x1b[K{label}\x1b[999C\x1b[{back}D{numbers}\x1b[K\x1b[?7h"))
+        Some(if cfg!(windows) { plain(&label, &numbers) } else { steered(&label, &numbers) })
     }
 
     /// Returns the transfers that were not reported for [`limits::REPORT`].
@@ -250,6 +251,27 @@ impl Meter {
         self.rate = u64::try_from((old + latest * weight) / memory).unwrap_or(u64::MAX);
         self.sample = (now, self.moved);
     }
+}
+
+/// Lays out a live line. It fits every terminal without knowing the width: the terminal itself moves to its
+/// right edge and cuts the name there, whatever script it is written in (line wrapping is off meanwhile).
+fn steered(label: &str, numbers: &str) -> String {
+    let back = NUMBERS - 1;
+    // In a narrower terminal, what does not fit ends up in the last column, which is cleared.
+    format!("\x1b[?7l\r\x1b[K{label}\x1b[999C\x1b[{back}D{numbers}\x1b[K\x1b[?7h")
+}
+
+/// Lays out a live line for a console of Windows. It takes escape sequences as text, unless it is told otherwise,
+/// which std cannot. It has 80 columns or more, and up to two of them for a character.
+fn plain(label: &str, numbers: &str) -> String {
+    let mut room = 2 * NUMBERS - 1 - numbers.len();
+    let fits = |c: &char| {
+        let left = room.checked_sub(if c.is_ascii() { 1 } else { 2 });
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    let shown: String = label.chars().take_while(fits).collect();
+    format!("{CLEAR_PLAIN}{shown}{:room$}{numbers}", "")
 }
 
 fn numbers(done: u64, total: u64, rate: u64) -> String {
@@ -303,6 +325,23 @@ mod tests {
                     assert_eq!(line.chars().count(), NUMBERS - 1, "{line:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_plain_line_has_79_columns() {
+        assert_eq!(CLEAR_PLAIN, format!("\r{:79}\r", ""));
+        let numbers = numbers(GIB, 2 * GIB, 112 << 20);
+        for (label, shown) in [
+            ("a.iso", "a.iso".to_owned()),
+            (&"x".repeat(100), "x".repeat(40)),
+            (&"测".repeat(100), "测".repeat(20)),
+        ] {
+            let line = plain(label, &numbers);
+            let line = line.strip_prefix(CLEAR_PLAIN).unwrap();
+            let columns: usize = line.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum();
+            assert_eq!(columns, 79, "{line}");
+            assert_eq!(line.strip_suffix(&numbers).map(str::trim_end), Some(&*shown));
         }
     }
 

@@ -6,6 +6,7 @@ mod console;
 pub mod exit;
 mod help;
 mod meter;
+#[cfg(unix)]
 pub mod server;
 
 use crate::limits;

@@ -21,7 +21,7 @@ pub mod tree;
 pub mod unacknowledged;
 mod writeback;
 
-use crate::text::{Escaped, Reason};
+use crate::text::{Escaped, Reason, path_text};
 use std::fmt::{self, Display, Formatter};
 use std::fs::Metadata;
 use std::io::{self, ErrorKind};
@@ -60,7 +60,7 @@ impl Clone for DiskError {
 
 impl Display for DiskError {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let path = self.path.to_string_lossy();
+        let path = path_text(&self.path);
         write!(f, "cannot {} {}: {}", self.operation, Escaped(&path), Reason(&self.error))
     }
 }
@@ -113,7 +113,8 @@ fn user(_: &Metadata) -> u32 {
     0
 }
 
-/// Returns the time of a file's last change, that of its times and names included (inode(7), ctime).
+/// Returns the time of a file's last change, that of its times and names included (inode(7), ctime). Windows
+/// tells programs of std no such time. That of its creation is that of a copy, whatever times were copied too.
 #[cfg(unix)]
 fn changed(file: &Metadata) -> Option<SystemTime> {
     use std::os::unix::fs::MetadataExt;
@@ -123,8 +124,8 @@ fn changed(file: &Metadata) -> Option<SystemTime> {
 }
 
 #[cfg(not(unix))]
-fn changed(_: &Metadata) -> Option<SystemTime> {
-    None
+fn changed(file: &Metadata) -> Option<SystemTime> {
+    file.created().ok()
 }
 
 /// Returns whether an operation failed for lack of space.

@@ -1,7 +1,6 @@
 //! Reads the names of a sender's files from a file or a pipe, as find(1) prints them.
 
 use super::DiskError;
-use super::tree::os_name;
 use crate::limits;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -86,20 +85,35 @@ fn read_names(
                 "a name is longer than any is; does each end with a newline, or a zero (--null)?";
             return Err(io::Error::other(what));
         }
-        if name.is_empty() {
-            continue;
-        }
-        let path = PathBuf::from(os_name(&name));
         // A list of find -print0 without --null.
         let named = if name.contains(&0) {
-            let error =
-                io::Error::other("it has a zero in it; --null is for names that end with one");
-            Err(DiskError::at("open", &path)(error))
+            Err("it has a zero in it; --null is for names that end with one")
         } else {
-            Ok(path)
+            path_of(&name)
         };
-        if names.send(named).is_err() {
+        let named = named.map_err(|why| {
+            let path = String::from_utf8_lossy(&name).into_owned();
+            DiskError::at("open", Path::new(&path))(io::Error::other(why))
+        });
+        let is_empty = named.as_ref().is_ok_and(|path| path.as_os_str().is_empty());
+        if !is_empty && names.send(named).is_err() {
             return Ok(());
         }
     }
+}
+
+/// Returns the path that a list has, or why it has none.
+#[cfg(unix)]
+fn path_of(name: &[u8]) -> Result<PathBuf, &'static str> {
+    let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(name);
+    Ok(name.into())
+}
+
+/// Returns the path that a list has, or why it has none. Programs of Windows begin a list with U+FEFF, end a line
+/// with two characters, and write in other encodings.
+#[cfg(windows)]
+fn path_of(name: &[u8]) -> Result<PathBuf, &'static str> {
+    let name = std::str::from_utf8(name)
+        .map_err(|_| "it is not UTF-8; Out-File -Encoding utf8 of PowerShell writes that")?;
+    Ok(name.trim_start_matches('\u{feff}').trim_end_matches('\r').into())
 }

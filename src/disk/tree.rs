@@ -26,7 +26,8 @@ pub enum TreeEntry {
 }
 
 /// Returns the name under which a file is sent. A byte that is no UTF-8 becomes `%` and two digits, as in a
-/// URL, so that two names that differ in such bytes stay apart.
+/// URL, so that two names that differ in such bytes stay apart. So does, on Windows, each byte that std has for
+/// half of a surrogate pair.
 pub fn sendable(name: &OsStr) -> String {
     let mut text = String::new();
     for chunk in name.as_encoded_bytes().utf8_chunks() {
@@ -166,18 +167,18 @@ struct DirectoryReader {
     name: String,
     /// The entries' names, a zero after each. A million of 10 bytes take 19 MB with their order; an
     /// allocation for each would take 56.
-    names: Vec<u8>,
+    names: Vec<Unit>,
     /// Where each begins, the last in the order of names first.
     starts: Vec<usize>,
 }
 
 impl DirectoryReader {
     /// Returns the names in a directory, and where each begins.
-    fn read(directory: &Path) -> io::Result<(Vec<u8>, Vec<usize>)> {
+    fn read(directory: &Path) -> io::Result<(Vec<Unit>, Vec<usize>)> {
         let (mut names, mut starts) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(directory)? {
             starts.push(names.len());
-            names.extend_from_slice(entry?.file_name().as_encoded_bytes());
+            names.extend(units(&entry?.file_name()));
             names.push(0);
         }
         // The zero of the shorter of two names ends the comparison.
@@ -188,7 +189,7 @@ impl DirectoryReader {
     /// Returns the path and the name of the next entry.
     fn next(&mut self) -> Option<(PathBuf, String)> {
         let rest = &self.names[self.starts.pop()?..];
-        let own = os_name(rest.split(|&byte| byte == 0).next().unwrap_or_default());
+        let own = os_name(rest.split(|&unit| unit == 0).next().unwrap_or_default());
         let (path, own) = (self.path.join(&own), sendable(&own));
         let name = if self.name.is_empty() { own } else { format!("{}/{own}", self.name) };
         Some((path, name))
@@ -203,13 +204,28 @@ fn is_own(path: &Path) -> bool {
     matches!(name, Some(OwnName::Part(..) | OwnName::Alive(_) | OwnName::Kept(_)))
 }
 
+/// A unit of a name as the system has it, which may be no text: a byte, or of Windows one of UTF-16.
 #[cfg(unix)]
-pub(super) fn os_name(bytes: &[u8]) -> OsString {
-    std::os::unix::ffi::OsStringExt::from_vec(bytes.to_owned())
+type Unit = u8;
+#[cfg(windows)]
+type Unit = u16;
+
+#[cfg(unix)]
+fn units(name: &OsStr) -> impl Iterator<Item = Unit> {
+    std::os::unix::ffi::OsStrExt::as_bytes(name).iter().copied()
 }
 
-/// A name that is no Unicode is not found then, which is told.
-#[cfg(not(unix))]
-pub(super) fn os_name(bytes: &[u8]) -> OsString {
-    String::from_utf8_lossy(bytes).into_owned().into()
+#[cfg(windows)]
+fn units(name: &OsStr) -> impl Iterator<Item = Unit> {
+    std::os::windows::ffi::OsStrExt::encode_wide(name)
+}
+
+#[cfg(unix)]
+fn os_name(units: &[Unit]) -> OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(units.to_owned())
+}
+
+#[cfg(windows)]
+fn os_name(units: &[Unit]) -> OsString {
+    std::os::windows::ffi::OsStringExt::from_wide(units)
 }

@@ -2,26 +2,14 @@
 //! streams.
 
 use super::listen::canonical;
-#[cfg(unix)]
 use crate::limits;
-#[cfg(unix)]
 use std::fs::File;
-use std::io::{self, ErrorKind};
-#[cfg(unix)]
-use std::io::{Read, Write};
-#[cfg(unix)]
-use std::net::Shutdown;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-#[cfg(unix)]
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-#[cfg(unix)]
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-#[cfg(unix)]
 use std::os::unix::net::UnixStream;
-#[cfg(unix)]
-use std::sync::mpsc;
-use std::sync::mpsc::Receiver;
-#[cfg(unix)]
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
@@ -40,7 +28,6 @@ pub enum Inherited {
 ///
 /// # Errors
 /// Fails if standard input is not a TCP socket, or one that neither listens nor was connected.
-#[cfg(unix)]
 pub fn standard_input() -> io::Result<Inherited> {
     let input = owned(&io::stdin())?;
     let stream = TcpStream::from(input.try_clone()?);
@@ -68,13 +55,11 @@ pub fn standard_input() -> io::Result<Inherited> {
 /// Returns whether a socket without a connection is known not to listen. On Linux, shutting down the writing
 /// side of a listener succeeds and does nothing (`inet_shutdown`). Elsewhere that is not known, and
 /// accept(2) fails.
-#[cfg(unix)]
 fn cannot_accept(socket: &TcpStream) -> bool {
     cfg!(target_os = "linux") && socket.shutdown(Shutdown::Write).is_err()
 }
 
 /// Returns whether standard error is the same socket as standard input, as with inetd.
-#[cfg(unix)]
 pub fn is_standard_error() -> bool {
     is_same_socket(&io::stdin(), &io::stderr())
 }
@@ -99,7 +84,6 @@ impl Bridge {
 ///
 /// # Errors
 /// Fails if there are no descriptors or threads for that. On systems without sockets of Unix, always.
-#[cfg(unix)]
 pub fn standard_streams(
     input: impl Read + Send + 'static,
     output: impl Write + Send + 'static,
@@ -128,7 +112,6 @@ pub fn standard_streams(
 }
 
 /// Copies to the end. What was read is written at once.
-#[cfg(unix)]
 fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
     let mut buffer = vec![0; limits::BUFFER];
     loop {
@@ -142,7 +125,6 @@ fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
 }
 
 /// Returns whether two descriptors are one socket.
-#[cfg(unix)]
 fn is_same_socket(one: &dyn AsFd, other: &dyn AsFd) -> bool {
     let socket = |of| {
         let data = File::from(owned(of).ok()?).metadata().ok()?;
@@ -153,31 +135,6 @@ fn is_same_socket(one: &dyn AsFd, other: &dyn AsFd) -> bool {
 }
 
 /// Duplicates a descriptor. Child processes do not inherit it.
-#[cfg(unix)]
 fn owned(stream: &dyn AsFd) -> io::Result<OwnedFd> {
     stream.as_fd().try_clone_to_owned()
-}
-
-/// There are no such sockets on this system.
-///
-/// # Errors
-/// Always.
-#[cfg(not(unix))]
-pub fn standard_input() -> io::Result<Inherited> {
-    Err(ErrorKind::Unsupported.into())
-}
-
-/// There are no such sockets on this system.
-///
-/// # Errors
-/// Always.
-#[cfg(not(unix))]
-pub fn standard_streams<I, O>(_input: I, _output: O) -> io::Result<(TcpStream, Option<Bridge>)> {
-    Err(ErrorKind::Unsupported.into())
-}
-
-/// There are no such sockets on this system.
-#[cfg(not(unix))]
-pub fn is_standard_error() -> bool {
-    false
 }

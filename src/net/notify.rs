@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::io;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::linux::net::SocketAddrExt;
-#[cfg(unix)]
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use std::time::Duration;
 ///
 /// # Errors
 /// Fails if the name is neither, if nobody receives there, or if the manager did not read in time.
-#[cfg(unix)]
 pub fn notify(socket: &OsStr, message: &str, time: Option<Duration>) -> io::Result<()> {
     let address = address(socket)?;
     let socket = UnixDatagram::unbound()?;
@@ -22,7 +20,6 @@ pub fn notify(socket: &OsStr, message: &str, time: Option<Duration>) -> io::Resu
     socket.send_to_addr(message.as_bytes(), &address).map(drop)
 }
 
-#[cfg(unix)]
 fn address(socket: &OsStr) -> io::Result<SocketAddr> {
     match socket.as_encoded_bytes() {
         // A relative path would be one in the drop directory.
@@ -31,13 +28,4 @@ fn address(socket: &OsStr) -> io::Result<SocketAddr> {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         _ => Err(io::ErrorKind::Unsupported.into()),
     }
-}
-
-/// There are no such sockets on this system.
-///
-/// # Errors
-/// Always.
-#[cfg(not(unix))]
-pub fn notify(_: &OsStr, _: &str, _: Option<Duration>) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
 }

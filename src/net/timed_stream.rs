@@ -129,7 +129,9 @@ impl TimedStream {
         loop {
             let began = Instant::now();
             match (&*self.stream).write(bytes).map_err(timed_out) {
-                Err(error) if is_timeout(&error) && self.others_made_progress() => {}
+                // Windows does not say how many bytes it took before.
+                Err(error)
+                    if is_timeout(&error) && !cfg!(windows) && self.others_made_progress() => {}
                 Err(error) => return Err(error),
                 Ok(taken) => {
                     self.count_progress();
@@ -237,6 +239,7 @@ impl Connection for TimedStream {
     /// The end of the peer's stream may arrive while our own system still has bytes to send, and hide
     /// the reset that they meet. But a socket has a peer until all bytes were acknowledged or answered
     /// with a reset, which is then its error (getpeername(2), socket(7)).
+    #[cfg(not(windows))]
     fn wait_acknowledged(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + self.timeouts.idle;
         while self.stream.peer_addr().is_ok() {
@@ -246,6 +249,20 @@ impl Connection for TimedStream {
             thread::sleep(limits::DRAINED_POLL);
         }
         self.stream.take_error()?.map_or(Ok(()), Err)
+    }
+
+    /// A socket of Windows keeps its peer, and std knows no other way to ask what was acknowledged. So the reset
+    /// is waited for with which a peer answers that left before it had everything.
+    #[cfg(windows)]
+    fn wait_acknowledged(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + limits::RESET_TIME;
+        while Instant::now() < deadline {
+            thread::sleep(limits::DRAINED_POLL);
+            // The one or the other tells it.
+            self.stream.take_error()?.map_or(Ok(()), Err)?;
+            (&*self.stream).read(&mut [0])?;
+        }
+        Ok(())
     }
 }
 
@@ -297,12 +314,12 @@ impl TimedStream {
     /// Reads, and reports the read to the admission.
     fn read_counted(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(registration) = &self.registration else {
-            return (&*self.stream).read(buffer).map_err(timed_out);
+            return read_whole(&self.stream, buffer).map_err(timed_out);
         };
         if !self.reads_own {
             registration.activity.begin(Call::Read);
         }
-        let read = (&*self.stream).read(buffer).map_err(timed_out);
+        let read = read_whole(&self.stream, buffer).map_err(timed_out);
         registration.activity.end(*read.as_ref().unwrap_or(&0));
         match read {
             Ok(0) => self.check_evicted().map(|()| 0),
@@ -342,6 +359,15 @@ fn at_slow_peer(bytes: u64) -> Duration {
 /// The time that the slowest disk takes for bytes.
 fn at_slow_disk(bytes: u64) -> Duration {
     Duration::from_secs(bytes / limits::SLOW_DISK)
+}
+
+/// Reads. On Windows a read that times out may take bytes along that come at this moment (`SO_RCVTIMEO`), and
+/// a look at them does not.
+fn read_whole(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    if cfg!(windows) {
+        stream.peek(&mut [0])?;
+    }
+    stream.read(buffer)
 }
 
 /// On Unix, a socket's time limit is reported as EAGAIN (socket(7), `SO_RCVTIMEO`).

@@ -5,6 +5,7 @@ use crate::cli::help;
 use crate::limits;
 use crate::net::allow::Network;
 use crate::net::dial::Address;
+use crate::text::path_text;
 use crate::transfer::error::NEED_QDROPD;
 use crate::wire::header::Dialect;
 use crate::wire::list::ListOptions;
@@ -366,12 +367,12 @@ fn check_no_host(option: &str, files: &[OsString]) -> Result<(), String> {
 /// apart, as with nc.
 fn check_order(host: &OsStr, files: &[OsString]) -> Result<(), String> {
     let exists = |operand: &OsStr| Path::new(operand).symlink_metadata().is_ok();
-    let shown = host.to_string_lossy();
+    let shown = path_text(Path::new(host));
     if exists(host) && !files.last().is_some_and(|last| exists(last)) {
         let kind = if Path::new(host).is_dir() { "directory" } else { "file" };
-        let last = files.last().map(|last| last.to_string_lossy());
+        let last = files.last().map(|last| path_text(Path::new(last)));
         let receiver = last.filter(|last| last.parse::<Address>().is_ok());
-        let receiver = receiver.unwrap_or("HOST".into());
+        let receiver = receiver.unwrap_or_else(|| "HOST".to_owned());
         return Err(format!(
             "{shown} is a {kind}: HOST comes first, as in qdrop {receiver} {shown}"
         ));

@@ -9,7 +9,9 @@ use crate::digest::xxh64;
 use crate::disk::DiskError;
 use crate::disk::name;
 use crate::limits;
-use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, shortened};
+use crate::text::{
+    Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, path_text, shortened,
+};
 use crate::transfer::error::SendError;
 use crate::transfer::send::Sent;
 use crate::wire::header::Dialect;
@@ -104,8 +106,7 @@ impl<'a> Reporter<'a> {
 
     /// Reports that a path below a directory is skipped.
     pub(super) fn left_out(&self, path: &Path, why: &str) {
-        let path = path.to_string_lossy();
-        self.printer.log(format!("qdrop: {} left out: {why}", Escaped(&path)));
+        self.printer.log(format!("qdrop: {} left out: {why}", Escaped(&path_text(path))));
     }
 
     /// Returns whether a file cannot be read since this call has removed it: it was named twice. Reports that.
@@ -405,7 +406,7 @@ impl<'a> Reporter<'a> {
     }
 
     fn not_sent(&self, file: &QueuedFile, why: &dyn Display) -> String {
-        let (path, target) = (file.path.to_string_lossy(), self.target.to_string());
+        let (path, target) = (path_text(&file.path), self.target.to_string());
         format!("qdrop: {} not sent {}: {why}", Escaped(&path), Escaped(&target))
     }
 

@@ -377,15 +377,9 @@ fn resolve_program(command: &str) -> Result<PathBuf, String> {
     })
 }
 
-#[cfg(unix)]
 fn is_executable(program: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     program.metadata().is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
-}
-
-#[cfg(not(unix))]
-fn is_executable(program: &Path) -> bool {
-    program.is_file()
 }
 
 #[cfg(test)]

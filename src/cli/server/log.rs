@@ -16,7 +16,6 @@ use std::env;
 use std::fmt::{self, Display, Formatter, Write};
 use std::io;
 use std::net::SocketAddr;
-#[cfg(unix)]
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -273,17 +272,11 @@ fn now() -> Duration {
 
 /// Returns whether standard error is the journal of systemd, which records the time of each line. The
 /// journal's socket is named in `JOURNAL_STREAM` (systemd.exec(5)).
-#[cfg(unix)]
 pub(super) fn is_journal() -> bool {
     use std::os::unix::fs::MetadataExt;
     let Ok(stderr) = Path::new("/proc/self/fd/2").metadata() else { return false };
     let journal = format!("{}:{}", stderr.dev(), stderr.ino());
     env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == journal)
-}
-
-#[cfg(not(unix))]
-pub(super) fn is_journal() -> bool {
-    false
 }
 
 /// Returns "refused" if the sender is told, and "failed" otherwise.
