@@ -30,6 +30,11 @@ preloading=(
 emulated=(
 	a_second_receiver_leaves_the_transfers_of_the_first_alone
 )
+# Those for qdrop.exe, with a qdropd of this machine at the other end. The last one is for it alone.
+windows_tests=(sending lists trees queue dialects belief windows)
+# Of these, what is about Unix.
+of_unix=(
+)
 # How long a run may take. Then its process group is killed: a qemu that hangs is deaf to anything milder.
 limit=15m
 
@@ -203,6 +208,16 @@ find_runner() {
 	if [ "$interpreter" ] && [ ! -e "$interpreter" ]; then runner+=" -L /usr/$gnu"; fi
 }
 
+# Starts a wine of our own. Its services would write to the standard error of the program that starts them.
+start_wine() {
+	runner=wine
+	WINEPREFIX=$(mktemp -d)
+	export WINEPREFIX WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml='
+	trap 'wineserver -k || true; wineserver -w || true; rm -rf "$WINEPREFIX"' EXIT
+	wine wineboot --init >"$WINEPREFIX/log" 2>&1
+	wineserver -p
+}
+
 # Runs the tests with the qdrop and the qdropd given.
 run() {
 	local what=$1 qdrop=$2 qdropd=$3 skipped bin name with
@@ -213,11 +228,15 @@ run() {
 	mkdir -p "$bin"
 	for name in "$qdrop" "$qdropd"; do
 		if [[ $name = "$cross"/* ]]; then with=$runner; else with='env'; fi
-		printf '#!/bin/sh\nexec %s %q "$@"\n' "$with" "$name" >"$bin/${name##*/}"
-		chmod +x "$bin/${name##*/}"
+		printf '#!/bin/sh\nexec %s %q "$@"\n' "$with" "$name" >"$bin/$(basename "$name" .exe)"
+		chmod +x "$bin/$(basename "$name" .exe)"
 	done
 	skipped=("${preloading[@]}")
-	if [ "$qemu" != - ]; then skipped+=("${emulated[@]}"); fi
+	if [ "$qemu" = wine ]; then
+		skipped+=("${of_unix[@]}")
+	elif [ "$qemu" != - ]; then
+		skipped+=("${emulated[@]}")
+	fi
 	for name in "${skipped[@]}"; do
 		grep -q "^fn $name()" tests/*.rs || { echo "cross: no test is called $name" >&2; exit 1; }
 	done
@@ -234,6 +253,12 @@ check() {
 			build "$1" "$kind"
 			run "$1 $kind" "$here/$kind/"{qdrop,qdropd} "${tests[@]}" "${native_tests[@]}"
 		done
+		return
+	fi
+	if [ "$qemu" = wine ]; then
+		build "$1" static
+		start_wine
+		run "$1 qdrop to $(uname -m) qdropd" "$here/static/qdrop.exe" "$out/release/qdropd" "${windows_tests[@]}"
 		return
 	fi
 	if [ "$1" = mipsel ]; then
