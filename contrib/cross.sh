@@ -31,9 +31,44 @@ emulated=(
 	a_second_receiver_leaves_the_transfers_of_the_first_alone
 )
 # Those for qdrop.exe, with a qdropd of this machine at the other end. The last one is for it alone.
-windows_tests=(sending lists trees queue dialects belief windows)
+windows_tests=(sending lists dialects belief windows)
 # Of these, what is about Unix.
 of_unix=(
+	# Names that Windows has not, and links and permissions that wine does not show.
+	a_stored_file_is_told_in_one_line_at_either_end
+	json_has_the_members_that_the_manual_page_tells
+	no_text_steers_a_terminal
+	a_name_that_is_no_unicode_is_removed_as_it_is_on_the_disk
+	names_are_those_that_find_prints
+	the_queues_of_contrib_are_emptied
+	what_cannot_be_removed_is_told_once_and_what_is_gone_is_not
+	# Files of /dev, descriptors that are closed or do not block, and a pipe that nobody reads.
+	what_is_no_readable_file_is_told_and_not_sent
+	standard_input_is_sent_and_leaves_nothing
+	streams_that_do_not_block_are_waited_for
+	outputs_that_nobody_takes_change_no_transfer
+	help_names_every_option_and_exit_status
+	# Terminals of Unix.
+	a_bar_is_drawn_on_terminals_alone_unless_it_is_asked_for
+	a_narrow_terminal_shows_the_beginning_of_the_numbers
+	a_terminal_of_any_width_shows_whole_bars_and_then_the_line_alone
+	several_files_are_summed_up_on_a_terminal
+	the_bar_of_a_tree_counts_what_was_skipped
+	# Thousands of operands: a command line has 32,767 characters.
+	a_receiver_that_closes_after_a_list_is_asked_again
+	each_of_many_failures_is_told
+	# The words of the system for a missing file.
+	each_file_of_a_connection_has_its_own_verdict
+	a_file_that_is_named_again_when_it_is_removed_is_no_failure
+	a_list_that_is_none_is_told
+	# What is tried takes memory, depth or time that wine has not.
+	an_address_that_does_not_answer_is_waited_for_once_and_not_for_long
+	of_many_files_to_nobody_one_line_tells_and_another_counts
+	# That the peer has acknowledged everything is known on Linux alone (docs/CROSS.md).
+	a_receiver_that_closes_with_the_file_half_taken_has_not_got_it
+	# wine has no time of creation, by which a file is told from another one in its place.
+	a_file_that_is_another_by_the_time_of_its_receipt_stays
+	what_changed_a_moment_ago_is_left_out_and_is_no_failure
 )
 # How long a run may take. Then its process group is killed: a qemu that hangs is deaf to anything milder.
 limit=15m

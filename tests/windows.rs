@@ -7,6 +7,7 @@ use harness::{
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -168,6 +169,21 @@ fn a_receiver_without_receipts_has_every_byte() {
             assert_eq!((sent.exit, outcomes(&sent)), (0, vec!["sent a"]), "{sent:?}");
         }
     }
+}
+
+/// Of a receiver that leaves with bytes unread, of which Linux tells that they were not acknowledged.
+#[test]
+fn a_receiver_that_leaves_with_the_file_half_taken_has_not_got_it() {
+    let source = TempDir::new().unwrap();
+    let path = on_z(&file(source.path(), "a", &noise(1_000_000)));
+    let receiver = Receiver::start(|mut stream| {
+        stream.read_exact(&mut [0; 1000]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+    });
+    let sent = qdrop([&*receiver.address.to_string(), &path]);
+    receiver.join();
+    let is_told = sent.stderr.contains("/a not sent to ") && sent.stderr.lines().count() == 1;
+    assert!(sent.exit == 4 && sent.stdout.is_empty() && is_told, "{sent:?}");
 }
 
 #[test]

@@ -144,6 +144,20 @@ impl TimedStream {
         }
     }
 
+    /// If the peer has closed, waits for the reset with which it answers what comes when it has left before it had
+    /// everything. Behind the end of its stream a read does not show that, and a write that sends nothing does.
+    fn wait_for_reset(&self) -> io::Result<()> {
+        self.stream.set_nonblocking(true)?;
+        let has_closed = matches!(self.stream.peek(&mut [0]), Ok(0));
+        self.stream.set_nonblocking(false)?;
+        let until = Instant::now() + limits::RESET_TIME;
+        while has_closed && Instant::now() < until {
+            thread::sleep(limits::DRAINED_POLL);
+            let _ = (&*self.stream).write(&[])?;
+        }
+        Ok(())
+    }
+
     fn set_write_deadline(&mut self, time: Option<Duration>) -> io::Result<()> {
         if time.is_none() && self.write_deadline.is_some() {
             self.stream.set_write_timeout(Some(self.timeouts.idle))?;
@@ -233,36 +247,25 @@ impl Connection for TimedStream {
     }
 
     fn half_close(&mut self) -> io::Result<()> {
+        if cfg!(windows) {
+            self.wait_for_reset()?;
+        }
         self.stream.shutdown(Shutdown::Write)
     }
 
     /// The end of the peer's stream may arrive while our own system still has bytes to send, and hide
     /// the reset that they meet. But a socket has a peer until all bytes were acknowledged or answered
     /// with a reset, which is then its error (getpeername(2), socket(7)).
-    #[cfg(not(windows))]
+    /// A socket of Windows keeps its peer, so that there the reset alone is found ([`Self::wait_for_reset`]).
     fn wait_acknowledged(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + self.timeouts.idle;
-        while self.stream.peer_addr().is_ok() {
+        while !cfg!(windows) && self.stream.peer_addr().is_ok() {
             if Instant::now() >= deadline {
                 return Err(ErrorKind::TimedOut.into());
             }
             thread::sleep(limits::DRAINED_POLL);
         }
         self.stream.take_error()?.map_or(Ok(()), Err)
-    }
-
-    /// A socket of Windows keeps its peer, and std knows no other way to ask what was acknowledged. So the reset
-    /// is waited for with which a peer answers that left before it had everything.
-    #[cfg(windows)]
-    fn wait_acknowledged(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + limits::RESET_TIME;
-        while Instant::now() < deadline {
-            thread::sleep(limits::DRAINED_POLL);
-            // The one or the other tells it.
-            self.stream.take_error()?.map_or(Ok(()), Err)?;
-            (&*self.stream).read(&mut [0])?;
-        }
-        Ok(())
     }
 }
 
