@@ -70,7 +70,8 @@ const LAYERS: [Layer; 6] = [
         // os: the descriptor of an inherited socket, and the socket of a service manager; ffi: its name; fs:
         // whether two descriptors are the same; process: a command that carries a connection.
         std: &[
-            "ffi", "fmt", "fs", "io", "mem", "net", "os", "process", "str", "sync", "thread", "time",
+            "ffi", "fmt", "fs", "io", "mem", "net", "os", "process", "str", "sync", "thread",
+            "time",
         ],
     },
     Layer {

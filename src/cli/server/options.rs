@@ -232,11 +232,12 @@ impl Given {
         let is_limited = self.max_transfers.is_some() || self.max_per_peer.is_some();
         if self.stdio {
             let has_others = listens || self.from.is_some() || self.inetd;
-            if has_others || is_limited || !self.allow.is_empty() {
+            let names_peers = !self.allow.is_empty() || !self.proxies.is_empty();
+            if has_others || is_limited || names_peers {
                 return Err(
                     "--stdio is one connection, standard input and output: it goes without \
-                            --listen, --once, --from, --inetd, --allow, --max-transfers and \
-                            --max-per-peer"
+                            --listen, --once, --from, --inetd, --allow, --proxy, --max-transfers \
+                            and --max-per-peer"
                         .to_owned(),
                 );
             }
