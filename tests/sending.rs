@@ -465,7 +465,7 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ),
         (
             "it goes without",
-            "--stdio --allow ::1|--stdio --max-transfers 2|--max-per-peer 2 --stdio",
+            "--stdio --allow ::1|--stdio --proxy ::1|--stdio --max-transfers 2|--max-per-peer 2 --stdio",
         ),
         ("option --exec needs a value", "--exec"),
         ("not text or json", "--log xml|--log="),
