@@ -104,15 +104,17 @@ msrv:
 	$(MAKE) --silent rustc RUSTC="$$rustc" CARGO_TARGET_DIR="$$CARGO_TARGET_DIR"; \
 	for program in qdrop qdropd; do "$$CARGO_TARGET_DIR/rustc/$$program" --version; done
 
-# For another machine, dynamic and static: x86_64, aarch64, armv7, riscv64, s390x, mipsel (docs/CROSS.md).
+# For another machine, dynamic and static: x86_64, aarch64, armv7, riscv64, s390x, mipsel; and qdrop.exe for
+# windows (docs/CROSS.md).
 # Debian 12: apt-get install rustc-web=1.85\* libstd-rust-web-dev=1.85\* cargo-web=1.85\* \
 #	rust-web-src=1.85\* gcc-aarch64-linux-gnu
 # Debian 13: apt-get install cargo rust-src gcc-aarch64-linux-gnu
 cross:
 	@RUSTC='$(RUSTC)' contrib/cross.sh build $(TARGET)
 
-# Runs the tests on them under qemu, and with a peer of this machine: for TARGET, or all there are tools for.
-# Debian, besides: apt-get install qemu-user-static
+# Runs the tests on them under qemu, or wine, and with a peer of this machine: for TARGET, or all there are
+# tools for.
+# Debian, besides: apt-get install qemu-user-static gcc-mingw-w64-x86-64 wine
 cross-test: all
 	@CARGO='$(CARGO)' RUSTC='$(RUSTC)' contrib/cross.sh test $(TARGET)
 

@@ -249,8 +249,8 @@ start_wine() {
 	WINEPREFIX=$(mktemp -d)
 	export WINEPREFIX WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml='
 	trap 'wineserver -k || true; wineserver -w || true; rm -rf "$WINEPREFIX"' EXIT
-	wine wineboot --init >"$WINEPREFIX/log" 2>&1
 	wineserver -p
+	wine wineboot --init >"$WINEPREFIX/log" 2>&1
 }
 
 # Runs the tests with the qdrop and the qdropd given.

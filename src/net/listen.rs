@@ -49,8 +49,13 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         match listener.accept() {
             Ok((stream, peer)) => return Ok((stream, canonical(peer))),
-            Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
-            Err(error) => return Err(error),
+            Err(error) => match error.kind() {
+                // Linux has the first for it, Windows the second, wine the third.
+                ErrorKind::ConnectionAborted
+                | ErrorKind::ConnectionReset
+                | ErrorKind::NotConnected => {}
+                _ => return Err(error),
+            },
         }
     }
 }
