@@ -80,12 +80,11 @@ impl Bridge {
 
 /// Returns standard input and output as a connection. If they are one socket, it is that. Otherwise, since
 /// pipes have no time limits and no half-close, it is one end of a socket pair, and a bridge carries the
-/// bytes between the other end and `input` and `output`, which read and write the two.
+/// bytes between the other end and the two. `output` writes to standard output.
 ///
 /// # Errors
 /// Fails if there are no descriptors or threads for that. On systems without sockets of Unix, always.
 pub fn standard_streams(
-    input: impl Read + Send + 'static,
     output: impl Write + Send + 'static,
 ) -> io::Result<(TcpStream, Option<Bridge>)> {
     if is_same_socket(&io::stdin(), &io::stdout()) {
@@ -94,15 +93,20 @@ pub fn standard_streams(
         return Ok((stream, None));
     }
     let (ours, theirs) = UnixStream::pair()?;
-    let (incoming, thread) =
-        (theirs.try_clone()?, || thread::Builder::new().stack_size(limits::STACK));
+    let incoming = theirs.try_clone()?;
+    let thread = || thread::Builder::new().stack_size(limits::STACK);
     thread().spawn(move || {
-        let _ = copy(input, &incoming);
+        let mut input = io::stdin().lock();
+        // From a pipe this moves pages, and copies no bytes.
+        let mut copy = || io::copy(&mut input, &mut &incoming);
+        while copy().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+            thread::sleep(limits::STREAM_POLL);
+        }
         let _ = incoming.shutdown(Shutdown::Write);
     })?;
     let (sender, outgoing) = mpsc::channel();
     thread().spawn(move || {
-        if copy(&theirs, output).is_err() {
+        if write_at_once(&theirs, output).is_err() {
             // Nobody reads the answers any more.
             let _ = theirs.shutdown(Shutdown::Both);
         }
@@ -111,15 +115,13 @@ pub fn standard_streams(
     Ok((TcpStream::from(OwnedFd::from(ours)), Some(Bridge { outgoing })))
 }
 
-/// Copies to the end. What was read is written at once.
-fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; limits::BUFFER];
+/// Copies to the end, and flushes what each read has brought: a receiver says little, and waits then.
+fn write_at_once(mut from: &UnixStream, mut to: impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; limits::SMALL_BUFFER];
     loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(bytes) => to.write_all(&buffer[..bytes]).and_then(|()| to.flush())?,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            bytes => to.write_all(&buffer[..bytes]).and_then(|()| to.flush())?,
         }
     }
 }

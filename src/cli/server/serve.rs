@@ -276,8 +276,7 @@ impl Server {
                 &"there is a terminal (qdrop --via starts this; ssh without -t)",
             ));
         }
-        let (input, output) = (Blocking(io::stdin()), Blocking(io::stdout()));
-        let (stream, bridge) = inherit::standard_streams(input, output)
+        let (stream, bridge) = inherit::standard_streams(Blocking(io::stdout()))
             .map_err(|error| cannot_use(&Reason(&error)))?;
         let peer = stream.peer_addr().ok().or_else(peer_of_ssh).map_or(Peer::Stdio, Peer::from);
         let exit = match TimedStream::new(stream, self.timeouts, None) {
