@@ -99,7 +99,10 @@ pub fn standard_streams(
         let mut input = io::stdin().lock();
         // From a pipe this moves pages, and copies no bytes.
         let mut copy = || io::copy(&mut input, &mut &incoming);
-        while copy().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+        let passes = |error: io::Error| {
+            matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+        };
+        while copy().is_err_and(passes) {
             thread::sleep(limits::STREAM_POLL);
         }
         let _ = incoming.shutdown(Shutdown::Write);
