@@ -22,8 +22,8 @@ msrv := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo picture test check lint audit msrv cross cross-test tiny interop packages-check \
-	mdns-test ssh-test release-test container-test apt-check torture torture-peers fuzz bench \
+.PHONY: all rustc demo picture test check lint audit msrv cross cross-test cross-types tiny interop \
+	packages-check mdns-test ssh-test release-test container-test apt-check torture torture-peers fuzz bench \
 	bench-instructions dist distcheck release verify deb deb-test install install-systemd uninstall clean
 
 all:
@@ -117,6 +117,10 @@ cross:
 # Debian, besides: apt-get install qemu-user-static gcc-mingw-w64-x86-64 wine
 cross-test: all
 	@CARGO='$(CARGO)' RUSTC='$(RUSTC)' contrib/cross.sh test $(TARGET)
+
+# Compiles both programs for macOS and FreeBSD, which nothing here can link.
+cross-types:
+	@RUSTC='$(RUSTC)' contrib/cross.sh types
 
 # The smallest: static, without a text for a panic, which ends the whole program.
 # Debian, besides: apt-get install musl-tools
