@@ -300,9 +300,11 @@ fn what_cannot_be_removed_is_told_once_and_what_is_gone_is_not() {
     let path = file(source.path(), "a", b"body");
     let link = source.path().join("link");
     symlink(&path, &link).unwrap();
-    let sent = send(qdropd.address, &["--remove-source"], &link);
-    assert!(sent.exit == 1 && sent.stderr.ends_with("link: it is a link\n"), "{sent:?}");
-    assert_eq!(sent.stderr.lines().count(), 1, "{sent:?}");
+    for options in [&["--remove-source"][..], &["--remove-source", "--dry-run"]] {
+        let sent = send(qdropd.address, options, &link);
+        assert!(sent.exit == 1 && sent.stderr.ends_with("link: it is a link\n"), "{sent:?}");
+        assert_eq!(sent.stderr.lines().count(), 1, "{sent:?}");
+    }
     assert!(link.exists() && path.exists() && qdropd.files().is_empty());
 
     let removed = path.clone();

@@ -361,17 +361,17 @@ impl ListSource for SendingList<'_, '_> {
             Err(error) => return Err(error),
         };
         let Options { dry_run, remove_source, .. } = *self.run.options;
+        let opened = remove_source.then(|| source.opened());
+        if let Some(opened) = opened {
+            // What stays would be stored once more by each call.
+            opened.check_removable(&file.path).map_err(SendError::Source)?;
+        }
         if dry_run {
             let sent = Sent { size: source.size(), ..Sent::default() };
             self.run.reporter.would_send(file, &sent);
             // It has its outcome, and no body.
             self.files[number].file = None;
             return Err(SendError::NotProcessed);
-        }
-        let opened = remove_source.then(|| source.opened());
-        if let Some(opened) = opened {
-            // What stays would be stored once more by each call.
-            opened.check_removable(&file.path).map_err(SendError::Source)?;
         }
         let id = self.run.reporter.printer.begin(file.name.clone(), source.size());
         self.files[number].opened = opened;
