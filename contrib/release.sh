@@ -39,7 +39,7 @@ pack() {
 		(cd "$work" && find "$stage" -type f | sort | zip -q -X -9 "$archive" -@)
 	else
 		cp "$built"/qdrop{,d} "$tree"/man/* "$work/$stage"
-		make --silent -C "$tree" install-systemd PREFIX=/usr/local DESTDIR="$work/$stage" UNITDIR=/systemd >/dev/null
+		make --silent -C "$tree" install-systemd PREFIX=/usr/local DESTDIR="../$stage" UNITDIR=/systemd >/dev/null
 		mkdir "$work/$stage/"{alpine,openwrt,container}
 		cp "$tree"/contrib/alpine/qdropd.* "$work/$stage/alpine"
 		cp "$tree"/contrib/openwrt/qdrop/files/* "$work/$stage/openwrt"
