@@ -29,7 +29,7 @@ const QDROPD: &str = "-l --listen -1 --once --from --keep-open --inetd --stdio -
                       -h --help -V --version";
 
 /// Options of the other program that `--help` names as well.
-const ITS_PEERS: &str = "--subdirs --stdio";
+const ITS_PEERS: &str = "--subdirs --stdio --via";
 
 /// Nobody has listened at the port of tcpmux for decades.
 const NOBODY: &str = "127.0.0.1:1";

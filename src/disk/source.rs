@@ -31,7 +31,7 @@ impl Stamp {
     /// ago.
     ///
     /// # Errors
-    /// Fails as [`Stamp::of_path`] does, and as [`Stamp::if_settled`].
+    /// Fails as [`Stamp::of_path`] does, and if it was changed in the future, so that nobody can tell when.
     pub fn of_settled(path: &Path, settle: Duration) -> Result<Option<Self>, DiskError> {
         Self::if_settled(path, &regular_file(path)?, settle)
     }

@@ -256,7 +256,7 @@ impl Connection for TimedStream {
     /// The end of the peer's stream may arrive while our own system still has bytes to send, and hide
     /// the reset that they meet. But a socket has a peer until all bytes were acknowledged or answered
     /// with a reset, which is then its error (getpeername(2), socket(7)).
-    /// A socket of Windows keeps its peer, so that there the reset alone is found ([`Self::wait_for_reset`]).
+    /// A socket of Windows keeps its peer, so that there the reset alone is found (`wait_for_reset`).
     fn wait_acknowledged(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + self.timeouts.idle;
         while !cfg!(windows) && self.stream.peer_addr().is_ok() {
