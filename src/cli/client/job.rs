@@ -91,8 +91,7 @@ impl Run<'_> {
         };
         let outgoing = match self.connect() {
             Ok(outgoing) => outgoing,
-            Err(error) if self.record_not_connected(vec![file], &error) => return NextStep::End,
-            Err(_) => return NextStep::Next,
+            Err(error) => return self.not_connected(vec![file], &error),
         };
         let printer = &self.reporter.printer;
         let id = printer.begin(file.name.clone(), source.size());
@@ -166,8 +165,7 @@ impl Run<'_> {
             Ok(outgoing) => connection.insert(outgoing),
             Err(error) => {
                 let files = listed.into_iter().filter_map(|it| it.file).collect();
-                let ends = self.record_not_connected(files, &error);
-                return if ends { NextStep::End } else { NextStep::Next };
+                return self.not_connected(files, &error);
             }
         };
         let began = Instant::now();
@@ -182,8 +180,12 @@ impl Run<'_> {
         let sent = outgoing.send_list(options, &entries, self.gives_receipts(), &mut sending);
         sending.sync_removals();
         // It is not one that goes on while this job waits.
-        if outgoing.is_over() || self.target.is_listener() || !sending.busy.is_empty() {
-            self.close(connection);
+        let is_over = outgoing.is_over() || self.target.is_listener() || !sending.busy.is_empty();
+        match sent {
+            // That it never was one is recorded below.
+            Err(SendError::Unreachable(_)) => *connection = None,
+            _ if is_over => _ = self.close(connection),
+            _ => {}
         }
         sending.end_progress();
         let SendingList { files, busy, ends, .. } = sending;
@@ -193,10 +195,7 @@ impl Run<'_> {
         let files = files.into_iter().filter_map(|it| it.file).collect();
         match sent {
             Ok(()) => self.record_answered(),
-            Err(error @ SendError::Unreachable(_)) => {
-                let ends = self.record_not_connected(files, &error);
-                return if ends { NextStep::End } else { NextStep::Next };
-            }
+            Err(error @ SendError::Unreachable(_)) => return self.not_connected(files, &error),
             Err(error) => return self.not_answered(files, &error, began.elapsed()),
         }
         self.measure_list(bytes, began.elapsed());
@@ -234,6 +233,14 @@ impl Run<'_> {
         Ok((stamp, entry))
     }
 
+    /// Records that no connection could be made for files.
+    fn not_connected(&self, files: Vec<QueuedFile>, error: &SendError) -> NextStep {
+        match self.record_not_connected(files, error) {
+            true => NextStep::End,
+            false => NextStep::Next,
+        }
+    }
+
     /// Records that a list was not answered, so that nothing has become of its files.
     fn not_answered(&self, files: Vec<QueuedFile>, error: &SendError, time: Duration) -> NextStep {
         let is_unknown = match error {
@@ -265,24 +272,26 @@ impl Run<'_> {
         drop(shared);
         let refused_for = if listens_again { limits::LISTEN_AGAIN } else { Duration::ZERO };
         let (stream, tunnel) = target.connect(refused_for).map_err(|why| {
-            let mut shared = self.shared();
-            shared.listens_again = false;
-            shared.connections -= 1;
+            self.shared().listens_again = false;
             SendError::Unreachable(why)
         })?;
         // A command that was started may reach nobody.
         if tunnel.is_none() {
             self.shared().unreachable = 0;
         }
-        if options.verbose {
-            let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
-            let target = target.to_string();
-            let line = match self.target {
-                Target::Host(_) => format!("connected {target} at {peer}"),
-                Target::Via(_) => format!("started what is to connect {}", Escaped(&target)),
-                Target::Listener(_) => format!("{peer} connected"),
-            };
-            reporter.printer.log(format!("qdrop: {line}"));
+        match (target, stream.peer_addr()) {
+            _ if !options.verbose => {}
+            (Target::Host(_), Ok(peer)) => {
+                reporter.printer.log(format!("qdrop: connected {target} at {peer}"));
+            }
+            (Target::Listener(_), Ok(peer)) => {
+                reporter.printer.log(format!("qdrop: {peer} connected"));
+            }
+            (Target::Via(_), _) => {
+                let target = target.to_string();
+                reporter.printer.log(format!("qdrop: connecting {}", Escaped(&target)));
+            }
+            _ => {}
         }
         // Whoever connects may be another program than the last.
         let is_listener = target.is_listener();

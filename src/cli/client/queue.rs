@@ -336,6 +336,7 @@ impl<'a> Run<'a> {
     pub(super) fn record_not_connected(&self, files: Vec<QueuedFile>, error: &SendError) -> bool {
         let is_host = matches!(error, SendError::Unreachable(_)) && !self.target.is_listener();
         let mut shared = self.shared();
+        shared.connections -= 1;
         if is_host && shared.connections > 0 {
             shared.jobs = 1.max(shared.jobs - 1);
             drop(shared);
