@@ -331,7 +331,7 @@ types)
 	done
 	exit ;;
 build | release | tiny) : "${given:?TARGET=… is missing:$(cut -d' ' -f1 <<<"$table" | paste -sd' ')}" ;;
-*) echo 'usage: contrib/cross.sh build|release|tiny TARGET…, contrib/cross.sh test [TARGET…], contrib/cross.sh types' >&2; exit 2 ;;
+*) echo 'usage: contrib/cross.sh build|release|tiny TARGET… | test [TARGET…] | types' >&2; exit 2 ;;
 esac
 if [ "$what" = release ]; then
 	# It takes a minute for each: what is missing is told before.
