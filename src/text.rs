@@ -1,7 +1,6 @@
 //! Text for people: escapes what a peer wrote, and shortens numbers.
 
 use std::fmt::{self, Display, Formatter, Write};
-use std::path::Path;
 use std::time::Duration;
 
 /// Displays a peer's text on a terminal or in a log. Characters that could move a cursor, start an
@@ -23,13 +22,6 @@ impl Display for Escaped<'_> {
         }
         Ok(())
     }
-}
-
-/// Returns a path of this machine as text, for [`Escaped`]. Windows takes `/` for its separator as well, which is
-/// shown, since a backslash would be escaped.
-pub fn path_text(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    if cfg!(windows) { text.replace('\\', "/") } else { text.into_owned() }
 }
 
 /// Displays text as a JSON string in quotes (RFC 8259, section 7). Escapes everything that [`Escaped`]

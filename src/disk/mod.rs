@@ -21,7 +21,7 @@ pub mod tree;
 pub mod unacknowledged;
 mod writeback;
 
-use crate::text::{Escaped, Reason, path_text};
+use crate::text::{Escaped, Reason};
 use std::fmt::{self, Display, Formatter};
 use std::fs::Metadata;
 use std::io::{self, ErrorKind};
@@ -66,6 +66,13 @@ impl Display for DiskError {
 }
 
 impl std::error::Error for DiskError {}
+
+/// Returns a path of this machine as text, for [`Escaped`]. Windows takes `/` for its separator as well, which is
+/// shown, since a backslash would be escaped.
+pub fn path_text(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    if cfg!(windows) { text.replace('\\', "/") } else { text.into_owned() }
+}
 
 /// Returns the milliseconds since 1970 UTC, rounded down, as `QDateTime::toMSecsSinceEpoch` does.
 fn milliseconds(time: SystemTime) -> i64 {

@@ -113,7 +113,7 @@ fn path_of(name: &[u8]) -> Result<PathBuf, &'static str> {
 /// with two characters, and write in other encodings.
 #[cfg(windows)]
 fn path_of(name: &[u8]) -> Result<PathBuf, &'static str> {
-    let name = std::str::from_utf8(name)
+    let name = String::from_utf8(name.to_owned())
         .map_err(|_| "it is not UTF-8; Out-File -Encoding utf8 of PowerShell writes that")?;
     Ok(name.trim_start_matches('\u{feff}').trim_end_matches('\r').into())
 }

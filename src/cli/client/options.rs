@@ -2,10 +2,10 @@
 
 use crate::cli::args::{Arg, Args, command_words, count, listen_address, rate, seconds, times};
 use crate::cli::help;
+use crate::disk::path_text;
 use crate::limits;
 use crate::net::allow::Network;
 use crate::net::dial::Address;
-use crate::text::path_text;
 use crate::transfer::error::NEED_QDROPD;
 use crate::wire::header::Dialect;
 use crate::wire::list::ListOptions;

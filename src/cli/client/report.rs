@@ -6,12 +6,9 @@ use super::target::Target;
 use crate::cli::console::Printer;
 use crate::cli::exit::Exit;
 use crate::digest::xxh64;
-use crate::disk::DiskError;
-use crate::disk::name;
+use crate::disk::{DiskError, name, path_text};
 use crate::limits;
-use crate::text::{
-    Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, path_text, shortened,
-};
+use crate::text::{Bytes, Escaped, Json, ResumedAt, Seconds, TransferSummary, shortened};
 use crate::transfer::error::SendError;
 use crate::transfer::send::Sent;
 use crate::wire::header::Dialect;
