@@ -38,8 +38,7 @@ const LAYERS: [Layer; 6] = [
         imports: &["digest", "limits", "text"],
         // os: the owner and the mode of a file; ffi: names of files; collections: to sort them;
         // sync: a counter, and what is kept; time: of files, and how long something is kept;
-        // cell: what is found out once it is needed; thread: those that wait for the disk side by side;
-        // str: a list of names, on Windows.
+        // cell: what is found out once it is needed; thread: those that wait for the disk side by side.
         std: &[
             "cell",
             "collections",
@@ -51,7 +50,6 @@ const LAYERS: [Layer; 6] = [
             "mem",
             "os",
             "path",
-            "str",
             "sync",
             "thread",
             "time",
