@@ -246,10 +246,8 @@ start_wine() {
 	runner=wine
 	WINEPREFIX=$(mktemp -d)
 	export WINEPREFIX WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml='
-	# Its server says on its way what it still had.
-	trap '{ wineserver -k || true; wineserver -w || true; } 2>/dev/null; rm -rf "$WINEPREFIX"' EXIT
-	wineserver -p
-	wine wineboot --init >"$WINEPREFIX/log" 2>&1
+	trap 'wineserver -k || true; wineserver -w || true; rm -rf "$WINEPREFIX"' EXIT
+	{ wineserver -p; wine wineboot --init; } >"$WINEPREFIX/log" 2>&1
 }
 
 # Runs the tests with the qdrop and the qdropd given.
