@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -54,6 +55,8 @@ fn send_through_sh(script: &str, options: &[&str], files: &[PathBuf]) -> Sent {
 fn files_go_through_a_command_in_every_way() {
     for has_pipes in [false, true] {
         let (here, there) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        // Whatever the umask: of others who may write there qdropd warns.
+        fs::set_permissions(there.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(here.path().join("tree")).unwrap();
         let names = ["tree/a", "tree/b\n'\"", "tree/测试", "tree/empty"];
         let sizes = [3_000_000, 1, 70_000, 0];
