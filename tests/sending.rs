@@ -422,6 +422,7 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("option -n needs a value", "box a -n|box a -qn"),
         ("--name is empty", "box a --name="),
         ("--via goes without HOST, but there is box:9999", "--via ssh box:9999 a"),
+        ("--via goes without HOST, but there is box.local", "--via ssh box.local a"),
         ("--listen and --via exclude each other", "--via ssh --listen ::1 a"),
         ("--via and --connect-timeout exclude", "--via ssh --connect-timeout 2 a"),
         ("--via leads to qdropd", "--via ssh --dialect pyqt a|--via ssh --dialect text a"),

@@ -355,7 +355,8 @@ impl Given {
 fn check_no_host(option: &str, files: &[OsString]) -> Result<(), String> {
     let [first, _, ..] = files else { return Ok(()) };
     let text = first.to_string_lossy();
-    let is_host = text.contains(':') && text.parse::<Address>().is_ok();
+    let looks_so = text.contains(':') || text.ends_with(".local");
+    let is_host = looks_so && text.parse::<Address>().is_ok();
     let is_address = is_host || text.parse::<IpAddr>().is_ok();
     if is_address && !Path::new(first).exists() {
         return Err(format!("{option} goes without HOST, but there is {text}"));
