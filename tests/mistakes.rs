@@ -71,6 +71,7 @@ fn a_host_is_no_url_no_user_and_no_path() {
         ("user@box:/srv/x a", format!("\"user@box:/srv/x\": {path}; write box")),
         ("box:/srv/drop a", format!("\"box:/srv/drop\": {path}; write box")),
         ("box:~/drop a", format!("\"box:~/drop\": {path}; write box")),
+        ("C:\\drop a", format!("\"C:\\\\drop\": {path}; write C")),
         ("user@box a", "\"user@box\": there are no users; write box".to_owned()),
         ("::1:9999 a", "\"::1:9999\": write [::1]:9999, or [::1:9999] without a port".to_owned()),
         ("box:http a", "\"box:http\": \"http\" is not a port, 1 to 65535".to_owned()),

@@ -56,7 +56,7 @@ impl Args {
         match std::mem::replace(&mut self.joined, Joined::None) {
             Joined::None => {}
             Joined::Value(value) => {
-                return Err(format!("option {} takes no value, but got {value:?}", self.option));
+                return Err(format!("option {} takes no value, but got \"{value}\"", self.option));
             }
             Joined::Letters(letters) => return Ok(Some(self.letter(&letters))),
         }
@@ -143,7 +143,7 @@ impl Args {
         let option = &self.option;
         match value {
             "" => format!("option {option}, empty value: {why}"),
-            _ if why.contains(&format!("{value:?}")) => format!("option {option}: {why}"),
+            _ if why.contains(&format!("\"{value}\"")) => format!("option {option}: {why}"),
             _ => format!("option {option}, value {value}: {why}"),
         }
     }
@@ -154,7 +154,7 @@ impl Args {
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let port = text.strip_prefix("*:").or(text.strip_prefix(':')).unwrap_or(text);
     if is_number(port) {
-        let port = port.parse().map_err(|_| format!("{port:?} is not a port, 0 to 65535"))?;
+        let port = port.parse().map_err(|_| format!("\"{port}\" is not a port, 0 to 65535"))?;
         return Ok((Ipv4Addr::UNSPECIFIED, port).into());
     }
     // An ambiguous address must not be listened on.
@@ -169,7 +169,7 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let whole = address(text).map(|address| SocketAddr::new(address, PORT));
     whole.or_else(|_| text.parse()).map_err(|_| match text.rsplit_once(':') {
         Some((before, port)) if address(before).is_ok() => {
-            format!("{port:?} is not a port, 0 to 65535 (ADDR:PORT, where ADDR is an IP address)")
+            format!("\"{port}\" is not a port, 0 to 65535 (ADDR:PORT, where ADDR is an IP address)")
         }
         _ if text.contains('/') => "a network goes with --allow; ADDR is an IP address".to_owned(),
         _ => "not ADDR, ADDR:PORT or PORT; ADDR is an IP address of this machine and no name, \

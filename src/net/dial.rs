@@ -36,12 +36,13 @@ impl FromStr for Address {
             return Ok(Self { host: text.to_owned(), port: PORT });
         }
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-            let (host, rest) =
-                rest.split_once(']').ok_or_else(|| format!("{text:?} lacks a closing bracket"))?;
+            let (host, rest) = rest
+                .split_once(']')
+                .ok_or_else(|| format!("\"{text}\" lacks a closing bracket"))?;
             match rest.strip_prefix(':') {
                 Some(port) => (host, Some(port)),
                 None if rest.is_empty() => (host, None),
-                None => return Err(format!("{text:?} is not [ADDRESS] or [ADDRESS]:PORT")),
+                None => return Err(format!("\"{text}\" is not [ADDRESS] or [ADDRESS]:PORT")),
             }
         } else {
             plain_host(text)?;
@@ -52,13 +53,13 @@ impl FromStr for Address {
         };
         // The resolver reads 9999 as 0.0.39.15, and 192.168.1 as 192.168.0.1.
         if host.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(format!("{text:?} names no host; write HOST:PORT"));
+            return Err(format!("\"{text}\" names no host; write HOST:PORT"));
         }
         if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
             && host.parse::<Ipv4Addr>().is_err()
         {
             return Err(format!(
-                "{text:?} is no IPv4 address: four numbers, 0 to 255, without zeros before them"
+                "\"{text}\" is no IPv4 address: four numbers, 0 to 255, without zeros before them"
             ));
         }
         let port = match port {
@@ -67,7 +68,7 @@ impl FromStr for Address {
                 .filter(|port| port.bytes().all(|digit| digit.is_ascii_digit()))
                 .and_then(|port| port.parse().ok())
                 .filter(|&port| port != 0)
-                .ok_or_else(|| format!("{text:?}: {port:?} is not a port, 1 to 65535"))?,
+                .ok_or_else(|| format!("\"{text}\": \"{port}\" is not a port, 1 to 65535"))?,
         };
         Ok(Self { host: host.to_owned(), port })
     }
@@ -90,16 +91,16 @@ fn plain_host(text: &str) -> Result<(), String> {
     } else if host.len() < place.len() {
         "there are no users"
     } else if text.contains(char::is_whitespace) {
-        return Err(format!("{text:?}: HOST has no spaces; write HOST:PORT"));
+        return Err(format!("\"{text}\": HOST has no spaces; write HOST:PORT"));
     } else if host.matches(':').count() > 1 {
         return Err(format!(
-            "{text:?} is no IPv6 address; one with a port stands in brackets, [ADDRESS]:PORT"
+            "\"{text}\" is no IPv6 address; one with a port stands in brackets, [ADDRESS]:PORT"
         ));
     } else {
         return Ok(());
     };
     let example = if host.is_empty() { "HOST:PORT" } else { host };
-    Err(format!("{text:?}: {problem}; write {example}"))
+    Err(format!("\"{text}\": {problem}; write {example}"))
 }
 
 /// Returns whether `text` is an IPv6 address without brackets, hence without a port.
@@ -114,8 +115,8 @@ pub fn is_bare_ipv6(text: &str) -> Result<bool, String> {
     let Some((before, last)) = text.rsplit_once(':') else { return Ok(false) };
     if is_address(before) && !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(match is_address(text) {
-            true => format!("{text:?}: write [{before}]:{last}, or [{text}] without a port"),
-            false => format!("{text:?}: write [{before}]:{last}"),
+            true => format!("\"{text}\": write [{before}]:{last}, or [{text}] without a port"),
+            false => format!("\"{text}\": write [{before}]:{last}"),
         });
     }
     Ok(is_address(text))
@@ -127,7 +128,7 @@ pub fn is_bare_ipv6(text: &str) -> Result<bool, String> {
 /// Fails if there is no such interface.
 pub fn resolve_zone(host: &str, port: u16) -> Result<SocketAddr, String> {
     let found = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
-    found.ok_or_else(|| format!("this machine has no interface for {host:?}"))
+    found.ok_or_else(|| format!("this machine has no interface for \"{host}\""))
 }
 
 impl Display for Address {
@@ -314,7 +315,7 @@ mod tests {
         for (text, why) in table {
             let error = text.parse::<Address>().unwrap_err();
             let colon = if why.starts_with("is ") { "" } else { ":" };
-            assert_eq!(error, format!("{text:?}{colon} {why}"));
+            assert_eq!(error, format!("\"{text}\"{colon} {why}"));
         }
         for bad in ["", ":1", "1", "1:2", "[1]", "1.2.3", "1.2.3.04", ".", "[::1", "[::1]x", "[]"] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
