@@ -182,7 +182,10 @@ fn a_command_that_breaks_later_is_status_4() {
             format!("{}; cat {whole}; {}; cat {receipt}", take(list), take(body)),
             "in the middle of the receiver's receipt; it may be stored",
         ),
-        ("echo Welcome to box".to_owned(), "could answer: what came is no answer of qdropd"),
+        (
+            "echo Welcome to box".to_owned(),
+            "could answer: what came is no answer of qdropd (in a command it needs --stdio, ",
+        ),
         ("echo SSH-2.0-x".to_owned(), "it looks like SSH"),
     ];
     for (script, why) in table {

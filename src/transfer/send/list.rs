@@ -147,7 +147,10 @@ impl<C: Connection> Outgoing<C> {
             }
             Ok(Some(Answer::Receipt(receipt))) => return Err(refusal(receipt)),
             Ok(None) if !gives_receipts && !self.answered => return Err(SendError::Unsupported),
-            Ok(None) => io::Error::new(ErrorKind::InvalidData, "what came is no answer of qdropd"),
+            Ok(None) => io::Error::new(
+                ErrorKind::InvalidData,
+                "what came is no answer of qdropd (in a command it needs --stdio, and a silent shell)",
+            ),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 return Err(SendError::Unreachable(error.to_string()));
             }
