@@ -526,7 +526,11 @@ fn a_list_that_is_none_is_told() {
     }
     let name = source.path().join("none").display().to_string();
     for (options, end, hint) in [
-        (&[][..], "\r\n", "the lines of the list end as those of Windows do"),
+        (
+            &[][..],
+            "\r\n",
+            "the lines of the list end as those of Windows do (tr -d '\\r' mends it)",
+        ),
         (&["-0"], "\n", "--null is for names that end with a zero"),
     ] {
         let sent = list(&file(source.path(), "list", format!("{name}{end}").as_bytes()), options);

@@ -76,7 +76,9 @@ fn with_hint(error: DiskError) -> DiskError {
     let name = error.path.as_os_str().as_encoded_bytes();
     let is_none = error.error.kind() == ErrorKind::NotFound || name.len() > limits::PATH;
     let hint = match name {
-        [.., b'\r'] if is_none => "the lines of the list end as those of Windows do",
+        [.., b'\r'] if is_none => {
+            "the lines of the list end as those of Windows do (tr -d '\\r' mends it)"
+        }
         _ if is_none && name.contains(&b'\n') => "--null is for names that end with a zero",
         _ => return error,
     };
