@@ -85,6 +85,10 @@ verify() {
 	local file=$1 base=${1##*/} target
 	target=${base#"$name-"}
 	target=${target%%.*}
+	[ -r "$file" ] || {
+		echo "verify: cannot read $file" >&2
+		exit 2
+	}
 	if [ "$base" = "$name.tar.gz" ]; then
 		archive=$source
 	elif [ "$base" != "$target" ] && [[ " $targets " = *" $target "* ]]; then

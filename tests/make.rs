@@ -180,6 +180,10 @@ fn an_archive_that_differs_is_told_with_its_files() {
 
     let told = failed(&mut verify(&file(there.path(), "qdrop-0.0.1-x86_64.tar.gz", b"")));
     assert!(told.contains("FILE=… is one of the archives of qdrop "), "{told}");
+
+    let missing = there.path().join(format!("none/qdrop-{}-x86_64.tar.gz", version()));
+    let told = failed(&mut verify(&missing));
+    assert!(told.contains(&format!("verify: cannot read {}\n", missing.display())), "{told}");
 }
 
 #[test]
