@@ -421,6 +421,20 @@ fn no_word_of_the_log_goes_to_the_peer_over_a_socket() {
     assert_eq!((answer, child.wait().unwrap().code()), (receipt, Some(0)));
 }
 
+/// Nor if it is a pipe, as with `2>&1` in the command of a key.
+#[test]
+fn no_word_of_the_log_goes_to_the_peer_over_a_pipe() {
+    let there = TempDir::new().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" 2>&1", "sh"]).args(stdio_at(there.path(), &["-v"]));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&transfer("a", b"x")).unwrap();
+    let mut receipt = Vec::new();
+    stored("a", b"x").write(&mut receipt).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!((ended.stdout, ended.status.code()), (receipt, Some(0)));
+}
+
 /// The files are stored, and as over TCP it is no failure of theirs that nobody takes the receipts.
 #[test]
 fn answers_that_nobody_takes_hold_up_nobody_for_long() {

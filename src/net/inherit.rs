@@ -3,7 +3,7 @@
 
 use super::listen::canonical;
 use crate::limits;
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -61,7 +61,12 @@ fn cannot_accept(socket: &TcpStream) -> bool {
 
 /// Returns whether standard error is the same socket as standard input, as with inetd.
 pub fn is_standard_error() -> bool {
-    is_same_socket(&io::stdin(), &io::stderr())
+    is_same(&io::stdin(), &io::stderr(), FileTypeExt::is_socket)
+}
+
+/// Returns whether standard error is the same socket or pipe as standard output, as behind `2>&1`.
+pub fn is_joined_output() -> bool {
+    is_same(&io::stdout(), &io::stderr(), |kind| kind.is_socket() || kind.is_fifo())
 }
 
 /// Threads that carry bytes between a connection and the standard streams.
@@ -87,7 +92,7 @@ impl Bridge {
 pub fn standard_streams(
     output: impl Write + Send + 'static,
 ) -> io::Result<(TcpStream, Option<Bridge>)> {
-    if is_same_socket(&io::stdin(), &io::stdout()) {
+    if is_same(&io::stdin(), &io::stdout(), FileTypeExt::is_socket) {
         let stream = TcpStream::from(owned(&io::stdin())?);
         stream.set_nonblocking(false)?;
         return Ok((stream, None));
@@ -129,14 +134,14 @@ fn write_at_once(mut from: &UnixStream, mut to: impl Write) -> io::Result<()> {
     }
 }
 
-/// Returns whether two descriptors are one socket.
-fn is_same_socket(one: &dyn AsFd, other: &dyn AsFd) -> bool {
-    let socket = |of| {
+/// Returns whether two descriptors are one file of this kind.
+fn is_same(one: &dyn AsFd, other: &dyn AsFd, is_kind: fn(&FileType) -> bool) -> bool {
+    let file = |of| {
         let data = File::from(owned(of).ok()?).metadata().ok()?;
-        data.file_type().is_socket().then(|| (data.dev(), data.ino()))
+        is_kind(&data.file_type()).then(|| (data.dev(), data.ino()))
     };
-    let one = socket(one);
-    one.is_some() && one == socket(other)
+    let one = file(one);
+    one.is_some() && one == file(other)
 }
 
 /// Duplicates a descriptor. Child processes do not inherit it.

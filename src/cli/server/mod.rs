@@ -62,9 +62,12 @@ fn run(options: &Options) -> Exit {
 }
 
 fn log_format(options: &Options) -> LogFormat {
-    // With inetd, no byte may go to a connection. A socket that listens takes none anyway.
-    let is_inherited = matches!(options.mode, Mode::Inetd(_) | Mode::Stdio);
-    let is_connection = is_inherited && inherit::is_standard_error();
+    // No byte may go to a connection. A socket that listens takes none anyway.
+    let is_connection = match options.mode {
+        Mode::Inetd(_) => inherit::is_standard_error(),
+        Mode::Stdio => inherit::is_standard_error() || inherit::is_joined_output(),
+        Mode::Listen(..) | Mode::From(_) => false,
+    };
     match options.log_format {
         _ if is_connection => LogFormat::None,
         LogFormat::Text if !io::stderr().is_terminal() && !log::is_journal() => LogFormat::Dated,
