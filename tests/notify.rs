@@ -235,6 +235,19 @@ fn a_service_manager_is_told_of_the_end_when_the_directory_is_gone() {
     assert_eq!(manager.rest(), ["READY=1", "STOPPING=1"]);
 }
 
+/// A script that is a service may run them, or a sender whose --via does.
+#[test]
+fn a_service_manager_is_told_nothing_by_who_makes_one_connection() {
+    let (manager, directory) = (Manager::new(false), TempDir::new().unwrap());
+    let closed = free_ports()[0].to_string();
+    for (options, exit) in [(vec!["--stdio"], 4), (vec!["--from", &closed], 3)] {
+        let mut qdropd = manager.qdropd();
+        qdropd.args(options).arg(directory.path()).stdin(Stdio::null());
+        assert_eq!(Service::start(&mut qdropd).exit(), Some(exit));
+    }
+    assert_eq!(manager.rest(), [""; 0]);
+}
+
 #[test]
 fn a_service_manager_that_cannot_be_told_is_one_warning_and_does_no_harm() {
     let temporary = TempDir::new().unwrap();

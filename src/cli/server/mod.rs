@@ -82,8 +82,10 @@ fn receive(options: &Options, log: &Log) -> Result<Exit, String> {
     let commands = Commands::resolve(exec, exec_failed, options.exec_timeout, log.clone())?;
     let inbox = open_inbox(options, log)?;
     let storage = Storage { inbox, max_size: options.max_size };
-    // A service manager's socket (sd_notify(3)). No command inherits it.
-    let notify_socket = env::var_os(NOTIFY_SOCKET);
+    // A service manager's socket (sd_notify(3)). No command inherits it. What makes one connection is no service,
+    // but may run within one, whose end it must not tell.
+    let is_service = matches!(options.mode, Mode::Listen(..) | Mode::Inetd(_));
+    let notify_socket = env::var_os(NOTIFY_SOCKET).filter(|_| is_service);
     let server = Server::new(storage, commands, log.clone(), options, notify_socket);
     let maintained = server.clone();
     serve::spawn(move || maintained.maintenance_loop())?;
