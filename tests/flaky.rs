@@ -971,7 +971,8 @@ fn two_senders_of_one_name_never_mix() {
             let send = |path| send(relay.address, &["--resume"], path);
             let sending = [&paths[0], &paths[1]].map(|path| scope.spawn(move || send(path)));
             eventually("both have come to their cut", || (relay.waiting() == 2).then_some(()));
-            assert_eq!(parts(&qdropd.directory).len(), 2);
+            let both_have_a_part = || (parts(&qdropd.directory).len() == 2).then_some(());
+            eventually("what passed has come to the disk", both_have_a_part);
             relay.release();
             for sent in sending.map(|it| it.join().unwrap()) {
                 assert_eq!(sent.exit, 4, "{sent:?}");
