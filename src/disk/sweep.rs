@@ -15,9 +15,10 @@ use std::time::{Duration, SystemTime};
 /// * of any other, or where there is no `/proc`, is lost if its process had no heartbeat for [`limits::LEASE`],
 ///   and nobody wrote to the file either. It may be stopped and go on.
 ///
-/// A file whose owner is gone is kept for its sender, if that has said what file it is. That of a lost owner is noted,
-/// for who is asked for it, or kept if it has another name: what is stored has nobody who writes to it. All else is removed, as is what was kept for long enough, and a partial file of another
-/// version to which nobody has written for [`limits::FOREIGN_PART`]. Symbolic links are not followed.
+/// A file whose owner is gone is kept for its sender, if that has said what file it is. That of a lost owner is
+/// noted, for who is asked for it, or kept if it has another name: what is stored has nobody who writes to it.
+/// All else is removed, as is what was kept for long enough, and a partial file of another version to which nobody
+/// has written for [`limits::FOREIGN_PART`]. Symbolic links are not followed.
 pub(super) struct Sweep<'a> {
     pub(super) top: &'a Path,
     pub(super) us: Owner,

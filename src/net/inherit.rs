@@ -88,7 +88,7 @@ impl Bridge {
 /// bytes between the other end and the two. `output` writes to standard output.
 ///
 /// # Errors
-/// Fails if there are no descriptors or threads for that. On systems without sockets of Unix, always.
+/// Fails if there are no descriptors or threads for that.
 pub fn standard_streams(
     output: impl Write + Send + 'static,
 ) -> io::Result<(TcpStream, Option<Bridge>)> {
