@@ -136,6 +136,28 @@ fn a_list_ends_at_a_file_that_has_no_receipt() {
 }
 
 /// Of what is kept a list has one open, and the next ones have the others.
+/// It asks who is there. What comes next may have to go around the world.
+#[test]
+fn a_list_of_none_is_answered_and_another_awaited() {
+    let qdropd = Qdropd::start(&[]);
+    let mut stream = qdropd.connect();
+    for _ in 0..2 {
+        stream.write_all(&list(ListOptions::default(), &[])).unwrap();
+        assert_eq!(verdicts(&mut stream, 0), []);
+        thread::sleep(Duration::from_millis(700));
+    }
+    stream.write_all(&list(ListOptions::default(), &[("a", b"x")])).unwrap();
+    assert_eq!(verdicts(&mut stream, 1), [Verdict::Send]);
+    stream.write_all(&body(b"x", 0)).unwrap();
+    assert_eq!(receipt(&mut stream), stored("a"));
+    // None has no bytes.
+    let mut stream = qdropd.connect();
+    let mut wrong = list(ListOptions::default(), &[("a", b"x")]);
+    wrong[19] = 0;
+    stream.write_all(&wrong).unwrap();
+    assert_eq!(receipt(&mut stream).unwrap().0, Status::Malformed);
+}
+
 #[test]
 fn one_kept_file_comes_in_each_list() {
     let qdropd = Qdropd::start(&["--no-sync"]);

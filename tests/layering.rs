@@ -180,9 +180,10 @@ fn functions(path: &Path) -> Vec<(String, usize)> {
             continue;
         }
         let end = format!("{}}}", " ".repeat(indent(line)));
-        let length = lines[at..].iter().position(|line| *line == end);
         // What is declared in a trait has no body.
-        let Some(length) = length else { continue };
+        let signature = lines[at..].iter().find(|line| line.ends_with(['{', ';', '}'])).unwrap();
+        let length = lines[at..].iter().position(|line| *line == end);
+        let Some(length) = length.filter(|_| !signature.ends_with(';')) else { continue };
         let name = after.split(['(', '<']).next().unwrap();
         functions.push((format!("{} {name}", path.display()), length + 1));
     }

@@ -150,6 +150,35 @@ fn a_command_that_leads_to_nobody_is_status_3_and_told_once() {
     assert!(sent.stdout.contains("\"status\":3"), "{sent:?}");
 }
 
+/// What is behind a command may be a shell, which would run what is in the names.
+#[test]
+fn a_shell_is_told_no_name() {
+    let here = TempDir::new().unwrap();
+    let names = ["a;touch ran;", "a\ntouch ran\n", "$(touch ran)", "`touch ran`"];
+    let files = names.map(|name| file(here.path(), name, b"\ntouch ran\n"));
+    let before = files_of(here.path());
+    let table = [
+        ("sh", &[][..]),
+        ("sh", &["--resume", "--jobs", "2"]),
+        ("sh -c 'echo Welcome; exec sh'", &[]),
+        ("sh -c 'sh; exec sh'", &["--skip-existing"]),
+    ];
+    for (via, options) in table {
+        let mut command = assert_cmd::Command::new(program("qdrop"));
+        command.current_dir(&here).args(["--timeout", "1", "--via", via]).args(options);
+        let sent = run(command.args(&files));
+        assert_eq!((sent.exit, &*sent.stdout), (4, ""), "{via}: {sent:?}");
+        let why = "(the command has to start qdropd --stdio, and its shell must print nothing)\n";
+        assert!(sent.stderr.contains(why), "{via}: {sent:?}");
+        assert_eq!(files_of(here.path()), before, "{via}: {sent:?}");
+    }
+}
+
+/// The names in a directory.
+fn files_of(directory: &Path) -> Vec<String> {
+    files(directory).into_keys().collect()
+}
+
 /// What a receiver would write, for a script to play.
 fn played(directory: &Path, name: &str, bytes: &[u8]) -> String {
     quoted([file(directory, name, bytes).to_str().unwrap()])
@@ -160,31 +189,38 @@ fn a_command_that_breaks_later_is_status_4() {
     let here = TempDir::new().unwrap();
     let content = noise(2_000_000);
     let source = file(here.path(), "a", &content);
+    let ask = list_bytes(0, &[]).len();
     let list = list_bytes(0, &[(0, 0, "a")]).len();
     let answer = answer_bytes(&[Verdict::Send]);
+    let here_it_is = played(here.path(), "here", &answer_bytes(&[]));
     let whole = played(here.path(), "answer", &answer);
     let cut = played(here.path(), "cut", &answer[..7]);
     let receipt = receipt_bytes(0, (content.len() as u64, 0), Some("a"), None);
     let receipt = played(here.path(), "receipt", &receipt[..20]);
     let body = whole_body(&content).len();
     let take = |bytes: usize| format!("head -c {bytes} >/dev/null");
+    let found = format!("{}; cat {here_it_is}", take(ask));
     let table = [
         (
-            format!("{}; cat {cut}", take(list)),
-            "the connection broke before the receiver could answer: it closed",
+            format!("{}; cat {cut}", take(ask)),
+            "the connection broke before the receiver could answer: it closed (the command has to ",
         ),
         (
-            format!("{}; cat {whole}; {}", take(list), take(1_000_000)),
+            format!("{found}; {}; cat {cut}", take(list)),
+            "the connection broke before the receiver could answer: it closed\n",
+        ),
+        (
+            format!("{found}; {}; cat {whole}; {}", take(list), take(1_000_000)),
             "broke before the receiver could ",
         ),
-        (format!("{}; cat {whole}; {}", take(list), take(body)), "it may be stored"),
+        (format!("{found}; {}; cat {whole}; {}", take(list), take(body)), "it may be stored"),
         (
-            format!("{}; cat {whole}; {}; cat {receipt}", take(list), take(body)),
+            format!("{found}; {}; cat {whole}; {}; cat {receipt}", take(list), take(body)),
             "in the middle of the receiver's receipt; it may be stored",
         ),
         (
             "echo Welcome to box".to_owned(),
-            "could answer: what came is no answer of qdropd (in a command it needs --stdio, ",
+            "could answer: what came is no answer of qdropd (the command has to start qdropd ",
         ),
         ("echo SSH-2.0-x".to_owned(), "it looks like SSH"),
     ];
@@ -204,9 +240,14 @@ fn a_refusal_is_read_though_it_came_while_the_list_was_written() {
     let names = (0..600).map(|i| file(here.path(), &format!("{i}{long}"), b""));
     let files: Vec<PathBuf> = names.collect();
     let refusal = played(here.path(), "r", &receipt_bytes(6, (0, 0), None, Some("not you")));
-    let sent = send_through_sh(&format!("cat {refusal}"), &[], &files);
-    assert_eq!((sent.exit, &*sent.stdout), (5, ""), "{sent:?}");
-    assert!(sent.stderr.contains(": refused by the receiver: not you\n"), "{sent:?}");
+    let found = played(here.path(), "f", &answer_bytes(&[]));
+    for script in
+        [format!("cat {refusal}"), format!("cat {found}; head -c 100 >/dev/null; cat {refusal}")]
+    {
+        let sent = send_through_sh(&script, &[], &files);
+        assert_eq!((sent.exit, &*sent.stdout), (5, ""), "{sent:?}");
+        assert!(sent.stderr.contains(": refused by the receiver: not you\n"), "{sent:?}");
+    }
 }
 
 /// Whether a process is there, and has not merely to be waited for.
@@ -220,7 +261,8 @@ fn a_command_that_is_silent_or_stays_is_ended_in_time() {
     let here = TempDir::new().unwrap();
     let (source, pid) = (file(here.path(), "a", b"x"), here.path().join("pid"));
     let big = file(here.path(), "big", &noise(5_000_000));
-    let answer = played(here.path(), "answer", &answer_bytes(&[Verdict::Send]));
+    let answers = [answer_bytes(&[]), answer_bytes(&[Verdict::Send])].concat();
+    let answers = played(here.path(), "answers", &answers);
     let noted = format!("echo $$ >{}", pid.display());
     let table = [
         // It never answers, with its input read or not, and its output closed or not.
@@ -228,7 +270,7 @@ fn a_command_that_is_silent_or_stays_is_ended_in_time() {
         (format!("{noted}; trap '' TERM; cat >/dev/null; exec sleep 1000"), 4, &source),
         (format!("{noted}; exec >&-; exec sleep 1000"), 4, &source),
         // It takes no more.
-        (format!("{noted}; cat {answer}; exec sleep 1000"), 4, &big),
+        (format!("{noted}; cat {answers}; exec sleep 1000"), 4, &big),
         // It closes both, and goes on.
         (format!("{noted}; exec <&- >&-; exec sleep 1000"), 3, &source),
     ];

@@ -736,6 +736,23 @@ fn a_list_and_all_that_follows() {
 }
 
 /// What a capture lacks is never called malformed, and what follows it is found again.
+/// It asks who is there.
+#[test]
+fn a_list_of_none() {
+    if !can_dissect("the dissector of lists of none") {
+        return;
+    }
+    let file = list_bytes(SKIP | ACKNOWLEDGES, &[(7, 1000, "a")]);
+    let none = list_bytes(ACKNOWLEDGES, &[]);
+    let turns = [none, answer_bytes(&[]), file, answer_bytes(&[Verdict::There(None)])];
+    let pieces = turns.iter().enumerate().map(|(n, bytes)| made(n % 2 == 0, bytes));
+    let said = said_of(&pieces.collect::<Vec<_>>(), WHOLE);
+    said.assert_clean();
+    assert_eq!(said.numbers("qdrop.list.count"), [0, 1]);
+    assert_eq!(said.numbers("qdrop.answer.count"), [0, 1]);
+    assert_eq!(said.info()[..2], ["qdrop list of 0 files (acknowledges)", "qdrop answer to 0"]);
+}
+
 #[test]
 fn a_list_of_which_a_capture_lost_a_packet() {
     if !can_dissect("the dissector of lists with gaps") {
@@ -795,7 +812,7 @@ fn a_list_that_breaks_a_rule_is_called_so() {
     let cases = [
         (vec![made(true, &changed(11, 8))], "malformed", "it has unknown flags (0x8)"),
         (vec![made(true, &changed(11, 0xC0))], "malformed", "it has unknown flags (0xc0)"),
-        (vec![made(true, &changed(19, 0))], "malformed", "it has 0 entries"),
+        (vec![made(true, &changed(19, 0))], "malformed", "its 0 entries have "),
         (vec![made(true, &changed(18, 9))], "malformed", "it has 2306 entries"),
         (vec![made(true, &changed(13, 5))], "malformed", "its 2 entries have 327724 bytes"),
         (vec![made(true, &changed(15, 45))], "malformed", "its entries have not the length"),

@@ -392,10 +392,10 @@ local function read_list(tvb, at, left, come)
     local numbers = at - come + 8
     local flags, length, count = u32(tvb, numbers), u32(tvb, numbers + 4), u32(tvb, numbers + 8)
     if flags % 64 > 7 or flags > 127 then return refused(string.format("it has unknown flags (%#x)", flags)) end
-    if count < 1 or count > MOST_ENTRIES then
+    if count > MOST_ENTRIES then
         return refused(string.format("it has %.0f entries", count))
     end
-    if length > LONGEST_LIST or length < count * SHORTEST_ENTRY then
+    if length > LONGEST_LIST or length < count * SHORTEST_ENTRY or (count == 0 and length > 0) then
         return refused(string.format("its %.0f entries have %.0f bytes", count, length))
     end
     local list = { flags = flags, room = length, count = count, files = {}, begun = 0 }
@@ -630,7 +630,7 @@ local function read_reply(tvb, at, left, due)
     if magic == ANSWER then
         if left < 8 then return ask(8, true) end
         local count = u32(tvb, at + 4)
-        if count < 1 or count > MOST_ENTRIES or (due.list and due.list.count ~= count) then
+        if count > MOST_ENTRIES or (due.list and due.list.count ~= count) then
             return wrong(string.format("it has %.0f verdicts", count))
         end
         return { kind = "answer", size = 8, count = count }

@@ -126,7 +126,7 @@ impl ListHead {
             format!("it asks for what this receiver does not know (flags {flags:#x})")
         } else if length as usize > limits::LIST || least > length as usize {
             format!("its list has {length} bytes for {count} files")
-        } else if count == 0 || count as usize > limits::LIST_FILES {
+        } else if count as usize > limits::LIST_FILES {
             format!("its list has {count} files")
         } else {
             let (resume, preserve, skip) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);

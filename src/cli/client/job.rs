@@ -275,8 +275,9 @@ impl Run<'_> {
             self.shared().listens_again = false;
             SendError::Unreachable(why)
         })?;
+        let is_command = tunnel.is_some();
         // A command that was started may reach nobody.
-        if tunnel.is_none() {
+        if !is_command {
             self.shared().unreachable = 0;
         }
         match (target, stream.peer_addr()) {
@@ -300,7 +301,7 @@ impl Run<'_> {
         let timeouts = Timeouts { idle: options.timeout, keep_open: Duration::ZERO };
         TimedStream::new(stream, timeouts, None)
             .map(|stream| stream.of_sender(rate_limiter.clone(), progress, tunnel))
-            .and_then(|stream| Outgoing::new(stream, options.dialect))
+            .and_then(|stream| Outgoing::new(stream, options.dialect, is_command))
             .map_err(|error| {
                 SendError::Broken(format!("cannot set up the socket: {}", Reason(&error)))
             })

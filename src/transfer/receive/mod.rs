@@ -335,9 +335,10 @@ impl<C: Connection> Conversation<'_, C> {
                 continue;
             }
             self.outcomes.commit();
-            let is_owed = self.acknowledges && !self.outcomes.unacknowledged.is_empty();
-            let phase =
-                if is_owed { Phase::Acknowledgement } else { Phase::NextFile { stays_open } };
+            let phase = match self.acknowledges {
+                true => Phase::Acknowledgement,
+                false => Phase::NextFile { stays_open },
+            };
             match self.wait_for_header(phase) {
                 Ok(true) => {}
                 Err(error) if error.kind() == ErrorKind::ResourceBusy => {

@@ -62,7 +62,13 @@ impl<C: Connection> Outgoing<C> {
         self.is_over = true;
         // It acknowledges those of the list before.
         self.has_receipts = false;
+        if self.may_be_shell {
+            let none = encode(ListOptions::default(), &[]).map_err(SendError::Unsendable)?;
+            self.offer(&none, &[], ListOptions::default(), gives_receipts)?;
+            self.may_be_shell = false;
+        }
         let verdicts = self.offer(&list, entries, options, gives_receipts)?;
+        self.answered = true;
         let mut bodies = Vec::new();
         let mut sent = Ok(());
         for (file, (verdict, entry)) in verdicts.into_iter().zip(entries).enumerate() {
@@ -138,7 +144,6 @@ impl<C: Connection> Outgoing<C> {
         });
         let error = match answer {
             Ok(Some(Answer::Verdicts(verdicts))) => {
-                self.answered = true;
                 check(&verdicts, entries, options)?;
                 return match self.connection.enter_phase(Phase::Body) {
                     Ok(()) => Ok(verdicts),
@@ -147,25 +152,31 @@ impl<C: Connection> Outgoing<C> {
             }
             Ok(Some(Answer::Receipt(receipt))) => return Err(refusal(receipt)),
             Ok(None) if !gives_receipts && !self.answered => return Err(SendError::Unsupported),
-            Ok(None) => io::Error::new(
-                ErrorKind::InvalidData,
-                "what came is no answer of qdropd (in a command it needs --stdio, and a silent shell)",
-            ),
+            Ok(None) => io::Error::new(ErrorKind::InvalidData, "what came is no answer of qdropd"),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 return Err(SendError::Unreachable(error.to_string()));
             }
             Err(error) => asked.err().unwrap_or(error),
         };
-        Err(match (self.answered, gives_receipts) {
+        Err(self.not_answered(&error, gives_receipts))
+    }
+
+    /// Returns what is known of a receiver that gave no answer.
+    fn not_answered(&self, error: &io::Error, gives_receipts: bool) -> SendError {
+        match (self.answered, gives_receipts) {
             // A receiver does not wait forever for the next list.
-            (true, _) if !is_timeout(&error) => SendError::NotProcessed,
-            (_, true) => SendError::Broken(broken("answer", &error)),
+            (true, _) if !is_timeout(error) => SendError::NotProcessed,
+            _ if self.may_be_shell => SendError::Broken(format!(
+                "{} (the command has to start qdropd --stdio, and its shell must print nothing)",
+                broken("answer", error)
+            )),
+            (_, true) => SendError::Broken(broken("answer", error)),
             // Silence proves nothing: a busy receiver is silent, too.
             _ => SendError::Broken(format!(
                 "{}; if it is no qdropd, it does not know {NEED_QDROPD}",
-                broken("answer", &error)
+                broken("answer", error)
             )),
-        })
+        }
     }
 
     /// Sends a body, and notes it, or says that there is none.

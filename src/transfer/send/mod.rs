@@ -52,20 +52,32 @@ pub struct Outgoing<C> {
     is_over: bool,
     /// Whether a list was answered on this connection.
     answered: bool,
+    /// Whether the other end may be a shell, which runs what it reads.
+    may_be_shell: bool,
     /// Whether all receipts of the last list have come, and were not acknowledged.
     has_receipts: bool,
 }
 
 impl<C: Connection> Outgoing<C> {
-    /// Wraps a connection to a receiver of this dialect.
+    /// Wraps a connection to a receiver of this dialect. `may_be_shell`: whether the other end may be a shell,
+    /// which would run the name of a file. Then no list says one before a list of none was answered.
     ///
     /// # Errors
     /// Fails if the connection is gone.
-    pub fn new(mut connection: C, dialect: Dialect) -> io::Result<Self> {
+    pub fn new(mut connection: C, dialect: Dialect, may_be_shell: bool) -> io::Result<Self> {
         connection.enter_phase(Phase::Body)?;
         let buffer = vec![0; limits::BUFFER];
-        let (is_over, answered, has_receipts) = (false, false, false);
-        Ok(Self { connection, dialect, buffer, pending: 0, is_over, answered, has_receipts })
+        let (pending, is_over, answered, has_receipts) = (0, false, false, false);
+        Ok(Self {
+            connection,
+            dialect,
+            buffer,
+            pending,
+            is_over,
+            answered,
+            may_be_shell,
+            has_receipts,
+        })
     }
 
     /// Returns whether the connection has ended, so that no further list can follow.
