@@ -277,14 +277,14 @@ run() {
 }
 
 check() {
-	local here=$cross/$1 kind
+	local here=$cross/$1
 	if [ "$qemu" = - ]; then
 		# Its dynamic programs are those of `make test`.
 		runner='env'
-		for kind in static tiny; do
-			build "$1" "$kind"
-			run "$1 $kind" "$here/$kind/"{qdrop,qdropd} "${tests[@]}" "${native_tests[@]}"
-		done
+		build "$1" static
+		run "$1 static" "$here"/static/{qdrop,qdropd} "${tests[@]}" "${native_tests[@]}"
+		build "$1" tiny
+		run "$1 tiny" "$here"/tiny/{qdrop,qdropd} "${static_tests[@]}" services
 		return
 	fi
 	if [ "$qemu" = wine ]; then
