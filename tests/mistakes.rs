@@ -72,7 +72,7 @@ fn a_host_is_no_url_no_user_and_no_path() {
         ("box:/srv/drop a", format!("\"box:/srv/drop\": {path}; write box")),
         ("box:~/drop a", format!("\"box:~/drop\": {path}; write box")),
         ("C:\\drop a", format!("\"C:\\\\drop\": {path}; write C")),
-        ("user@box a", "\"user@box\": there are no users; write box".to_owned()),
+        ("user@box a", "\"user@box\": users are for ssh (see --via); write box".to_owned()),
         ("::1:9999 a", "\"::1:9999\": write [::1]:9999, or [::1:9999] without a port".to_owned()),
         ("box:http a", "\"box:http\": \"http\" is not a port, 1 to 65535".to_owned()),
         // The resolver reads numbers as other addresses: 9999 as 0.0.39.15, 192.168.1 as 192.168.0.1.

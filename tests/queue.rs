@@ -323,7 +323,10 @@ fn what_cannot_be_removed_is_told_once_and_what_is_gone_is_not() {
     let mut sender = assert_cmd::Command::from_std(faulty("qdrop", "no-removal", &refused));
     let path = file(source.path(), "d", b"1");
     let sent = run(sender.args(["--remove-source", &qdropd.address.to_string()]).arg(&path));
-    let line = format!("qdrop: cannot send and remove {}: Permission denied\n", path.display());
+    let line = format!(
+        "qdrop: cannot send and remove {}: Permission denied (may you write to its directory?)\n",
+        path.display()
+    );
     assert_eq!((sent.exit, &*sent.stdout, &*sent.stderr), (1, "", &*line));
     assert!(path.exists() && qdropd.settled().is_empty());
     assert_eq!((refusals(&refused, "rmdir"), refusals(&refused, "unlink")), (1, 0));

@@ -2,6 +2,7 @@
 
 use super::{DiskError, Identity, changed, milliseconds};
 use crate::limits;
+use crate::text::Reason;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -140,17 +141,15 @@ impl OpenedFile {
     pub fn check_removable(self, path: &Path) -> Result<(), DiskError> {
         self.check(path)?;
         // Linux looks whether a name may be removed before it sees that this one is no directory.
-        match fs::remove_dir(path) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
-                ) =>
-            {
-                Err(DiskError::at("send and remove", path)(error))
-            }
-            _ => Ok(()),
-        }
+        let error = match fs::remove_dir(path).map_err(|error| (error.kind(), error)) {
+            Err((kind @ ErrorKind::PermissionDenied, error)) => io::Error::new(
+                kind,
+                format!("{} (may you write to its directory?)", Reason(&error)),
+            ),
+            Err((ErrorKind::ReadOnlyFilesystem, error)) => error,
+            _ => return Ok(()),
+        };
+        Err(DiskError::at("send and remove", path)(error))
     }
 
     /// Removes the file at `path`, if that is the one of [`OpenedFile::check`]. Returns false if there is none any

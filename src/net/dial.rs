@@ -89,7 +89,7 @@ fn plain_host(text: &str) -> Result<(), String> {
     } else if path {
         "HOST has no path, the receiver decides where it stores"
     } else if host.len() < place.len() {
-        "there are no users"
+        "users are for ssh (see --via)"
     } else if text.contains(char::is_whitespace) {
         return Err(format!("\"{text}\": HOST has no spaces; write HOST:PORT"));
     } else if host.matches(':').count() > 1 {
@@ -287,8 +287,8 @@ mod tests {
             ("http://box:9999/", "HOST is no URL; write box:9999"),
             ("qdrop://u@box/srv", "HOST is no URL; write box"),
             ("http://", "HOST is no URL; write HOST:PORT"),
-            ("user@box", "there are no users; write box"),
-            ("user@box:22", "there are no users; write box:22"),
+            ("user@box", "users are for ssh (see --via); write box"),
+            ("user@box:22", "users are for ssh (see --via); write box:22"),
             ("box:/srv/drop", "HOST has no path, the receiver decides where it stores; write box"),
             ("me@box:/srv", "HOST has no path, the receiver decides where it stores; write box"),
             (
