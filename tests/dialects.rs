@@ -401,11 +401,10 @@ fn drop_stream(stream: TcpStream) {
     drop(patient(stream));
 }
 
-/// What each side writes in turn in the example of docs/PROTOCOL.md, 3, but for the body.
+/// What each side writes in turn in the example of docs/LISTS.md, but for the body.
 fn example() -> Vec<Vec<u8>> {
-    let page = harness::read("docs/PROTOCOL.md");
-    let (_, section) = page.split_once("\n## 3. ").unwrap();
-    let block = section.split("\n```").nth(1).unwrap();
+    let page = harness::read("docs/LISTS.md");
+    let block = page.split("\n```").nth(1).unwrap();
     harness::turns(block.split_once('\n').unwrap().1)
 }
 

@@ -22,8 +22,11 @@ fn pages() -> Vec<String> {
 
 /// The two descriptions of the protocol, with every run of white space as one space.
 fn descriptions() -> [(&'static str, String); 2] {
-    ["man/qdrop-protocol.7", "docs/PROTOCOL.md"]
-        .map(|path| (path, read(path).split_whitespace().collect::<Vec<_>>().join(" ")))
+    [
+        ("man/qdrop-protocol.7", read("man/qdrop-protocol.7")),
+        ("docs/PROTOCOL.md", read("docs/PROTOCOL.md") + &read("docs/LISTS.md")),
+    ]
+    .map(|(path, text)| (path, text.split_whitespace().collect::<Vec<_>>().join(" ")))
 }
 
 #[test]
@@ -206,7 +209,7 @@ fn the_example_of_a_classic_transfer_is_what_happens() {
 /// And tests/dialects.rs sends that.
 #[test]
 fn the_example_of_a_list_is_that_of_the_other_description() {
-    let page = read("docs/PROTOCOL.md");
+    let page = read("docs/LISTS.md");
     let (_, example) = page.split_once("\n```\nsender:\n").unwrap();
     let (example, _) = example.split_once("\n```\n").unwrap();
     let example = turns(&format!("sender:\n{example}"));
