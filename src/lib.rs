@@ -36,7 +36,7 @@
 //!   discarded, is **draining**. One that makes room for others is **evicted**, and one whose peer sends
 //!   next to nothing is **stalled**.
 //!
-//! docs/PROTOCOL.md is the wire, docs/DESIGN.md the reasons.
+//! docs/PROTOCOL.md is the wire, docs/DESIGN.md and docs/STORING.md the reasons.
 
 pub mod cli;
 pub mod digest;
