@@ -214,6 +214,38 @@ fn files_after_a_refusal_at_which_a_receiver_stopped_are_sent_again() {
     assert_eq!(sent.stderr.matches("refused by the receiver: it failed\n").count(), 6, "{sent:?}");
 }
 
+/// It does not wait forever for the next list. One that says nothing is another matter.
+#[test]
+fn a_receiver_that_closes_between_two_lists_is_asked_again_and_a_silent_one_is_not() {
+    let source = TempDir::new().unwrap();
+    let sources = numbered(source.path(), 2);
+    for is_silent in [false, true] {
+        let to = receiver(move |n, mut stream| {
+            if n > 0 {
+                let (name, body) = take_files(&stream).unwrap().remove(0);
+                return stream.write_all(&stored(&body, &name)).unwrap();
+            }
+            let (_, list) = read_list(&stream).unwrap();
+            assert_eq!(list.len(), 2);
+            stream.write_all(&answer_bytes(&[Verdict::Send, Verdict::Later])).unwrap();
+            stream.read_exact(&mut whole_body(b"")).unwrap();
+            stream.write_all(&stored(b"", &list[0].2)).unwrap();
+            if is_silent {
+                std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+            }
+        });
+        let sent = send_all(to, &["--resume", "--timeout", "1"], &sources);
+        let stored = sent.stdout.lines().count();
+        if is_silent {
+            assert_eq!((sent.exit, stored), (4, 1), "{sent:?}");
+            let why = "the connection broke before the receiver could answer: timed out\n";
+            assert!(sent.stderr.ends_with(why), "{sent:?}");
+        } else {
+            assert_eq!((sent.exit, stored, &*sent.stderr), (0, 2, ""), "{sent:?}");
+        }
+    }
+}
+
 #[test]
 fn what_trickles_is_given_up_in_time() {
     let source = TempDir::new().unwrap();

@@ -686,6 +686,19 @@ fn what_is_kept_stays_kept_while_its_sender_is_asked() {
 }
 
 #[test]
+fn a_sender_that_does_not_say_where_it_starts_is_given_up_and_may_come_back() {
+    let qdropd = Qdropd::start(&["--timeout", "1"]);
+    let content = noise(1000);
+    begin(&qdropd, 1, "a", &content, 900);
+    let silent = qdropd.connect();
+    ask(&silent, RESUME, content.len(), 1, "a");
+    assert_eq!(go(&silent).0, 900);
+    assert_eq!(receipt(&silent).status, Status::TimedOut);
+    qdropd.logged("refused a: the sender was silent for too long in the list");
+    assert_eq!(have(&qdropd, RESUME, content.len(), 1, "a"), 900);
+}
+
+#[test]
 fn what_is_kept_for_too_long_vanishes_by_itself() {
     let qdropd = Qdropd::start(&["--keep-partial", "1"]);
     let content = noise(1000);

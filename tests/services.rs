@@ -769,6 +769,21 @@ for line in sys.stdin.buffer.read().decode().split('\\n')[:-1]:
 }
 
 #[test]
+fn a_directory_where_others_can_replace_files_is_warned_of_and_no_other() {
+    let directory = TempDir::new().unwrap();
+    for (mode, is_warned_of) in [(0o700, false), (0o775, false), (0o1777, false), (0o777, true)] {
+        fs::set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
+        let qdropd = Qdropd::start_in(directory.path(), &[]);
+        let path = file(directory.path(), "a", b"a");
+        assert_eq!(send(qdropd.address, &[], &path).exit, 0);
+        // A line that comes after it.
+        qdropd.logged("stored a as ");
+        let warning = "qdropd: warning: every user of this machine can replace files in ";
+        assert_eq!(qdropd.log().contains(warning), is_warned_of, "{mode:o} {}", qdropd.log());
+    }
+}
+
+#[test]
 fn a_log_of_json_has_an_object_for_each_line() {
     let directory = TempDir::new().unwrap();
     let mut killed = Qdropd::start_in(directory.path(), &[]);
