@@ -339,8 +339,8 @@ fn confirm(receipt: Receipt, body: Body) -> Result<Sent, SendError> {
     match body.digest {
         Ok(digest) => verify_receipt(receipt, body.size, digest)
             .map(|sent| Sent { resumed_at: body.start, ..sent }),
-        Err(SendError::Broken(_)) if receipt.status != Status::Stored => Err(refusal(receipt)),
-        Err(SendError::Broken(_)) => Err(unasked("has the file, of which it took a part")),
+        // It took a part of the file, so that only a refusal can be true.
+        Err(SendError::Broken(_)) => Err(refusal(receipt)),
         Err(error) => Err(error),
     }
 }
