@@ -10,6 +10,7 @@ FILE ?= README.md
 FUZZ_SECONDS ?= 60
 ROUNDS ?= 5
 WORKLOADS ?=
+MUTANTS ?=
 MSRV_RUSTC ?=
 MSRV_CARGO ?=
 TARGET ?=
@@ -23,7 +24,7 @@ tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
 .PHONY: all rustc demo picture test check lint audit msrv cross cross-test cross-types tiny interop \
-	packages-check mdns-test ssh-test release-test container-test apt-check torture torture-peers fuzz bench \
+	packages-check mdns-test ssh-test release-test container-test apt-check torture torture-peers fuzz mutants bench \
 	bench-instructions dist distcheck release verify deb deb-test install install-systemd uninstall clean
 
 all:
@@ -216,6 +217,18 @@ fuzz:
 			fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -malloc_limit_mb=1; \
 	done
+
+# Changes src/ in each way that cargo-mutants lists, and says which changes no test notices (tests/mutants.py).
+# Goes on where it was stopped. The whole takes days; MUTANTS='--layer disk --sample 100 --minutes 60' tries some,
+# MUTANTS=--report says what is known. As root, so that a mutant can write nowhere else.
+# Debian: apt-get install python3 gcc patch rsync util-linux; and cargo install --locked cargo-mutants
+mutants:
+	@for tool in cargo-mutants patch rsync; do \
+		command -v $$tool >/dev/null || { \
+			echo "mutants needs $$tool (Debian: apt-get install patch rsync; cargo install cargo-mutants)" >&2; \
+			exit 1; }; \
+	done
+	@CARGO_TARGET_DIR=$(abspath $(target)) nice tests/mutants.py $(MUTANTS)
 
 $(target)/bench/floor: src/digest.rs
 $(target)/bench/floor $(target)/bench/relay: $(target)/bench/%: bench/%.rs
