@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -484,6 +484,50 @@ fn fewer_files_are_sent_in_parallel_to_a_receiver_that_has_no_more_places() {
     });
     let sent = send_all(to, &["--jobs", "4", "--dialect", "header-size"], &sources);
     assert_eq!((sent.exit, sent.stdout.lines().count()), (0, 60), "{sent:?}");
+}
+
+/// Who presses Ctrl-Z and goes on interrupts a read that has a time limit (signal(7)).
+#[test]
+fn a_sender_that_was_stopped_while_it_waited_goes_on() {
+    let here = TempDir::new().unwrap();
+    let path = file(here.path(), "a", b"content");
+    let (asked, is_asked) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel::<()>();
+    let receiver = Receiver::start(move |mut stream| {
+        let (name, body) = take_files(&stream).unwrap().remove(0);
+        asked.send(()).unwrap();
+        goes_on.recv().unwrap();
+        stream.write_all(&stored(&body, &name)).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    });
+    let mut command = Command::new(program("qdrop"));
+    command.args(["--resume", &receiver.address.to_string()]).arg(&path);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id().to_string();
+    let signal = |signal: &str| {
+        assert!(Command::new("kill").args([signal, &*pid]).status().unwrap().success())
+    };
+    // Every thread has the state that is awaited.
+    let until = |state| {
+        eventually("its state changes", || {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            let mut states = threads.map(|thread| {
+                let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+                stat.rsplit_once(") ").unwrap().1.chars().next()
+            });
+            states.all(|it| it == Some(state)).then_some(())
+        });
+    };
+    is_asked.recv().unwrap();
+    until('S');
+    signal("-STOP");
+    until('T');
+    signal("-CONT");
+    until('S');
+    go_on.send(()).unwrap();
+    let sent = ended(child);
+    assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+    receiver.join();
 }
 
 /// A `qdrop --listen` with these files, once it listens, and its address.

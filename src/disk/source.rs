@@ -216,7 +216,7 @@ impl Source {
 
     /// Returns whether a file of size 0 has contents, and still has size 0.
     fn has_hidden_bytes(&mut self) -> io::Result<bool> {
-        let has_bytes = self.file.read(&mut [0])? > 0;
+        let has_bytes = io::copy(&mut (&self.file).take(1), &mut io::sink())? > 0;
         self.rewind()?;
         Ok(has_bytes && self.file.metadata()?.len() == 0)
     }

@@ -127,9 +127,11 @@ pub fn standard_streams(
 fn write_at_once(mut from: &UnixStream, mut to: impl Write) -> io::Result<()> {
     let mut buffer = vec![0; limits::SMALL_BUFFER];
     loop {
-        match from.read(&mut buffer)? {
-            0 => return Ok(()),
-            bytes => to.write_all(&buffer[..bytes]).and_then(|()| to.flush())?,
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(bytes) => to.write_all(&buffer[..bytes]).and_then(|()| to.flush())?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

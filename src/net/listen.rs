@@ -78,7 +78,9 @@ pub fn first_bytes(stream: &TcpStream, time: Duration) -> FirstBytes {
         Ok(0) => FirstBytes::Closed,
         Ok(n) => FirstBytes::Received(bytes[..n].to_vec()),
         Err(error) => match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => FirstBytes::Pending,
+            ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {
+                FirstBytes::Pending
+            }
             _ => FirstBytes::Closed,
         },
     }

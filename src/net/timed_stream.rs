@@ -370,7 +370,13 @@ fn read_whole(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     if cfg!(windows) {
         stream.peek(&mut [0])?;
     }
-    stream.read(buffer)
+    loop {
+        match stream.read(buffer) {
+            // With a time limit, also by a program that was stopped and goes on (signal(7)).
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
 }
 
 /// On Unix, a socket's time limit is reported as EAGAIN (socket(7), `SO_RCVTIMEO`).
