@@ -316,8 +316,6 @@ impl Shared {
     }
 }
 
-/// Writes a text to standard error and ignores errors: nobody can be told, and a closed pipe or a full disk
-/// must not stop a transfer.
 /// Joins the lines that follow each other on one stream, each with its end.
 fn joined(lines: VecDeque<Line>) -> Vec<Line> {
     let mut joined: Vec<Line> = Vec::new();
@@ -335,6 +333,8 @@ fn joined(lines: VecDeque<Line>) -> Vec<Line> {
     joined
 }
 
+/// Writes a text to standard error and ignores errors: nobody can be told, and a closed pipe or a full disk
+/// must not stop a transfer.
 fn write_error(text: &str) {
     let _ = Blocking(io::stderr()).write_all(text.as_bytes());
 }
