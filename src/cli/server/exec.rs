@@ -368,7 +368,7 @@ fn resolve_program(command: &str) -> Result<PathBuf, String> {
             format!("the command {shown} is a directory")
         } else {
             match candidates.first().map(|candidate| candidate.metadata()) {
-                Some(Err(error)) if error.kind() == ErrorKind::PermissionDenied => {
+                Some(Err(error)) if error.kind() != ErrorKind::NotFound => {
                     format!("cannot find the command {shown}: {}", Reason(&error))
                 }
                 _ => format!("cannot find the command {shown}"),
