@@ -181,6 +181,23 @@ impl Display for SendError {
     }
 }
 
+/// Returns whether this machine failed: not the peer, which has left or was silent, nor a network that lost it, nor
+/// the limit on connections.
+pub fn is_own(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::NotConnected
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::ResourceBusy
+    )
+}
+
 /// Returns whether a read or write timed out.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     error.kind() == ErrorKind::TimedOut

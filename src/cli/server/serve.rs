@@ -16,7 +16,7 @@ use crate::net::peer::Peer;
 use crate::net::timed_stream::{TimedStream, Timeouts};
 use crate::text::{Escaped, Reason};
 use crate::transfer::Connection;
-use crate::transfer::error::ReceiveError;
+use crate::transfer::error::{ReceiveError, is_own};
 use crate::transfer::receive::{self, Event, MAY_BE_CUT, Storage, Stored};
 use crate::wire::receipt::Status;
 use std::collections::VecDeque;
@@ -356,8 +356,11 @@ impl Server {
         };
         let delivered =
             receive::receive(stream, &self.storage, &mut |event| observer.on_event(event));
-        if let (Err(error), true) = (delivered, self.verbose) {
-            self.log.log(&Entry::Undelivered(peer, &error));
+        if let Err(error) = delivered {
+            // Many senders do not wait for receipts.
+            if self.verbose || is_own(&error) {
+                self.log.log(&Entry::Undelivered(peer, &error));
+            }
         }
         self.commands.run(observer.conversation);
         observer

@@ -6,7 +6,7 @@ mod receipts;
 
 pub use receipts::{HeldReceipts, MAY_BE_CUT};
 
-use super::error::{ReceiveError, is_timeout};
+use super::error::{ReceiveError, is_own, is_timeout};
 use super::pump::{PumpError, pump};
 use super::{Connection, Phase};
 use crate::disk::DiskError;
@@ -110,7 +110,13 @@ pub fn receive<C: Connection>(
         Ok(true) => {
             let received = conversation.receive_files();
             conversation.outcomes.commit();
-            end = received?;
+            end = match received {
+                Err(error) if is_own(&error) => {
+                    conversation.refuse(broken(&error));
+                    End::Refused
+                }
+                received => received?,
+            };
         }
         Ok(false) => {}
         Err(error) => {
@@ -149,7 +155,7 @@ fn not_begun(error: &io::Error) -> Option<ReceiveError> {
     match error.kind() {
         ErrorKind::TimedOut => Some(ReceiveError::Silent),
         ErrorKind::ResourceBusy => Some(ReceiveError::Busy),
-        _ => None,
+        _ => is_own(error).then(|| broken(error)),
     }
 }
 
