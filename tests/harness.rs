@@ -18,6 +18,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+pub mod testkit;
+
 /// How long a condition may take that should come about at once. Only a failure waits this long, of which
 /// `make mutants` has thousands.
 pub const PATIENCE: Duration =

@@ -1,5 +1,6 @@
 //! Real Qt programs at either end (interop/qt), and Debian's xxhsum: `make interop`.
 
+use harness::testkit::{TOPICS, conversations};
 use harness::{
     PATIENCE, Qdropd, Receiver, Sent, eventually, files, needed, noise, program, qdrop, root, send,
     send_all, transfer,
@@ -1002,6 +1003,40 @@ fn the_class_takes_nothing_else_for_a_receipt() {
     assert!(exit == 4 && says.starts_with("failed: cannot connect: "), "{says}");
     let (exit, says) = class(&[], nobody, &source.path().join("none"));
     assert!(exit == 4 && says.starts_with("failed: ") && says.contains("none: "), "{says}");
+}
+
+/// As the testkit has it, byte for byte.
+#[test]
+fn the_class_sends_what_the_conversations_say() {
+    let mut played = 0;
+    for it in TOPICS.into_iter().flat_map(conversations) {
+        let Some(options) = it.options("class") else { continue };
+        played += 1;
+        let source = TempDir::new().unwrap();
+        let path = it.make_source(source.path()).remove(0);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (exit, says) = thread::scope(|scope| {
+            let receiver = scope.spawn(|| it.receive(listener));
+            let ended = class(&options, address, &path);
+            // If it has not come.
+            drop(TcpStream::connect(address));
+            receiver.join().unwrap().unwrap_or_else(|why| panic!("{}: {why}", it.title));
+            ended
+        });
+        let outcome = it.outcomes()[0];
+        let begins = match outcome.split_once(' ') {
+            Some((_, status)) => format!("refused (status {status})"),
+            None => outcome.to_owned(),
+        };
+        let expected = match begins.split(' ').next() {
+            Some("failed") => 4,
+            Some("refused") => 5,
+            _ => 0,
+        };
+        assert!(exit == expected && says.starts_with(&begins), "{}: {says}", it.title);
+    }
+    assert!(played > 10, "{played}");
 }
 
 /// The window, as a build made it, told to send a file or to cancel that: its exit status.

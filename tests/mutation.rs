@@ -431,12 +431,12 @@ fn bytes(hex: &str) -> Vec<u8> {
 
 /// Real headers, and of private protocols that look alike.
 fn headers() -> Vec<Vec<u8>> {
-    let lines = |text: &'static str| text.lines().filter(|line| !line.starts_with('#'));
-    let dialects = lines(include_str!("dialects.txt")).map(|line| line.split('\t').next().unwrap());
-    let vectors = lines(include_str!("vectors.txt"))
+    let dialects = harness::testkit::conversations("dialects").into_iter().map(|it| it.header());
+    let vectors = include_str!("testkit/vectors.txt")
+        .lines()
         .filter(|line| line.starts_with("encode\theader"))
-        .map(|line| line.split('\t').nth(3).unwrap());
-    dialects.chain(vectors).map(bytes).collect()
+        .map(|line| bytes(line.split('\t').nth(3).unwrap()));
+    dialects.chain(vectors).collect()
 }
 
 /// Names that somebody might send.

@@ -1,11 +1,11 @@
-//! The hand-written `QDataStream` against real Qt, entry by entry of vectors.txt.
+//! The hand-written `QDataStream` against real Qt, entry by entry of testkit/vectors.txt.
 
 use qdrop::limits;
 use qdrop::wire::header::{Dialect, Header};
 use qdrop::wire::qdatastream::{QString, ReadError, Reader, Writer};
 use std::collections::BTreeMap;
 
-const VECTORS: &str = include_str!("vectors.txt");
+const VECTORS: &str = include_str!("testkit/vectors.txt");
 
 fn vectors() -> impl Iterator<Item = Vec<&'static str>> {
     VECTORS.lines().filter(|line| !line.starts_with('#')).map(|line| line.split('\t').collect())

@@ -2,6 +2,7 @@
 //! take privileges: a relay writes down what crosses it, and that is made into packets, cut in odd
 //! places.
 
+use harness::testkit::{Conversation, Step, TOPICS, conversations, equal, written};
 use harness::*;
 use qdrop::digest::xxh64;
 use std::ffi::OsStr;
@@ -533,41 +534,40 @@ fn what_a_capture_lost_or_cut_does_not_matter_within_a_body() {
     dissect(&path, &["-2"]);
 }
 
-/// Every line of dialects.txt, as a real qdropd took it or refused it.
+/// Every header of the testkit, as a real qdropd took it or refused it.
 #[test]
 fn every_dialect_that_is_deployed() {
     if !can_dissect("the dissector of every dialect") {
         return;
     }
-    let lines = include_str!("dialects.txt").lines().filter(|line| !line.starts_with('#'));
-    let lines: Vec<Vec<&str>> = lines.map(|line| line.split('\t').collect()).collect();
-    let conversations = lines.iter().map(|line| {
-        let pair = |at| u8::from_str_radix(&line[0][at..at + 2], 16).unwrap();
-        let mut bytes: Vec<u8> = (0..line[0].len()).step_by(2).map(pair).collect();
-        bytes.extend([0; 1000]);
-        raw(&bytes)
-    });
+    let headers = testkit::conversations("dialects");
+    let conversations = headers.iter().map(|it| raw(&[it.header(), vec![0; 1000]].concat()));
     let mut pieces = Vec::new();
     for (connection, one) in conversations.enumerate() {
         pieces.extend(one.into_iter().map(|piece| Piece { connection, ..piece }));
     }
     for sizes in [WHOLE, ODD] {
         let all = said_of(&pieces, sizes);
-        for (n, line) in lines.iter().enumerate() {
-            let (said, verdict, dialect) = (all.connection(n), line[1], line[2]);
+        for (n, it) in headers.iter().enumerate() {
+            let (said, dialect) = (all.connection(n), it.title.as_str());
+            let message = it.receipts().remove(0).message.unwrap_or_default();
+            // Of what is refused what the refusal says.
+            let stored_as = it.disk.first().map(|file| file.name.clone());
+            let verdict = stored_as.unwrap_or_else(|| String::from_utf16(&message).unwrap());
+            let verdict = verdict.as_str();
             if dialect.starts_with("text") && sizes == ODD {
                 // How it was cut is what tells a text head.
                 continue;
             }
             if said.all("qdrop.status") != ["0"] {
-                assert_eq!(said.all("qdrop.status"), ["1"], "{line:?}");
+                assert_eq!(said.all("qdrop.status"), ["1"], "{dialect}");
                 if verdict.starts_with("its ") {
                     // The header is right, and what follows the file is not.
-                    assert_eq!(said.all("qdrop.name").len(), 1, "{line:?}");
+                    assert_eq!(said.all("qdrop.name").len(), 1, "{dialect}");
                     continue;
                 }
-                assert_eq!(said.all("qdrop.malformed").len(), 1, "{line:?}");
-                assert_eq!(said.all("qdrop.name"), [""; 0], "{line:?}");
+                assert_eq!(said.all("qdrop.malformed").len(), 1, "{dialect}");
+                assert_eq!(said.all("qdrop.name"), [""; 0], "{dialect}");
                 // It gives the reason that the receiver gave, unless it is sure before it has seen
                 // what that takes.
                 assert!(said.all("qdrop.message")[0].contains(verdict), "{said:?}");
@@ -576,8 +576,8 @@ fn every_dialect_that_is_deployed() {
             }
             said.assert_clean();
             assert_eq!(said.all("qdrop.stored_as"), [verdict]);
-            assert!(said.all("qdrop.name")[0].ends_with(verdict), "{line:?}");
-            assert_eq!(sum(&said.numbers("qdrop.body.length")), 1000, "{line:?}");
+            assert!(said.all("qdrop.name")[0].ends_with(verdict), "{dialect}");
+            assert_eq!(sum(&said.numbers("qdrop.body.length")), 1000, "{dialect}");
             let (expected, further) = match dialect {
                 "name-size written as 32 bits" => ("name-size in 32 bits", vec![]),
                 "header-size with further strings" => (dialect, vec!["Kim", "10001"]),
@@ -589,10 +589,87 @@ fn every_dialect_that_is_deployed() {
                 }
                 _ => (dialect.split(',').next().unwrap(), vec![]),
             };
-            assert_eq!(said.all("qdrop.dialect"), [expected], "{line:?}");
-            assert_eq!(said.all("qdrop.string"), further, "{line:?}");
+            assert_eq!(said.all("qdrop.dialect"), [expected], "{dialect}");
+            assert_eq!(said.all("qdrop.string"), further, "{dialect}");
         }
     }
+}
+
+/// What crosses the connections of a conversation, each with its number.
+fn pieces_of(it: &Conversation) -> Vec<Piece> {
+    let mut number = 1;
+    let mut pieces = Vec::new();
+    for step in &it.steps {
+        let (up, bytes) = match step {
+            Step::Connection(next) => {
+                number = *next;
+                continue;
+            }
+            Step::Sender(lines) => (true, lines.concat()),
+            Step::Receiver(tokens) => (false, written(tokens)),
+            Step::SenderEnds => (true, Vec::new()),
+            Step::ReceiverEnds => (false, Vec::new()),
+            _ => continue,
+        };
+        pieces.push(Piece { connection: number - 1, ..made(up, &bytes) });
+    }
+    pieces
+}
+
+/// What the dissector makes of each conversation of the testkit: it says what is wrong with it, or else it says
+/// every receipt.
+#[test]
+fn every_conversation_of_the_testkit() {
+    if !can_dissect("the dissector of the testkit") {
+        return;
+    }
+    let all: Vec<_> = TOPICS.into_iter().flat_map(conversations).collect();
+    let mut pieces = Vec::new();
+    let mut connections = Vec::new();
+    for it in &all {
+        let of_it = pieces_of(it);
+        let first = connections.last().map_or(0, |(_, last)| *last);
+        let count = 1 + of_it.iter().map(|piece| piece.connection).max().unwrap();
+        connections.push((it, first + count));
+        pieces
+            .extend(of_it.into_iter().map(|it| Piece { connection: first + it.connection, ..it }));
+    }
+    let mut wrong = Vec::new();
+    for sizes in [WHOLE, ODD] {
+        let said = said_of(&pieces, sizes);
+        let mut first = 0;
+        for (it, last) in &connections {
+            let packets = (first..*last).flat_map(|number| said.connection(number).0);
+            let said = Said(packets.collect());
+            first = *last;
+            // How it was cut is what tells a text head.
+            if sizes == WHOLE || !it.title.starts_with("text") {
+                let title = &it.title;
+                wrong.extend(expect_said(&said, it).err().map(|why| format!("{title}: {why}")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Fails if the dissector does not say what is wrong in a conversation, or does not say its receipts.
+fn expect_said(said: &Said, it: &Conversation) -> Result<(), String> {
+    let all = ["malformed", "size_differs", "digest_differs", "unasked"];
+    let mut wrong = all.to_vec();
+    wrong.retain(|name| !said.all(&format!("qdrop.{name}")).is_empty());
+    equal("what is wrong", &wrong, &it.wire().into_iter().collect())?;
+    if !wrong.is_empty() {
+        return Ok(());
+    }
+    let names = it.receipts().into_iter().filter_map(|receipt| receipt.name);
+    let mut names: Vec<_> = names.map(|name| String::from_utf16_lossy(&name)).collect();
+    let mut stored = said.all("qdrop.stored_as");
+    // Those of an answer are no receipts.
+    stored.retain(|name| names.iter().any(|it| it == name));
+    // The packets are in the order of their connections.
+    stored.sort_unstable();
+    names.sort_unstable();
+    equal("receipts", &stored, &names.iter().map(String::as_str).collect())
 }
 
 #[test]

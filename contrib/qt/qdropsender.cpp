@@ -458,8 +458,9 @@ private:
             in >> status >> message;
         if (in.status() != QDataStream::Ok)
             return;
-        // Nothing else was asked.
-        const bool isHave = verdict == Have && receiverHas > 0 && receiverHas <= quint64(size);
+        // Nothing else was asked. Of an empty file all is there with 0 bytes.
+        const bool isHave = verdict == Have && receiverHas <= quint64(size)
+            && (receiverHas > 0 || size == 0);
         const bool isNo = verdict == No && status != 0;
         if (count != 1 || !(verdict == Send || isHave || isNo))
             return fail(tr("the receiver answers what was not asked"));
