@@ -4,6 +4,7 @@ use super::descriptors::Descriptors;
 use super::directories::{Directories, Found};
 use super::kept::KeptParts;
 use super::lease::Lease;
+use super::list_order::ListOrder;
 use super::location::Location;
 use super::name::SafeName;
 use super::numbering::IN_ORDER;
@@ -41,6 +42,8 @@ pub enum OnConflict {
 pub enum StoreError {
     /// The name is taken, and the policy is to refuse.
     Exists(SafeName),
+    /// A list that came later has stored a file of that name.
+    Superseded,
     /// The disk failed.
     Disk(DiskError),
 }
@@ -69,6 +72,7 @@ pub struct Inbox {
     pub(super) descriptors: Descriptors,
     pub(super) writeback: Arc<Writeback>,
     pub(super) store: PartialStore,
+    pub(super) lists: ListOrder,
     pub(super) kept: Arc<KeptParts>,
     /// Partial files of other processes, with the IDs of their files, as the last sweep found them.
     pub(super) foreign: Mutex<Vec<(u64, PathBuf)>>,
@@ -133,6 +137,7 @@ impl Inbox {
             descriptors: Descriptors::default(),
             writeback: Arc::default(),
             store: PartialStore::default(),
+            lists: ListOrder::default(),
             kept,
             foreign: Mutex::default(),
             next_look: Mutex::new((Instant::now(), 0)),
@@ -347,7 +352,8 @@ impl Inbox {
 
     /// Registers a list whose files are being received.
     pub fn begin_list(&self) -> ActiveList<'_> {
-        self.store.begin_list()
+        let replaces = self.policy.on_conflict == OnConflict::Replace;
+        self.store.begin_list(replaces.then(|| self.lists.begin()))
     }
 
     /// Registers a body that is now received.

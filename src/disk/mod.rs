@@ -6,6 +6,7 @@ pub mod inbox;
 mod kept;
 pub mod known;
 mod lease;
+mod list_order;
 mod location;
 pub mod name;
 pub mod name_list;

@@ -1,6 +1,7 @@
 //! Partial files: files of the drop directory that are not whole yet, under temporary names.
 
 use super::lease::LeaseGuard;
+use super::list_order::ListedName;
 use super::name::SafeName;
 use super::writeback::{BackgroundSync, Writeback};
 use super::{DiskError, Identity, is_full, milliseconds};
@@ -34,6 +35,8 @@ pub struct PartialFile {
     pub(super) is_renamed: bool,
     /// `None` for a file that exists only for a moment.
     pub(super) held: Option<LeaseGuard>,
+    /// Of a file of a list, where files replace others.
+    pub(super) listed: Option<ListedName>,
 }
 
 /// Bytes that an earlier transfer has left, and that are read before others follow them.
@@ -143,7 +146,7 @@ impl PartialFile {
         let background_sync = writeback.map(|writeback| BackgroundSync::new(writeback.clone()));
         let temporary = TemporaryName { path, gone: false };
         let (name, make_room, digest) = (name.clone(), make_room.clone(), Xxh64::default());
-        let (unread, is_renamed, held) = (None, false, None);
+        let (unread, is_renamed, held, listed) = (None, false, None, None);
         Self {
             file,
             background_sync,
@@ -155,6 +158,7 @@ impl PartialFile {
             unread,
             is_renamed,
             held,
+            listed,
         }
     }
 

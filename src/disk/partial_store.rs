@@ -2,6 +2,7 @@
 //! has come of it if its sender is silent: a sender whose network broke knows so at once, its receiver may not. If
 //! both bring it as a whole it is stored once.
 
+use super::list_order::{ListNames, ListedName};
 use super::lock;
 use super::name::SafeName;
 use super::partial::PartialFile;
@@ -105,14 +106,16 @@ pub struct ActivityHandle(Arc<Entry>);
 pub struct ActiveList<'a> {
     store: &'a PartialStore,
     duplicates: Arc<Mutex<Duplicates>>,
+    /// Where files replace others.
+    names: Option<Arc<ListNames>>,
 }
 
 impl PartialStore {
-    /// Registers a list.
-    pub(super) fn begin_list(&self) -> ActiveList<'_> {
+    /// Registers a list. `names`: where files replace others, those of its files.
+    pub(super) fn begin_list(&self, names: Option<Arc<ListNames>>) -> ActiveList<'_> {
         let duplicates = Arc::default();
         lock(&self.lists).push(Arc::clone(&duplicates));
-        ActiveList { store: self, duplicates }
+        ActiveList { store: self, duplicates, names }
     }
 
     /// Notes that a file was stored, for all lists that have it as well.
@@ -190,6 +193,7 @@ impl State {
 impl ActiveList<'_> {
     /// Adds a file. Returns false if the list has it already.
     pub fn add(&self, identity: &FileIdentity) -> bool {
+        self.names.iter().for_each(|names| names.add(&identity.name));
         match lock(&self.duplicates).entry(identity.id()) {
             btree_map::Entry::Vacant(entry) => {
                 entry.insert(None);
@@ -197,6 +201,11 @@ impl ActiveList<'_> {
             }
             btree_map::Entry::Occupied(_) => false,
         }
+    }
+
+    /// Notes that a file is of this list, so that it replaces none of a later one.
+    pub fn put_in_order(&self, file: &mut PartialFile, identity: &FileIdentity) {
+        file.listed = self.names.as_ref().map(|names| ListedName::new(names, &identity.name));
     }
 
     /// Returns the file that another connection has stored since this one was added, if its sender or that of this

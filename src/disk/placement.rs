@@ -2,6 +2,7 @@
 //! so that they wait for the disk together.
 
 use super::inbox::{Inbox, OnConflict, StoreError};
+use super::list_order::ListedName;
 use super::name::SafeName;
 use super::numbering::{IN_ORDER, gallop};
 use super::partial::{PartialFile, TemporaryName};
@@ -322,9 +323,14 @@ impl Inbox {
         if self.policy.on_conflict == OnConflict::Replace {
             let path = self.path.join(name);
             let second = self.second_name(file);
+            let _turn = self.lists.take_turn();
+            if file.listed.as_ref().is_some_and(ListedName::is_superseded) {
+                return Err(StoreError::Superseded);
+            }
             loop {
                 match rename(file, &path) {
                     Ok(()) => {
+                        file.listed.iter().for_each(|listed| self.lists.note_stored(listed));
                         second.into_iter().for_each(|second| file.temporary = second);
                         return Ok(name.clone());
                     }

@@ -56,7 +56,7 @@ impl ReceiveError {
                 _ => Status::StorageFailed,
             },
             Self::NotAllowed => Status::NotAllowed,
-            Self::Busy | Self::InUse => Status::Busy,
+            Self::Busy | Self::InUse | Self::Store(StoreError::Superseded) => Status::Busy,
             Self::Silent | Self::TimedOut { .. } => Status::TimedOut,
             Self::Damaged(_) => Status::Damaged,
             Self::Broken(_) => return None,
@@ -71,6 +71,9 @@ impl ReceiveError {
                 format!("{} are more than the receiver takes ({})", Bytes(*size), Bytes(*limit))
             }
             Self::Store(StoreError::Exists(_)) => "the receiver has a file of that name".to_owned(),
+            Self::Store(StoreError::Superseded) => {
+                "a file of that name was stored meanwhile; try again later".to_owned()
+            }
             Self::Store(StoreError::Disk(_)) => match self.status() {
                 Some(Status::NoSpace) => "no space left on the receiver's disk".to_owned(),
                 Some(Status::TooLarge) => "too large for the receiver's file system".to_owned(),

@@ -332,7 +332,7 @@ impl<'a, C: Connection> Conversation<'a, C> {
                 return Err(why);
             }
         };
-        let whole = finish_body(kept, &identity, seal)?;
+        let mut whole = finish_body(kept, &identity, seal)?;
         let (size, digest) = (whole.digest().length(), whole.digest().finish());
         let may_be_again = options.resume;
         let meanwhile = active.stored_meanwhile(&identity, may_be_again);
@@ -343,6 +343,7 @@ impl<'a, C: Connection> Conversation<'a, C> {
         let key = self.stream.get_ref().key();
         let ticket = self.storage.inbox.begin_placing(&identity, may_be_again, key);
         let ticket = ticket.map_err(|_| ReceiveError::InUse)?;
+        active.put_in_order(&mut whole, &identity);
         let timed = if options.preserve { whole.set_modified(identity.modified) } else { Ok(()) };
         if let Err(error) = &timed {
             (self.outcomes.observer)(&Event::TimeNotPreserved(error));
