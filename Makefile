@@ -14,6 +14,7 @@ MUTANTS ?=
 MSRV_RUSTC ?=
 MSRV_CARGO ?=
 TARGET ?=
+DURABILITY ?=
 
 target := $(or $(CARGO_TARGET_DIR),target)
 # Absolute, since the tests run in directories of their own.
@@ -24,7 +25,8 @@ tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
 .PHONY: all rustc demo picture test check lint audit msrv cross cross-test cross-types tiny interop \
-	packages-check mdns-test ssh-test release-test container-test apt-check torture torture-peers fuzz mutants bench \
+	packages-check mdns-test ssh-test release-test container-test apt-check torture torture-peers fuzz mutants \
+	durability durability-planted bench \
 	bench-instructions dist distcheck release verify deb deb-test install install-systemd uninstall clean
 
 all:
@@ -206,6 +208,18 @@ torture-peers: all
 		export QDROP_QT=$$peers/bin; \
 	done; \
 	QDROP_BIN=$(binaries) tests/peers.py
+
+# Whether a power cut could break a promise: judges the calls of real runs, under strace, at each moment and for each
+# order in which what was not synchronised may reach the disk (tests/durability/disk.py). Takes five minutes;
+# DURABILITY=--short, half a minute, leaves out most of the kills.
+# Debian: apt-get install strace gcc python3
+durability: all
+	@QDROP_BIN=$(binaries) python3 -B tests/durability/check.py $(DURABILITY)
+
+# Whether that finds each fault of tests/durability/faults.toml, built with it in a directory for temporary files. Takes
+# five minutes; DURABILITY='…' is a word of the one fault that is wanted.
+durability-planted:
+	@CARGO='$(CARGO)' python3 -B tests/durability/check.py --planted $(if $(DURABILITY),'$(DURABILITY)')
 
 # Every fuzz target for so many seconds (fuzz/README.md). Needs cargo-fuzz and a C++ compiler.
 # What is found to be new stays out of fuzz/corpus. The bound is on one allocation, in MiB.
