@@ -24,7 +24,7 @@ msrv := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo picture test check lint audit msrv cross cross-test cross-types tiny interop \
+.PHONY: all rustc demo picture drawings test check lint audit msrv cross cross-test cross-types tiny interop \
 	packages-check mdns-test ssh-test release-test container-test apt-check torture torture-peers fuzz mutants \
 	durability durability-planted bench \
 	bench-instructions dist distcheck release verify deb deb-test install install-systemd uninstall clean
@@ -59,6 +59,11 @@ demo: all
 # Debian: apt-get install python3-pyte
 picture: all
 	@QDROP_BIN=$(binaries) docs/terminal.py
+
+# The plots of docs/PERFORMANCE.md, from its tables, and the drawings of the other pages.
+# Debian: apt-get install python3
+drawings:
+	@docs/drawings.py
 
 # What of the outside world the source touches, and in which files (docs/AUDIT.md).
 audit:
@@ -253,12 +258,12 @@ $(target)/bench/hole.so $(target)/bench/flush.so: $(target)/bench/%.so: bench/%.
 	@mkdir -p $(@D)
 	$(CC) -O2 -fPIC -shared -o $@ $<
 
-# How fast the two are beside other programs: writes the tables of docs/PERFORMANCE.md and its plot,
-# and those of docs/SCALE.md.
+# How fast the two are beside other programs: writes the tables of docs/PERFORMANCE.md and its
+# plots, and the tables of docs/SCALE.md.
 # WORKLOADS='memory disk' makes some of them alone, ROUNDS=1 a first impression. The whole takes about
 # an hour, 10 GB of memory and 2 GB of disk, and wants a machine to itself. Peers that are not
 # installed are left out. As root, for the network of slow.
-# Debian: apt-get install gcc python3 time gnuplot-nox iproute2 util-linux netcat-openbsd ncat socat \
+# Debian: apt-get install gcc python3 time iproute2 util-linux netcat-openbsd ncat socat \
 #	rsync openssh-server openssh-client curl vsftpd qtbase5-dev haproxy
 bench: all $(addprefix $(target)/bench/,floor relay hole.so flush.so)
 	@set -e; for qmake in $(firstword $(QMAKE)); do \

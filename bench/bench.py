@@ -9,8 +9,8 @@ A time runs from the start of the sender to the moment when the sender has exite
 whole under its name, or, of a receiver that serves one transfer, when that has exited too. Processor
 time is that of both sides, children included, less what starting and stopping the receiver takes.
 
-The tables of docs/PERFORMANCE.md and docs/SCALE.md and docs/performance.svg are written again; the
-prose between the tables is kept. The raw samples are left in bench/ of the target directory. QDROP_BIN
+The tables of docs/PERFORMANCE.md and docs/SCALE.md are written again, and docs/drawings.py plots them;
+the prose between the tables is kept. The raw samples are left in bench/ of the target directory. QDROP_BIN
 is the directory of qdrop and qdropd, QDROP_QT that of qt-send and qt-receive.
 """
 
@@ -593,9 +593,9 @@ def slow():
 
 
 def curve():
-    """Throughput against size, from memory to memory: the plot."""
+    """Throughput against size, from memory to memory."""
     tools = [FLOOR, QDROPD, *OTHERS]
-    table, plotted, samples = [["bytes"]], [], {}
+    table, samples = [["bytes"]], {}
     table[0] += [tool.name for tool in tools if not obstacle(tool)]
     for size in [*(10**digits for digits in range(10)), 4 * GB]:
         if size > args.largest or size * 2.2 > shutil.disk_usage(args.memory).free:
@@ -606,31 +606,8 @@ def curve():
             own = in_turn(f"curve {size:,}", tools, files, args.memory, rounds)
         rates = [size / median(taken, "seconds") for taken in own.values()]
         table.append([f"{size:,}", *map(si, rates)])
-        plotted.append([str(size), *map(str, rates)])
         samples |= {f"{name}, {size}": taken for name, taken in own.items()}
     write("curve", table, f"bytes a second, {way(args.memory)}", tools, samples)
-    plot([table[0], *plotted])
-
-
-def plot(table):
-    data = RESULTS / "curve.tsv"
-    data.write_text("".join("\t".join(row) + "\n" for row in table))
-    script = f"""set terminal svg size 900,560 dynamic background rgb 'white'
-        set output '{document.PLOT}'
-        set datafile separator tab
-        set logscale xy
-        set format x '10^{{%L}}'
-        set format y '10^{{%L}}'
-        set xlabel 'bytes of the file'
-        set ylabel 'bytes a second'
-        set key left top
-        set grid
-        plot for [column=2:{len(table[0])}] '{data}' using 1:column \\
-            with linespoints title columnheader(column)
-    """
-    if not shutil.which("gnuplot"):
-        sys.exit("curve: no gnuplot for the plot (apt-get install gnuplot-nox)")
-    subprocess.run(["gnuplot"], input=script, text=True, check=True)
 
 
 WORKLOADS = [
@@ -665,6 +642,7 @@ def main():
     for workload in WORKLOADS:
         if not args.workloads or workload.__name__ in args.workloads:
             workload()
+    subprocess.run([document.ROOT / "docs/drawings.py"], check=True)
 
 
 if __name__ == "__main__":

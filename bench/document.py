@@ -10,7 +10,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "docs/PERFORMANCE.md", ROOT / "docs/SCALE.md"]
-PLOT = ROOT / "docs/performance.svg"
 END = "<!-- end -->"
 
 
@@ -37,9 +36,9 @@ def put(name, rows, facts):
 
 
 def get(name):
-    """The rows that `put` has written, without the heads."""
+    """The rows that `put` has written, heads first."""
     lines = [line for line in split(name)[2].splitlines() if line.startswith("|")]
-    return [line.strip("| ").split(" | ") for line in lines[2:]]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in (lines[0], *lines[2:])]
 
 
 def machine():

@@ -80,9 +80,9 @@ def main():
         command = "`bench/instructions.py --write`"
         document.put("instructions", table, [valgrind.strip(), compiler, command])
         return
-    written = document.get("instructions")
+    _, *written = document.get("instructions")
     if not written:
-        sys.exit(f"{document.DOCUMENT} has none to compare with: bench/instructions.py --write")
+        sys.exit(f"docs/PERFORMANCE.md has none to compare with: bench/instructions.py --write")
     worse = [
         f"{what}, {program}: {new}, above {old} of docs/PERFORMANCE.md"
         for (what, *now), (_, *then) in zip(rows, written)

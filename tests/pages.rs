@@ -1,10 +1,11 @@
 //! The pages that people read: their links lead somewhere, the README has a screen for each of its
-//! three readers, its translation says the same, and its picture is one that a program drew.
+//! three readers, its translation says the same, and the pictures are those that a program draws.
 
-use harness::{read, root};
-use std::collections::BTreeSet;
+use harness::{needed, read, root};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use tempfile::TempDir;
 
 /// A page without its blocks of code, and the blocks.
 fn parts(page: &str) -> (String, Vec<String>) {
@@ -108,16 +109,61 @@ fn the_chinese_readme_says_what_the_english_one_says() {
     assert_eq!(paths(&english), paths(&chinese));
 }
 
+/// The pictures that programs drew, by their names.
+fn drawn(directory: &Path) -> BTreeMap<String, String> {
+    let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let drawn = paths.filter(|path| path.extension().is_some_and(|extension| extension == "svg"));
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    drawn.map(|path| (name(&path), fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn a_picture_needs_nothing_else_and_is_read_by_night_and_on_a_telephone() {
+    let pictures = drawn(&root("docs"));
+    assert!(pictures.len() >= 5, "{:?}", pictures.keys());
+    for (name, picture) in pictures {
+        assert!(picture.len() < 30_000, "{name}: {} bytes", picture.len());
+        for foreign in ["href", "<script", "<image", "url(", "@import"] {
+            assert!(!picture.contains(foreign), "{name}: {foreign}");
+        }
+        assert_eq!(picture.matches("://").count(), 1, "{name}: the name of SVG alone");
+        for part in ["<title>", "<desc>", "@media(prefers-color-scheme:dark){"] {
+            assert_eq!(picture.matches(part).count(), 1, "{name}: {part}");
+        }
+        // Its smallest letters are 11 pixels high where it is 400 pixels wide.
+        let number = |text: &str| text.parse::<f64>().unwrap();
+        let (_, width) = picture.split_once("width=\"").unwrap();
+        let width = number(width.split('"').next().unwrap());
+        let sizes = picture.split("font:").chain(picture.split("font-size:")).filter_map(|after| {
+            let (size, _) = after.split_once("px")?;
+            size.parse::<f64>().ok()
+        });
+        let smallest = sizes.fold(f64::MAX, f64::min);
+        assert!(smallest * 400.0 / width >= 11.0, "{name}: {smallest} of {width}");
+    }
+}
+
 /// `make picture` draws it.
 #[test]
-fn the_picture_of_a_terminal_needs_nothing_else() {
+fn the_picture_of_a_terminal_shows_what_is_told_of_it() {
     let picture = read("docs/terminal.svg");
-    assert!(picture.len() < 30_000, "{} bytes", picture.len());
-    for foreign in ["href", "<script", "<image", "<style", "url(", "@import"] {
-        assert!(!picture.contains(foreign), "{foreign} in the picture");
-    }
-    assert_eq!(picture.matches("://").count(), 1, "the name of SVG alone");
-    for shown in ["stored scan.pdf as scan (1).pdf (", "% [######", "refused by the receiver: "] {
+    for shown in
+        ["stored scan.pdf as scan (1).pdf (", "% [######", "refused by", "96.0 MiB are more"]
+    {
         assert!(picture.contains(shown), "the picture does not show {shown}");
+    }
+}
+
+/// `make drawings` draws them.
+#[test]
+fn the_drawings_are_those_of_the_tables_and_the_source() {
+    let directory = TempDir::new().unwrap();
+    let status = needed("python3").arg(root("docs/drawings.py")).arg(directory.path()).status();
+    assert!(status.unwrap().success());
+    let (drawn, mut kept) = (drawn(directory.path()), drawn(&root("docs")));
+    kept.retain(|name, _| name != "terminal.svg");
+    assert!(drawn.keys().eq(kept.keys()), "{:?}", drawn.keys());
+    for (name, picture) in drawn {
+        assert!(picture == kept[&name], "make drawings draws docs/{name} anew");
     }
 }
