@@ -24,7 +24,7 @@ msrv := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo picture drawings test check lint audit msrv cross cross-test cross-types tiny interop \
+.PHONY: all rustc demo picture qt-picture drawings test check lint audit msrv cross cross-test cross-types tiny interop \
 	packages-check mdns-test ssh-test release-test container-test apt-check torture torture-peers fuzz mutants \
 	durability durability-planted bench \
 	bench-instructions dist distcheck release verify deb deb-test install install-systemd uninstall clean
@@ -64,6 +64,16 @@ picture: all
 # Debian: apt-get install python3
 drawings:
 	@docs/drawings.py
+
+# The window of contrib/qt/example in its frame, as docs/qt-example.png. Takes port 9999 of 127.0.0.1.
+# Debian: apt-get install python3 g++ qtbase5-dev xvfb openbox xdotool imagemagick fonts-dejavu-core
+qt-picture: all
+	@for tool in $(or $(firstword $(QMAKE)),qmake) Xvfb openbox xdotool import; do \
+		command -v $$tool >/dev/null || { echo "qt-picture needs $$tool" >&2; exit 1; }; \
+	done
+	@mkdir -p $(target)/window
+	@cd $(target)/window && $(firstword $(QMAKE)) $(CURDIR)/contrib/qt/example && $(MAKE) --silent
+	@QDROP_BIN=$(binaries) QDROP_QT=$(target)/window docs/qt-example.py
 
 # What of the outside world the source touches, and in which files (docs/AUDIT.md).
 audit:

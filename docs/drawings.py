@@ -27,7 +27,8 @@ text{font:15px system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;
 path,rect{fill:none}
 .rule{stroke:#d8dee4}.other{stroke:#9aa3ad;stroke-width:1.6}.leader{stroke:#b9c0c8}
 .line{stroke:#0a5fc4;stroke-width:4;stroke-linejoin:round}.answer{stroke:#17703a;stroke-width:2.5}
-.use{stroke:#59636e;stroke-width:1.6}.arrow{stroke:#0a5fc4;stroke-width:2.5}.box{fill:#f6f8fa;stroke:#c5ccd3}.stream{fill:#d6e7fb;stroke:none}
+.use{stroke:#59636e;stroke-width:1.6}.arrow{stroke:#0a5fc4;stroke-width:2.5}
+.box{fill:#f6f8fa;stroke:#c5ccd3}.stream{fill:#d6e7fb;stroke:none}
 .bar{fill:#b4bcc5;stroke:none}.own-bar{fill:#0a5fc4;stroke:none}
 @media(prefers-color-scheme:dark){
 text{fill:#e6edf3}

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import pyte
 
-# Narrow, so that letters are 11 pixels high where a telephone shows the picture 400 wide. The screen behind it
-# is wide: a long line is broken between words here, and a terminal would break it within one.
+# Narrow, so that letters are 11 pixels high where a telephone shows the picture 400 wide. The screen
+# behind it is wide: a long line is broken between words here, and a terminal would break it within one.
 COLUMNS, WIDE, ROWS = 54, 200, 17
 PROMPT = "$ "
 PATIENCE = 20  # seconds, for whatever is waited for
