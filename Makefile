@@ -24,10 +24,10 @@ msrv := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo picture qt-picture drawings test check lint audit msrv cross cross-test cross-types tiny interop \
-	packages-check mdns-test ssh-test release-test container-test apt-check torture torture-peers fuzz mutants \
-	durability durability-planted bench \
-	bench-instructions dist distcheck release verify deb deb-test install install-systemd uninstall clean
+.PHONY: all rustc demo picture qt-picture drawings test check lint audit msrv cross cross-test cross-types \
+	tiny interop packages-check mdns-test ssh-test release-test container-test apt-check torture nth-call-test \
+	nth-call-plants torture-peers fuzz mutants durability durability-planted bench bench-instructions dist \
+	distcheck release verify deb deb-test install install-systemd uninstall clean
 
 all:
 	$(CARGO) build --release --locked
@@ -212,6 +212,18 @@ ssh-test: all
 torture: all
 	QDROP_TORTURE=1 QDROP_BIN=$(binaries) $(tests) --test torture --test network --test exactly_once \
 		--test survival -- --nocapture --test-threads 1
+
+# Every call that can fail does so once, with each error that is likely: tests/faults.c fails the nth of its kind, and
+# n counts up until none is left. The short form takes half a minute; with QDROP_TORTURE=1 in the environment, every
+# way to transfer and every error, a quarter of an hour. QDROP_NTH=group tries one way alone.
+# Debian: apt-get install gcc
+nth-call-test: all
+	QDROP_BIN=$(binaries) $(tests) --test nth_call -- --nocapture
+
+# Whether it finds the faults of tests/planted, each in a copy with its own build. Takes some minutes.
+# Debian: apt-get install gcc patch
+nth-call-plants:
+	@tests/planted.sh
 
 # What vsftpd, tftpd, sftp-server, rsync, nc, a Qt program and qdropd leave of a file whose sender is
 # killed in the middle. Those that are not installed are left out. As root, for tftpd.

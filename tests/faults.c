@@ -30,14 +30,22 @@
  *   random:N   N of 1000 calls fail, each with one of six errors: every call that opens, reads,
  *              writes, synchronises, names or removes a file, and those of sockets
  *
+ * $NTH, KIND:N:ERROR, has the Nth call of a kind fail with an error, besides, once. The kinds are the words of the
+ * calls below; short-read, short-write, short-recv and short-send do a part of what they are asked for. What the
+ * program starts has no faults then.
+ *
  * Each refusal is a line in the file $REFUSED, which proves that this library was in force. */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -46,6 +54,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -64,13 +74,40 @@ static int refuse(const char *call, int error)
     return -1;
 }
 
-/* Whether this call is one that chance lets fail: a splitmix64 over the count of all calls, so that
+static const char *nth;
+
+/* What the program starts has no faults. */
+__attribute__((constructor)) static void take_nth(void)
+{
+    nth = getenv("NTH");
+    if (nth && unsetenv("LD_PRELOAD") == 0)
+        nth = strdup(nth);
+    unsetenv("NTH");
+}
+
+/* Whether this is the call that $NTH lets fail. */
+static int is_nth(const char *call)
+{
+    static atomic_ulong calls;
+    size_t length = strlen(call) - 1;
+    if (!nth || strncmp(nth, call, length) != 0 || nth[length] != ':')
+        return 0;
+    char *error;
+    if (++calls != strtoul(nth + length + 1, &error, 10))
+        return 0;
+    refuse("nth\n", atoi(error + 1));
+    return 1;
+}
+
+/* Whether this call is one that chance, or $NTH, lets fail: a splitmix64 over the count of all calls, so that
  * what fails does not depend on what the program asks for. */
 static int unlucky(const char *call)
 {
     static const int errors[] = {ENOSPC, EIO, EDQUOT, EINTR, EMFILE, ENOMEM};
     static atomic_uint_fast64_t calls;
     const char *faults = getenv("FAULTS");
+    if (is_nth(call))
+        return 1;
     if (!faults || strncmp(faults, "random:", 7) != 0)
         return 0;
     uint64_t chance = ((uint64_t)getpid() << 32) + ++calls * 0x9E3779B97F4A7C15;
@@ -241,6 +278,8 @@ int mkdir(const char *path, mode_t mode)
         return refuse("mkdir\n", EINVAL);
     if (is_too_long(path))
         return refuse("mkdir\n", ENAMETOOLONG);
+    if (is_nth("mkdir\n"))
+        return -1;
     return syscall(SYS_mkdirat, AT_FDCWD, path, mode);
 }
 
@@ -248,6 +287,8 @@ int statx(int directory, const char *path, int flags, unsigned mask, struct stat
 {
     if (is_too_long(path))
         return refuse("stat\n", ENAMETOOLONG);
+    if (is_nth("stat\n"))
+        return -1;
     return syscall(SYS_statx, directory, path, flags, mask, status);
 }
 
@@ -255,6 +296,8 @@ int futimens(int file, const struct timespec times[2])
 {
     if (faulty("no-times"))
         return refuse("time\n", EPERM);
+    if (is_nth("time\n"))
+        return -1;
     struct timespec held[2] = {times[0], times[1]};
     if (faulty("fat-times")) {
         time_t seconds = held[1].tv_sec & ~1;
@@ -279,6 +322,8 @@ int rmdir(const char *path)
 {
     if (faulty("no-removal"))
         return refuse("rmdir\n", EACCES);
+    if (is_nth("rmdir\n"))
+        return -1;
     return syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);
 }
 
@@ -358,7 +403,21 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
         refuse("thread\n", 0);
         return EAGAIN;
     }
+    if (is_nth("thread\n"))
+        return errno;
     return create(thread, attributes, run, argument);
+}
+
+/* What a program says to people has a word of its own. */
+static const char *write_to(int file)
+{
+    return file == STDERR_FILENO ? "log\n" : file == STDOUT_FILENO && !is_kept(file) ? "print\n" : "write\n";
+}
+
+/* So many bytes a call does: fewer than it is asked for, if it is the one that $NTH names. */
+static size_t so_many(const char *call, size_t size)
+{
+    return size > 1 && is_nth(call) ? size / 2 : size;
 }
 
 ssize_t write(int file, const void *bytes, size_t size)
@@ -366,25 +425,101 @@ ssize_t write(int file, const void *bytes, size_t size)
     struct stat status;
     if (faulty("full") && fstat(file, &status) == 0 && S_ISREG(status.st_mode))
         return refuse("write\n", ENOSPC);
-    return is_kept(file) && unlucky("write\n") ? -1 : syscall(SYS_write, file, bytes, size);
+    const char *call = write_to(file);
+    if (is_kept(file) ? unlucky(call) : is_nth(call))
+        return -1;
+    return syscall(SYS_write, file, bytes, so_many("short-write\n", size));
 }
 
+/* A pipe has no errors of its own, and std relies on that for the pipe by which a child says that it has begun. */
 ssize_t read(int file, void *bytes, size_t size)
 {
-    return is_kept(file) && unlucky("read\n") ? -1 : syscall(SYS_read, file, bytes, size);
+    if (is_kept(file) ? unlucky("read\n") : is_nth("pipe\n"))
+        return -1;
+    return syscall(SYS_read, file, bytes, so_many("short-read\n", size));
 }
 
 ssize_t send(int socket, const void *bytes, size_t size, int flags)
 {
-    return unlucky("send\n") ? -1 : syscall(SYS_sendto, socket, bytes, size, flags, NULL, 0);
+    if (unlucky("send\n"))
+        return -1;
+    return syscall(SYS_sendto, socket, bytes, so_many("short-send\n", size), flags, NULL, 0);
 }
 
 ssize_t recv(int socket, void *bytes, size_t size, int flags)
 {
-    return unlucky("recv\n") ? -1 : syscall(SYS_recvfrom, socket, bytes, size, flags, NULL, NULL);
+    if (unlucky("recv\n"))
+        return -1;
+    return syscall(SYS_recvfrom, socket, bytes, so_many("short-recv\n", size), flags, NULL, NULL);
 }
 
 int accept4(int socket, struct sockaddr *address, socklen_t *length, int flags)
 {
     return unlucky("accept\n") ? -1 : syscall(SYS_accept4, socket, address, length, flags);
 }
+
+int fcntl64(int file, int command, ...)
+{
+    int (*real)(int, int, ...) = dlsym(RTLD_NEXT, "fcntl64");
+    va_list rest;
+    va_start(rest, command);
+    long argument = va_arg(rest, long);
+    va_end(rest);
+    return command == F_DUPFD_CLOEXEC && is_nth("duplicate\n") ? -1 : real(file, command, argument);
+}
+
+int fcntl(int, int, ...) __attribute__((alias("fcntl64")));
+
+/* The calls that fail by $NTH alone, each with its word, and what it returns then. */
+#define MAY_FAIL(call, failure, type, name, parameters, arguments) \
+    type name parameters                                           \
+    {                                                              \
+        type(*real) parameters = dlsym(RTLD_NEXT, #name);          \
+        return is_nth(call) ? failure : real arguments;            \
+    }
+
+MAY_FAIL("chdir\n", -1, int, chdir, (const char *path), (path))
+MAY_FAIL("getcwd\n", NULL, char *, getcwd, (char *path, size_t size), (path, size))
+MAY_FAIL("realpath\n", NULL, char *, realpath, (const char *path, char *whole), (path, whole))
+MAY_FAIL("readlink\n", -1, ssize_t, readlink, (const char *path, char *to, size_t size), (path, to, size))
+MAY_FAIL("opendir\n", NULL, DIR *, opendir, (const char *path), (path))
+MAY_FAIL("readdir\n", NULL, struct dirent64 *, readdir64, (DIR *directory), (directory))
+MAY_FAIL("seek\n", -1, off64_t, lseek64, (int file, off64_t to, int whence), (file, to, whence))
+MAY_FAIL("splice\n", -1, ssize_t, splice,
+         (int from, off64_t *at, int to, off64_t *there, size_t size, unsigned flags),
+         (from, at, to, there, size, flags))
+MAY_FAIL("duplicate\n", -1, int, dup, (int file), (file))
+MAY_FAIL("pair\n", -1, int, pipe2, (int ends[2], int flags), (ends, flags))
+MAY_FAIL("pair\n", -1, int, socketpair, (int domain, int type, int protocol, int ends[2]),
+         (domain, type, protocol, ends))
+MAY_FAIL("socket\n", -1, int, socket, (int domain, int type, int protocol), (domain, type, protocol))
+MAY_FAIL("bind\n", -1, int, bind, (int socket, const struct sockaddr *address, socklen_t length),
+         (socket, address, length))
+MAY_FAIL("listen\n", -1, int, listen, (int socket, int backlog), (socket, backlog))
+MAY_FAIL("connect\n", -1, int, connect, (int socket, const struct sockaddr *address, socklen_t length),
+         (socket, address, length))
+MAY_FAIL("shutdown\n", -1, int, shutdown, (int socket, int how), (socket, how))
+MAY_FAIL("setsockopt\n", -1, int, setsockopt,
+         (int socket, int level, int name, const void *value, socklen_t length),
+         (socket, level, name, value, length))
+MAY_FAIL("getsockopt\n", -1, int, getsockopt, (int socket, int level, int name, void *value, socklen_t *length),
+         (socket, level, name, value, length))
+MAY_FAIL("getpeername\n", -1, int, getpeername, (int socket, struct sockaddr *address, socklen_t *length),
+         (socket, address, length))
+MAY_FAIL("getsockname\n", -1, int, getsockname, (int socket, struct sockaddr *address, socklen_t *length),
+         (socket, address, length))
+MAY_FAIL("sendto\n", -1, ssize_t, sendto,
+         (int socket, const void *bytes, size_t size, int flags, const struct sockaddr *to, socklen_t length),
+         (socket, bytes, size, flags, to, length))
+MAY_FAIL("poll\n", -1, int, poll, (struct pollfd *files, nfds_t count, int timeout), (files, count, timeout))
+MAY_FAIL("resolve\n", errno, int, getaddrinfo,
+         (const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **found),
+         (host, service, hints, found))
+MAY_FAIL("spawn\n", errno, int, posix_spawnp,
+         (pid_t *child, const char *path, const posix_spawn_file_actions_t *actions,
+          const posix_spawnattr_t *attributes, char *const arguments[], char *const environment[]),
+         (child, path, actions, attributes, arguments, environment))
+MAY_FAIL("fork\n", -1, pid_t, fork, (void), ())
+MAY_FAIL("kill\n", -1, int, kill, (pid_t process, int signal), (process, signal))
+MAY_FAIL("wait\n", -1, pid_t, waitpid, (pid_t child, int *status, int options), (child, status, options))
+MAY_FAIL("wait\n", -1, int, waitid, (idtype_t type, id_t id, siginfo_t *told, int options), (type, id, told, options))

@@ -244,6 +244,10 @@ impl Qdropd {
         self.child.id()
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end (with --once) and for the rest of what it said.
     pub fn wait(&mut self) -> ExitStatus {
         let status = eventually("qdropd exits", || self.child.try_wait().unwrap());
