@@ -26,8 +26,8 @@ sources := $(shell find src -name '*.rs')
 
 .PHONY: all rustc demo picture qt-picture drawings test check lint audit msrv cross cross-test cross-types \
 	tiny interop packages-check mdns-test ssh-test release-test container-test apt-check torture nth-call-test \
-	nth-call-plants torture-peers fuzz mutants durability durability-planted bench bench-instructions dist \
-	distcheck release verify deb deb-test install install-systemd uninstall clean
+	nth-call-plants torture-peers fuzz mutants durability durability-planted bench bench-instructions state-search \
+	dist distcheck release verify deb deb-test install install-systemd uninstall clean
 
 all:
 	$(CARGO) build --release --locked
@@ -224,6 +224,15 @@ nth-call-test: all
 # Debian: apt-get install gcc patch
 nth-call-plants:
 	@tests/planted.sh
+# Every state of a model of the list transfer: lines that break, a receiver and a sender that are killed, sources that change.
+# Shows that nothing is lost, doubled, mixed or stuck, and that the search finds each fault that is put into the model.
+# Takes about a minute.
+# Debian: apt-get install python3
+state-search:
+	@command -v python3 >/dev/null || { \
+		echo 'state-search needs python3 (Debian: apt-get install python3)' >&2; exit 1; }
+	@tests/states.py
+	@tests/states.py --plants
 
 # What vsftpd, tftpd, sftp-server, rsync, nc, a Qt program and qdropd leave of a file whose sender is
 # killed in the middle. Those that are not installed are left out. As root, for tftpd.
