@@ -224,6 +224,7 @@ nth-call-test: all
 # Debian: apt-get install gcc patch
 nth-call-plants:
 	@tests/planted.sh
+
 # Every state of a model of the list transfer: lines that break, a receiver and a sender that are killed, sources that change.
 # Shows that nothing is lost, doubled, mixed or stuck, and that the search finds each fault that is put into the model.
 # Takes about a minute.

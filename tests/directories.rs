@@ -660,6 +660,18 @@ fn a_file_that_was_renamed_is_synchronised_again_before_its_directory() {
     }
 }
 
+/// On vfat the bytes of a file that was replaced may be free on the disk before its name leads to the new one.
+#[test]
+fn a_file_that_is_replaced_without_links_is_held_until_the_new_one_is_synchronised() {
+    let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let qdropd = faulty_receiver("vfat", &drop, &log, &["--on-conflict", "replace"]);
+    for body in [b"1", b"2", b"3"] {
+        assert_eq!(place(&deliver(&qdropd, "a", body)), "a");
+    }
+    assert_eq!(refusals(&log.path().join("refused"), "freed"), 0);
+    assert_eq!(fs::read(drop.path().join("a")).unwrap(), b"3");
+}
+
 #[test]
 fn a_directory_whose_sync_failed_is_synchronised_again() {
     let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());

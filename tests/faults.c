@@ -2,7 +2,8 @@
  *
  *   exfat      no hard links, and no new name with a character that DOS reserves
  *   exfat-slow likewise, and whoever makes a file that is no part sleeps until it has bytes, or 0.6 s
- *   vfat       no hard links, and a new name is on the disk once the file has been synchronised again
+ *   vfat       no hard links, a new name is on the disk once the file has been synchronised again, and what
+ *              had that name has to be open then, or its bytes are free before
  *   short-names  no name of more than 143 bytes, as on eCryptfs
  *   no-times   a file's time cannot be set
  *   fat-times  times are even seconds from 1980 to 2107, and others become the nearest of these below
@@ -156,8 +157,17 @@ static int has_no_links(void)
     return faulty("exfat") || faulty("exfat-slow") || faulty("vfat") || faulty("lost-reply-vfat");
 }
 
-/* The file with a name that is not on the disk yet. */
-static atomic_ulong unsynced;
+/* The file with a name that is not on the disk yet, and what had that name and some bytes. */
+static atomic_ulong unsynced, replaced;
+
+static int is_open(ino_t inode)
+{
+    struct stat status;
+    for (int file = 0; file < 1024; file++)
+        if (fstat(file, &status) == 0 && status.st_ino == inode)
+            return 1;
+    return 0;
+}
 
 static int loses_replies(void)
 {
@@ -265,10 +275,11 @@ int rename(const char *from, const char *to)
         return -1;
     one_step_more();
     has_to_be_on_disk(from);
-    int result = syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
     struct stat status;
+    ino_t there = stat(to, &status) == 0 && status.st_size > 0 ? status.st_ino : 0;
+    int result = syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
     if (result == 0 && faulty("vfat") && stat(to, &status) == 0)
-        unsynced = status.st_ino;
+        unsynced = status.st_ino, replaced = there;
     return result == 0 && loses_replies() ? refuse("rename\n", ENOENT) : result;
 }
 
@@ -367,8 +378,11 @@ int fsync(int file)
     if (faults && strncmp(faults, "fsync-size:", 11) == 0 && S_ISREG(status.st_mode)
         && status.st_size == strtol(faults + 11, NULL, 10))
         return refuse("fsync\n", EIO);
-    if (faulty("vfat") && status.st_ino == unsynced)
+    if (faulty("vfat") && status.st_ino == unsynced) {
         unsynced = 0;
+        if (replaced && !is_open(replaced))
+            refuse("freed\n", 0);
+    }
     if (faulty("vfat") && is_directory(file) && unsynced)
         refuse("lost\n", 0);
     if (faulty("slow-directory") && is_directory(file))

@@ -291,6 +291,7 @@ fn only_one_file_touches_each_part_of_the_outside() {
                 "disk/inbox.rs",
                 "disk/name_list.rs",
                 "disk/partial.rs",
+                "disk/placement.rs",
                 "disk/source.rs",
                 "disk/writeback.rs",
             ],

@@ -70,6 +70,7 @@ pub struct Inbox {
     pub(super) directories: Directories,
     pub(super) syncs: Arc<SyncPool>,
     pub(super) descriptors: Descriptors,
+    pub(super) holds_replaced: bool,
     pub(super) writeback: Arc<Writeback>,
     pub(super) store: PartialStore,
     pub(super) lists: ListOrder,
@@ -135,6 +136,7 @@ impl Inbox {
             policy,
             syncs: Arc::default(),
             descriptors: Descriptors::default(),
+            holds_replaced: false,
             writeback: Arc::default(),
             store: PartialStore::default(),
             lists: ListOrder::default(),
@@ -151,6 +153,7 @@ impl Inbox {
         let trusted = others_may_write(&top).then(|| [inbox.user, 0, user(&top)]);
         inbox.directories = Directories::new(path, trusted, renames, make_room);
         inbox.unsynced = inbox.sync_failure();
+        inbox.holds_replaced = inbox.has_to_hold_replaced();
         Ok((inbox, swept))
     }
 
@@ -208,7 +211,7 @@ impl Inbox {
         probe.file.metadata().map_err(DiskError::at("examine", probe.path()))
     }
 
-    fn create_probe(&self) -> Result<PartialFile, DiskError> {
+    pub(super) fn create_probe(&self) -> Result<PartialFile, DiskError> {
         // Nothing that is kept makes room for it.
         let make_room = MakeRoom::new(|| false);
         self.create_partial(&SafeName::map(&[]), 0, limits::FILE_NAME, &make_room)

@@ -33,6 +33,8 @@ pub struct PartialFile {
     unread: Option<Unread>,
     /// Whether the temporary name became the final one.
     pub(super) is_renamed: bool,
+    /// The file that had its name, if that is to stay whole until this one is synchronised.
+    pub(super) replaced: Option<File>,
     /// `None` for a file that exists only for a moment.
     pub(super) held: Option<LeaseGuard>,
     /// Of a file of a list, where files replace others.
@@ -146,7 +148,7 @@ impl PartialFile {
         let background_sync = writeback.map(|writeback| BackgroundSync::new(writeback.clone()));
         let temporary = TemporaryName { path, gone: false };
         let (name, make_room, digest) = (name.clone(), make_room.clone(), Xxh64::default());
-        let (unread, is_renamed, held, listed) = (None, false, None, None);
+        let (unread, is_renamed, replaced, held, listed) = (None, false, None, None, None);
         Self {
             file,
             background_sync,
@@ -157,6 +159,7 @@ impl PartialFile {
             digest,
             unread,
             is_renamed,
+            replaced,
             held,
             listed,
         }

@@ -124,9 +124,10 @@ impl Group<'_> {
         !self.is_empty() && (self.descriptors < self.needed() || has_waited())
     }
 
-    /// A file has a descriptor until it has its name, its directory until that is on the disk.
+    /// A file has a descriptor until it has its name, and perhaps one for the file that it replaces; its
+    /// directory until that is on the disk.
     fn needed(&self) -> usize {
-        self.files + self.directories.len()
+        self.files * (1 + usize::from(self.inbox.holds_replaced)) + self.directories.len()
     }
 
     /// Without `fsync` there is nothing to wait for together.
@@ -272,7 +273,11 @@ impl Inbox {
         let files = placed.iter_mut().filter_map(|placed| {
             let By::Rename(file) = &mut placed.as_mut().ok()?.by else { return None };
             let file = file.take()?;
-            Some((placed, move || file.file.sync_all()))
+            Some((placed, move || {
+                let synced = file.file.sync_all();
+                drop(file.replaced);
+                synced
+            }))
         });
         let (placed, work): (Vec<_>, Vec<_>) = files.unzip();
         renamed.extend(placed.into_iter().zip(self.syncs.all(work)));
@@ -310,12 +315,23 @@ impl Inbox {
 
     /// Gives a file a second temporary name, since it loses the first, if the file system has hard links.
     fn second_name(&self, file: &PartialFile) -> Option<TemporaryName> {
-        if !self.keeps_link(file) {
-            return None;
-        }
+        self.keeps_link(file).then(|| self.link_temporarily(file)).flatten()
+    }
+
+    fn link_temporarily(&self, file: &PartialFile) -> Option<TemporaryName> {
         let path = self.temporary_path(&file.name, file.id, limits::SHORT_FILE_NAME);
-        fs::hard_link(file.path(), &path).ok()?;
-        Some(TemporaryName { path, gone: false })
+        // If the answer of NFS is lost, the name is there all the same, and is removed.
+        let second = TemporaryName { path, gone: false };
+        fs::hard_link(file.path(), &second.path).ok()?;
+        Some(second)
+    }
+
+    /// Returns whether files that are replaced are held open until the new ones are synchronised. Without a
+    /// journal their bytes might be free on the disk before their names lead to others. No file system with
+    /// hard links does that.
+    pub(super) fn has_to_hold_replaced(&self) -> bool {
+        let has_links = || self.create_probe().is_ok_and(|it| self.link_temporarily(&it).is_some());
+        self.policy.sync && self.policy.on_conflict == OnConflict::Replace && !has_links()
     }
 
     /// Gives a file the name, or a numbered one, according to the policy.
@@ -326,6 +342,9 @@ impl Inbox {
             let _turn = self.lists.take_turn();
             if file.listed.as_ref().is_some_and(ListedName::is_superseded) {
                 return Err(StoreError::Superseded);
+            }
+            if self.holds_replaced && fs::symlink_metadata(&path).is_ok_and(|it| it.is_file()) {
+                file.replaced = File::open(&path).ok();
             }
             loop {
                 match rename(file, &path) {
