@@ -23,22 +23,22 @@ class Call:
     ok: bool | None = None  # None: nobody knows
 
     def strings(self):
-        return [bytes.fromhex(text.replace("\\x", "")) for text in re.findall(r'"((?:\\x..)*)"', self.text)]
+        return [decode(text) for text in self.text.split('"')[1::2]]
 
-    def number(self, place=0):
-        """An argument in front of which there is no string with a comma, nor a structure."""
-        return int(self.text.split(", ")[place].rstrip(")"), 0)
+    def number(self):
+        """The first argument."""
+        return int(self.text.partition(",")[0].rstrip(")"), 0)
 
     def has(self, flag):
-        return re.search(rf"\b{flag}\b", re.sub(r'"[^"]*"', "", self.text)) is not None
+        return flag in re.findall(r"\w+", "".join(self.text.split('"')[::2]))
 
     def __str__(self):
-        shown = re.sub(r'"((?:\\x..)*)"', lambda it: repr(bytes.fromhex(it[1].replace("\\x", ""))[:80])[1:], self.text)
-        return f"{self.name}({shown[:300]}) = {self.result}"
+        shown = [repr(decode(part)[:80]) if n % 2 else part for n, part in enumerate(self.text.split('"'))]
+        return f"{self.name}({''.join(shown)[:300]}) = {self.result}"
 
 
-LINE = re.compile(r"(\d+) +(?:<\.\.\. (\w+) resumed>|(\w+)\()(.*)")
-RESULT = re.compile(r"(.*)\)\s+= (-?\d+|0x[0-9a-f]+|\?)(?:( \(errno \d+\))| .*)?$", re.DOTALL)
+def decode(text):
+    return bytes.fromhex(text.replace("\\x", ""))
 
 
 def read(trace, moment):
@@ -46,27 +46,27 @@ def read(trace, moment):
     from `moment`. A call ends when strace was told so, and the kernel did what it did before that."""
     events, running = [], {}
     for line in trace.read_text().splitlines():
-        match = LINE.fullmatch(line)
-        if not match:
-            continue  # a signal, or an end
-        thread, resumed, begun, rest = match.groups()
-        if begun:
+        thread, rest = line.split(maxsplit=1)
+        if rest.startswith(("+++ ", "--- ", "???(")):
+            continue  # an end, a signal, or a thread that was killed before strace could ask for its call
+        if rest.startswith("<... "):
+            rest = rest.partition(" resumed>")[2]
+        else:
             moment += 1
-            running[thread] = Call(begun, "", moment)
+            name, _, rest = rest.partition("(")
+            running[thread] = Call(name, "", moment)
             events.append((running[thread], False))
         call = running[thread]
-        assert not resumed or call.name == resumed, line
-        cut = re.fullmatch(r"(.*) ?<unfinished \.\.\.>(\) += \?)?", rest)
-        if cut:
-            call.text += cut[1]
+        arguments, is_cut, _ = rest.partition("<unfinished ...>")
+        if is_cut:
+            call.text += arguments
             continue
-        match = RESULT.fullmatch(rest)
-        assert match, line
-        call.text += match[1]
-        if match[2] == "?" or match[3]:
+        arguments, _, result = rest.rpartition(" = ")
+        call.text += arguments.rstrip().removesuffix(")")
+        if result.startswith(("?", "-1 (errno ")):
             continue  # The program was killed, perhaps before strace could ask for the result.
         moment += 1
-        call.end, call.result = moment, int(match[2], 0)
+        call.end, call.result = moment, int(result.split()[0], 0)
         call.ok = call.result >= 0
         events.append((call, True))
     return events, moment

@@ -16,6 +16,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -137,6 +138,22 @@ def failing(bench, _is_short):
             yield label(*policy, fault, injected), trial
 
 
+def background(bench, is_short):
+    """A file so large that it is synchronised while it comes (limits::WRITEBACK), which may fail then."""
+    body = noise("film", 34 << 20)
+    for injected in [None, "fdatasync:error=EIO:when=1"] if not is_short else []:
+        trial = Trial(bench)
+        trial.note("film", body)
+        with trial.receiver(inject=injected) as receiver:
+            begun = ["grep", "-q", "fdatasync(", receiver.trace]
+            data = wire.header("film", body) + body
+            with socket.create_connection(("127.0.0.1", receiver.port)) as stream:
+                stream.sendall(data[:-1])
+                eventually("it is synchronised while it comes", lambda: subprocess.run(begun).returncode == 0)
+                wire.converse(stream, data[-1:])
+        yield label(injected), trial
+
+
 def kills(bench, is_short):
     """qdropd is killed at a step, started again, and all is sent once more. Steps are what tests/faults.c counts, and
     the calls of one kind that a thread makes, which strace counts, also where there are no links."""
@@ -192,7 +209,7 @@ def restarts(bench, is_short):
                 step += 20 if is_short else 1
 
 
-GROUPS = [mixed, directories, jobs, resume, failing, kills, restarts]
+GROUPS = [mixed, directories, jobs, resume, failing, background, kills, restarts]
 
 
 def trials(bench, is_short, only=""):

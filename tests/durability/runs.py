@@ -93,8 +93,14 @@ class Receiver:
 
 def has_ended(trace, process):
     """strace notes the end of a program after all that it did."""
-    end = re.compile(rf"^{process} +\+\+\+ ", re.MULTILINE)
-    eventually("strace ends", lambda: trace.exists() and end.search(trace.read_text()))
+    end = re.compile(rf"^{process} +\+\+\+ .*\n\Z".encode(), re.MULTILINE)
+
+    def last():
+        with open(trace, "rb") as file:
+            file.seek(-min(100, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return file.read()
+
+    eventually("strace ends", lambda: trace.exists() and end.search(last()))
 
 
 class Trial:
