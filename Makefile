@@ -278,7 +278,7 @@ fuzz:
 	done
 
 # Changes src/ in each way that cargo-mutants lists, and says which changes no test notices (tests/mutants.py).
-# Goes on where it was stopped. The whole takes days; MUTANTS='--layer disk --sample 100 --minutes 60' tries some,
+# Goes on where it was stopped. The whole takes a day or more; MUTANTS='--layer disk --sample 100 --minutes 60' tries some,
 # MUTANTS=--report says what is known. As root, so that a mutant can write nowhere else.
 # Debian: apt-get install python3 gcc patch rsync util-linux; and cargo install --locked cargo-mutants
 mutants:

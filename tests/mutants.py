@@ -313,13 +313,17 @@ def try_tests(executable, clean, tests, seconds):
     return "passed", None
 
 
-def try_mutant(tests, mutant):
-    """Builds a mutant and runs tests until one fails. Returns the outcome, what caught it, and what ran."""
+def try_mutant(tests, mutant, most):
+    """Builds a mutant and runs tests until one fails, or for this many seconds. Returns the outcome, what caught it,
+    and what ran."""
+    end = time.monotonic() + most
     if cargo("build") is None:
         return "unviable", None, []
     ran, executables = [], {}
     for program, names, seconds in tests.groups(mutant):
         began = time.monotonic()
+        if began > end:
+            return "undecided", None, ran
         executable = clean = tests.clean[program]
         if program in BUILD_SECONDS and program not in executables:
             new = build_unit_tests() if program == UNIT else build_tests(LINKED)
@@ -378,6 +382,7 @@ def main():
     parser.add_argument("--sample", type=int, help="so many, at random")
     parser.add_argument("--seed", type=int, help="of the sample, to have it again")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin none after so many minutes")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="leave a mutant undecided after so many")
     parser.add_argument("--again", action="store_true", help="also those that lived")
     parser.add_argument("--report", action="store_true", help="try none, say what is known")
     options = parser.parse_args()
@@ -397,7 +402,7 @@ def main():
             whole = file.read_bytes()
             try:
                 subprocess.run(["patch", "--quiet", file], input=mutant["diff"], text=True, check=True)
-                outcome, by, ran = try_mutant(tests, mutant)
+                outcome, by, ran = try_mutant(tests, mutant, options.seconds)
             finally:
                 file.write_bytes(whole)
             result = {name: mutant[name] for name in ("key", "name", "file")}
