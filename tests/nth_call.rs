@@ -519,8 +519,20 @@ impl Run<'_> {
             return ran;
         }
         ran.problems.extend(serves_on(&qdropd));
+        ran.problems.extend(self.stays(&ran));
         ran.log = qdropd.log();
         ran
+    }
+
+    /// A part that stays though its receiver goes on, and could have removed it.
+    fn stays(&self, ran: &Ran) -> Option<String> {
+        let is_part =
+            |path: &String| is_own(path) && !is_alive(path) && !path.contains(".qdrop-kept-");
+        let lists = !self.case.sender.is_empty() || self.case.files.len() > 1;
+        if lists || ran.failed_at_start || self.fault.kind == "unlink" {
+            return None;
+        }
+        tree(&self.there()).into_keys().find(is_part).map(|path| format!("{path} stays"))
     }
 
     fn inetd(&self) -> Ran {
@@ -1001,8 +1013,9 @@ fn the_nth_call_fails() {
             let few = errors.len().min(times(2, usize::MAX));
             let of_interest = case.kinds.is_empty() || case.kinds.contains(&kind);
             for side in [Side::Receiver, Side::Sender] {
-                // Where its listeners are printed the receiver has no more to say.
-                let has_words = kind != "print" || side == Side::Sender;
+                // Who listens prints where, and goes on if nobody reads that.
+                let listens = if case.way == Way::From { Side::Sender } else { Side::Receiver };
+                let has_words = kind != "print" || side != listens;
                 let errors = errors[..few].iter().filter(|_| of_interest && has_words);
                 work.extend(errors.map(|&error| (case, Fault { side, kind, n: 1, error })));
             }
