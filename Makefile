@@ -24,10 +24,11 @@ msrv := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tests := $(CARGO) test --quiet --locked --manifest-path tests/Cargo.toml
 sources := $(shell find src -name '*.rs')
 
-.PHONY: all rustc demo picture qt-picture drawings test check lint audit msrv cross cross-test cross-types \
-	tiny interop packages-check mdns-test ssh-test release-test container-test apt-check torture nth-call-test \
-	nth-call-plants torture-peers power-cut fuzz mutants durability durability-planted bench bench-instructions \
-	state-search dist distcheck release verify deb deb-test install install-systemd uninstall clean
+.PHONY: all rustc demo picture manual qt-picture drawings test check lint audit msrv cross cross-test \
+	cross-types tiny interop packages-check mdns-test ssh-test release-test container-test apt-check torture \
+	nth-call-test nth-call-plants torture-peers power-cut fuzz mutants durability durability-planted bench \
+	bench-instructions state-search dist distcheck release verify deb deb-test install install-systemd uninstall \
+	clean
 
 all:
 	$(CARGO) build --release --locked
@@ -74,6 +75,11 @@ qt-picture: all
 	@mkdir -p $(target)/window
 	@cd $(target)/window && $(firstword $(QMAKE)) $(CURDIR)/contrib/qt/example && $(MAKE) --silent
 	@QDROP_BIN=$(binaries) QDROP_QT=$(target)/window docs/qt-example.py
+
+# The manual pages as Markdown, docs/qdrop.1.md and the others.
+# Debian: apt-get install mandoc python3
+manual:
+	@docs/manual.py
 
 # What of the outside world the source touches, and in which files (docs/AUDIT.md).
 audit:

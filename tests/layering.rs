@@ -387,13 +387,11 @@ fn the_audit_page_has_what_the_source_touches() {
     assert_eq!(listed, told + "```\n", "make audit prints what docs/AUDIT.md should say");
 }
 
-/// Whoever has not got such a program learns its name from README.md, or else from the test that fails.
+/// docs/BUILD.md names the package of each such program, and so does the test that fails without it.
 #[test]
 fn every_program_that_the_tests_need_is_told() {
     for (program, package) in NEEDED {
-        for readme in ["README.md", "README.zh-CN.md"] {
-            assert!(read(readme).contains(package), "{readme} does not name {package}");
-        }
+        assert!(read("docs/BUILD.md").contains(package), "docs/BUILD.md does not name {package}");
         let started = format!("Command::new({program:?})");
         for file in fs::read_dir(root("tests")).unwrap().map(|entry| entry.unwrap().path()) {
             let is_test = file.extension().is_some_and(|extension| extension == "rs");
@@ -415,7 +413,9 @@ fn the_oldest_rust_is_the_same_everywhere() {
     for manifest in ["tests/Cargo.toml", "fuzz/Cargo.toml"] {
         assert!(read(manifest).lines().any(|other| other == line), "{manifest}");
     }
-    assert!(read("README.md").contains(&format!("Rust {version} or newer")));
+    for page in ["README.md", "docs/BUILD.md"] {
+        assert!(read(page).contains(&format!("Rust {version} or newer")), "{page}");
+    }
     assert!(read("docs/DESIGN.md").contains(&format!("**Rust {version}, ")));
 }
 

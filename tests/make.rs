@@ -273,16 +273,16 @@ fn a_program_that_is_missing_is_named() {
     assert!(!output.status.success() && told.contains(why), "{told}");
 }
 
-/// `make lint` and `make msrv` run none of tests/. The oldest Rust runs them as README.md says how to
-/// run them without a network.
+/// `make lint` and `make msrv` run none of tests/. The oldest Rust runs them as docs/BUILD.md says how
+/// to run them without a network.
 #[test]
 fn the_ci_runs_the_tests_once_with_each_rust() {
     let script = read(".ci/run").replace("\\\n\t\t", "");
     let lines = script.lines().map(str::trim).filter(|line| !line.starts_with("echo "));
     let runs: Vec<&str> =
         lines.filter(|line| line.contains("make test") || line.contains("make check")).collect();
-    let readme = read("README.md");
-    let (_, commands) = readme.split_once("\n$ mkdir -p target && ").unwrap();
+    let page = read("docs/BUILD.md");
+    let (_, commands) = page.split_once("\n$ mkdir -p target && ").unwrap();
     let (vendor, rest) = commands.split_once("\n$ ").unwrap();
     let (test, _) = rest.split_once('\n').unwrap();
     assert!(script.contains(&format!("mkdir -p target && {vendor}\n")), "{vendor}");

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The names of the pages, which are the names of their files as well.
@@ -60,6 +60,17 @@ fn formatters_have_nothing_to_say_about_the_pages() {
             assert!(said.is_empty(), "{formatter} on {page}: {said:#?}");
         }
     }
+}
+
+/// `make manual` writes docs/qdrop.1.md and the others.
+#[test]
+fn the_pages_in_docs_are_what_the_sources_say() {
+    if Command::new("mandoc").arg("-Tlint").stdin(Stdio::null()).output().is_err() {
+        left_out("the manual pages in docs/", "there is no mandoc (Debian: mandoc)");
+        return;
+    }
+    let check = needed("python3").arg(root("docs/manual.py")).arg("--check").output().unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The recipes of the README, run as they stand by `sh`. Each is a block of shell after a comment
+//! The recipes of docs/RECIPES.md, run as they stand by `sh`. Each is a block of shell after a comment
 //! `<!-- recipe: NAME -->`; of its surroundings there are `$BOX`, the programs on the path, and the
 //! files that it names.
 
@@ -13,8 +13,8 @@ use tempfile::TempDir;
 
 /// The shell of a recipe.
 fn recipe(name: &str) -> String {
-    let readme = read("README.md");
-    let (_, rest) = readme.split_once(&format!("<!-- recipe: {name} -->\n```sh\n")).unwrap();
+    let page = read("docs/RECIPES.md");
+    let (_, rest) = page.split_once(&format!("<!-- recipe: {name} -->\n```sh\n")).unwrap();
     let (recipe, _) = rest.split_once("\n```\n").unwrap();
     assert!(recipe.lines().count() < 15, "{name} is too long to be copied");
     recipe.to_owned() + "\n"
@@ -37,8 +37,8 @@ fn ended(name: &str, directory: &Path, to: &str) -> Sent {
 
 #[test]
 fn every_recipe_is_tested() {
-    let readme = read("README.md");
-    let names = readme.lines().filter_map(|line| line.strip_prefix("<!-- recipe: "));
+    let page = read("docs/RECIPES.md");
+    let names = page.lines().filter_map(|line| line.strip_prefix("<!-- recipe: "));
     let names: Vec<&str> = names.filter_map(|name| name.strip_suffix(" -->")).collect();
     assert_eq!(names, ["ci", "cron", "exec"]);
 }

@@ -44,7 +44,7 @@ pub(super) const QDROP: Program = Program {
 };
 
 /// The receiver.
-#[cfg_attr(not(unix), expect(dead_code, reason = "qdrop needs its help alone"))]
+#[cfg_attr(not(unix), expect(dead_code, reason = "qdrop needs only its help"))]
 pub(super) const QDROPD: Program = Program {
     help: QDROPD_HELP,
     hints: &[
