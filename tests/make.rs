@@ -281,7 +281,7 @@ fn the_ci_runs_the_tests_once_with_each_rust() {
     let lines = script.lines().map(str::trim).filter(|line| !line.starts_with("echo "));
     let runs: Vec<&str> =
         lines.filter(|line| line.contains("make test") || line.contains("make check")).collect();
-    let page = read("docs/BUILD.md");
+    let page = read("docs/BUILD.md").replace("\\\n    ", "");
     let (_, commands) = page.split_once("\n$ mkdir -p target && ").unwrap();
     let (vendor, rest) = commands.split_once("\n$ ").unwrap();
     let (test, _) = rest.split_once('\n').unwrap();

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // Copyright (c) 2026 The qdrop authors
 
-// Sends a file to qdropd, or to any receiver of the classic Qt transfer, and tells what became
-// of it. For Qt 5.15 and Qt 6: copy this file and qdropsender.cpp into a program with QtNetwork
-// (on Windows it also needs LIBS += -lws2_32).
+// 把文件发给 qdropd，或任何使用经典 Qt 传输协议的接收程序，并报告结果。支持 Qt 5.15 和 Qt 6：
+// 把本文件和 qdropsender.cpp 复制到使用 QtNetwork 的项目里即可（Windows 上还要加
+// LIBS += -lws2_32）。示例见 docs/INTEROP.zh-CN.md。
+//
+// Sends a file to qdropd, or to any receiver of the classic Qt transfer, and reports the outcome.
+// For Qt 5.15 and Qt 6: copy this file and qdropsender.cpp into a program with QtNetwork (on
+// Windows it also needs LIBS += -lws2_32). docs/INTEROP.md has an example.
 #pragma once
 
 #include <QFlags>
@@ -15,9 +19,9 @@ class QDropSender : public QObject
     Q_OBJECT
 
 public:
-    // Both are understood by qdropd alone: a classic receiver stays silent, and the transfer fails.
+    // Only qdropd understands these: a classic receiver stays silent, and the transfer fails.
     enum Option {
-        Resume = 1,         // go on where the last try of this file broke off
+        Resume = 1,         // resume an interrupted transfer of this file
         PreserveTime = 2,   // the stored file gets this one's modification time
     };
     Q_DECLARE_FLAGS(Options, Option)
@@ -28,16 +32,16 @@ public:
     Options options() const { return m_options; }
     void setOptions(Options options) { m_options = options; }
 
-    // How long the receiver may be silent, in milliseconds. While the receipt is awaited, what a
-    // slow disk takes is added.
+    // How long the receiver may be silent, in milliseconds. The wait for the receipt is longer by
+    // the time that a slow disk needs.
     int idleTimeout() const { return m_idleTimeout; }
     void setIdleTimeout(int milliseconds) { m_idleTimeout = milliseconds; }
 
     bool isSending() const { return m_transfer != nullptr; }
 
 public Q_SLOTS:
-    // Returns at once; one of the last four signals tells the outcome. False, and no signal, while
-    // another file is being sent. Without a name the file keeps its own.
+    // Returns at once; one of the last four signals tells the outcome. Returns false, and there is
+    // no signal, while another file is being sent. Without a name the file keeps its own.
     bool send(const QString &path, const QString &host, quint16 port,
               const QString &name = QString());
 
@@ -54,11 +58,11 @@ Q_SIGNALS:
     // deleted.
     void stored(const QString &name, quint64 digest);
 
-    // Everything was taken off the wire, by a receiver that gives no receipt.
+    // The receiver took every byte, and gives no receipt.
     void sentUnconfirmed();
 
-    // The receiver does not want the file, and says why. 4, 5, 7, 8 and 10 may pass
-    // (docs/PROTOCOL.md, 2).
+    // The receiver does not want the file, and says why. Another try may help after 4, 5, 7, 8
+    // and 10 (docs/PROTOCOL.md, 2).
     void refused(int status, const QString &message);
 
     // The file cannot be read, the receiver cannot be reached, or the connection broke.
