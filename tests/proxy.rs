@@ -4,6 +4,7 @@
 use harness::*;
 use qdrop::limits;
 use qdrop::wire::receipt::{Receipt, Status};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -323,6 +324,32 @@ fn a_flood_through_the_proxy_shuts_nobody_out() {
         }
         drop(flood);
     }
+}
+
+/// The listener waits while there are too many connections without a slot, and no longer.
+#[test]
+fn whoever_gets_a_slot_makes_room_at_once() {
+    let took = || {
+        let qdropd = Qdropd::start(&[PROXY, "--quiet", "--no-sync"]);
+        let descriptors = || fs::read_dir(format!("/proc/{}/fd", qdropd.pid())).unwrap().count();
+        let before = descriptors();
+        let accepted = |count| {
+            eventually("they are accepted", || (descriptors() >= before + count).then_some(()));
+        };
+        let silent = |n| connect(&qdropd, &[&line(&format!("192.0.2.{}:1", 7 + n % 2))]);
+        let mut silent: Vec<_> = (0..limits::WITHOUT_SLOT).map(silent).collect();
+        accepted(limits::WITHOUT_SLOT);
+        let began = Instant::now();
+        let late = connect(&qdropd, &[&line("192.0.2.9:1"), &transfer("late", b"body")]);
+        accepted(limits::WITHOUT_SLOT + 1);
+        silent[0].write_all(&transfer("first", b"body")[..BEGUN]).unwrap();
+        assert_eq!(receipts(late), [stored("late", b"body")]);
+        began.elapsed()
+    };
+    // A machine may have much else to do.
+    let times: Vec<_> =
+        (0..3).map(|_| took()).take_while(|it| *it >= limits::EVICTION_WAIT).collect();
+    assert!(times.len() < 3, "{times:?}");
 }
 
 /// The time is that of the whole header, not of each of its bytes.

@@ -31,7 +31,7 @@ pub struct AdmissionPolicy {
 pub struct Admission {
     policy: AdmissionPolicy,
     table: Mutex<Table>,
-    /// Notified when a connection ends or drains.
+    /// Notified when a connection gets a slot, ends or drains.
     ended: Condvar,
 }
 
@@ -249,6 +249,8 @@ impl Admission {
             let Some((_, entry)) = next else { return };
             entry.enter(State::Active);
             *entry.activity.lock() = Stats::default();
+            // It takes no room any more among those without one.
+            self.ended.notify_all();
         }
     }
 
@@ -470,6 +472,8 @@ impl Registration {
             entry.key = key;
         }
         drop(table);
+        // It may have taken the place of another one.
+        self.admission.ended.notify_all();
         if refusal.is_some() {
             self.release(State::Draining);
         }
