@@ -26,9 +26,9 @@ sources := $(shell find src -name '*.rs')
 
 .PHONY: all rustc demo picture manual qt-picture drawings test check lint audit msrv cross cross-test \
 	cross-types tiny interop packages-check mdns-test ssh-test release-test container-test apt-check torture \
-	nth-call-test nth-call-plants torture-peers power-cut fuzz mutants durability durability-planted bench \
-	bench-instructions state-search dist distcheck release verify deb deb-test install install-systemd uninstall \
-	clean
+	nth-call-test nth-call-plants torture-peers power-cut fuzz interleavings mutants durability durability-planted \
+	bench bench-instructions state-search dist distcheck release verify deb deb-test install install-systemd \
+	uninstall clean
 
 all:
 	$(CARGO) build --release --locked
@@ -98,6 +98,7 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path tests/Cargo.toml
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	$(CARGO) fmt --check --manifest-path interleavings/Cargo.toml -- interleavings/models/*.rs
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --lib --test '*' --manifest-path tests/Cargo.toml -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --lib
@@ -295,6 +296,13 @@ mutants:
 	done
 	@CARGO_TARGET_DIR=$(abspath $(target)) nice tests/mutants.py $(MUTANTS)
 
+# Every part that has threads under 200,000 orders of their turns each, then some forty faults, of which each has to be
+# found (interleavings/README.md). Takes half an hour on two cores. Needs a newer Rust than the crate, 1.87, and what
+# cargo downloads for it.
+interleavings:
+	cd interleavings && $(CARGO) run --release --quiet --locked
+	CARGO='$(CARGO)' interleavings/faults.sh
+
 $(target)/bench/floor: src/digest.rs
 $(target)/bench/floor $(target)/bench/relay: $(target)/bench/%: bench/%.rs
 	@mkdir -p $(@D)
@@ -327,7 +335,7 @@ bench-instructions: all
 
 # What stands at the top level, and nothing else (tests/layering.rs).
 top := .ci .gitignore CHANGELOG.md CONTRIBUTING.md Cargo.lock Cargo.toml LICENSE-APACHE LICENSE-MIT Makefile README.md \
-	README.zh-CN.md bench clippy.toml contrib docs fuzz interop man rustfmt.toml src tests
+	README.zh-CN.md bench clippy.toml contrib docs fuzz interleavings interop man rustfmt.toml src tests
 
 # A source archive: of the last commit in a checkout, of the files themselves in an unpacked archive. It
 # has the same bytes wherever it is made, with the date of the version and the modes of git.
@@ -452,4 +460,4 @@ uninstall:
 	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,$(units))
 
 clean:
-	rm -rf $(target) tests/target fuzz/target bench/__pycache__
+	rm -rf $(target) tests/target fuzz/target interleavings/target bench/__pycache__

@@ -42,7 +42,7 @@ fn copy() -> TempDir {
     let mut cp = Command::new("cp");
     cp.current_dir(root("")).arg("-R").args(top.split_whitespace()).arg(copy.path());
     ran(&mut cp);
-    for built in ["tests/target", "fuzz/target", "bench/__pycache__"] {
+    for built in ["tests/target", "fuzz/target", "interleavings/target", "bench/__pycache__"] {
         let _ = fs::remove_dir_all(copy.path().join(built));
     }
     // Whatever umask(2) the checkout was made with.

@@ -55,7 +55,9 @@ fn pages(directory: &str) -> Vec<PathBuf> {
 #[test]
 fn every_link_leads_somewhere() {
     let mut followed = 0;
-    for page in ["", "docs", "contrib", "fuzz", "interop/qt"].into_iter().flat_map(pages) {
+    for page in
+        ["", "docs", "contrib", "fuzz", "interleavings", "interop/qt"].into_iter().flat_map(pages)
+    {
         let directory = root("").join(page.parent().unwrap());
         let (text, _) = parts(&read(page.to_str().unwrap()));
         for link in links(&text).into_iter().filter(|link| !link.starts_with("http")) {
