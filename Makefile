@@ -262,14 +262,14 @@ torture-peers: all
 	QDROP_BIN=$(binaries) tests/peers.py
 
 # Whether a power cut could break a promise: judges the calls of real runs, under strace, at each moment and for each
-# order in which what was not synchronised may reach the disk (tests/durability/disk.py). Takes five minutes;
-# DURABILITY=--short, half a minute, leaves out most of the kills.
+# order in which what was not synchronised may reach the disk (tests/durability/disk.py). Takes ten minutes;
+# DURABILITY=--short, a minute, leaves out most of the kills.
 # Debian: apt-get install strace gcc python3
 durability: all
 	@QDROP_BIN=$(binaries) python3 -B tests/durability/check.py $(DURABILITY)
 
 # Whether that finds each fault of tests/durability/faults.toml, built with it in a directory for temporary files. Takes
-# five minutes; DURABILITY='…' is a word of the one fault that is wanted.
+# ten minutes; DURABILITY='…' is a word of the one fault that is wanted.
 durability-planted:
 	@CARGO='$(CARGO)' python3 -B tests/durability/check.py --planted $(if $(DURABILITY),'$(DURABILITY)')
 
