@@ -214,13 +214,17 @@ fn a_slow_body_holds_up_no_file_before_it() {
     let qdropd = Qdropd::start(&[]);
     let mut stream = qdropd.connect();
     let slow = noise(1000);
-    stream.write_all(&list(ListOptions::default(), &[("a", b"whole"), ("slow", &slow)])).unwrap();
-    verdicts(&mut stream, 2);
+    let files = [("late", &b"whole"[..]), ("a", b"whole"), ("slow", &slow)];
+    stream.write_all(&list(ListOptions::default(), &files)).unwrap();
+    verdicts(&mut stream, 3);
+    stream.write_all(&body(b"whole", 0)).unwrap();
+    // Nor does one that is slow to begin.
+    eventually("the first has its name", || qdropd.files().contains_key("late").then_some(()));
     stream.write_all(&body(b"whole", 0)).unwrap();
     let all = body(&slow, 0);
     stream.write_all(&all[..8]).unwrap();
     let mut sent = 8;
-    eventually("the first has its name", || {
+    eventually("the second has its name", || {
         stream.write_all(&all[sent..=sent]).unwrap();
         sent += 1;
         thread::sleep(Duration::from_millis(20));
@@ -228,8 +232,9 @@ fn a_slow_body_holds_up_no_file_before_it() {
     });
     assert!(sent < 500, "after {sent} bytes");
     stream.write_all(&all[sent..]).unwrap();
-    assert_eq!(receipt(&mut stream), stored("a"));
-    assert_eq!(receipt(&mut stream), stored("slow"));
+    for name in ["late", "a", "slow"] {
+        assert_eq!(receipt(&mut stream), stored(name));
+    }
 }
 
 /// A connection that breaks before a body has begun leaves no file without an outcome.
