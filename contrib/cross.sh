@@ -282,7 +282,7 @@ check() {
 		# Its dynamic programs are those of `make test`.
 		runner='env'
 		build "$1" static
-		run "$1 static" "$here"/static/{qdrop,qdropd} "${tests[@]}" "${native_tests[@]}"
+		run "$1 static" "$here"/static/{qdrop,qdropd} "${static_tests[@]}" "${native_tests[@]}"
 		build "$1" tiny
 		run "$1 tiny" "$here"/tiny/{qdrop,qdropd} "${static_tests[@]}" services
 		return
