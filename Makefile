@@ -244,7 +244,7 @@ state-search:
 
 # What a power cut leaves of what was promised, on ext4, xfs, btrfs, f2fs, vfat and exfat: a real kernel under QEMU,
 # a log of what it writes to its disk, and a hundred disks as that may be cut off, for each file system. Then some
-# faults that are planted and have to be found. Takes half an hour (tests/power_cut.py --help: a part of it, a seed)
+# faults that are planted and have to be found. Takes half an hour (tests/power_cut.py --help: parts of it, a seed)
 # and fetches Debian's kernel.
 # Debian: apt-get install qemu-system-x86 kmod e2fsprogs xfsprogs btrfs-progs f2fs-tools dosfstools exfatprogs
 power-cut:

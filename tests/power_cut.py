@@ -66,16 +66,17 @@ DISKS = ["virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "crc32c_generic", 
 NAMES = ["nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8"]
 # A part whose long name is lost, and a directory that cannot be read.
 FOR_FSCK = {"vfat": re.compile(r"/QD(ROP-|[0-9A-F]{4})~\d+\.PAR|^find: ")}
-# What is planted, so that it has to be found: options of qdropd, a change of the source, on which file systems.
+# What is planted, so that it has to be found: options of qdropd, a change of the source, on which file systems, and
+# with cuts while what is stored where.
 PLACEMENT, DIRECTORIES = "src/disk/placement.rs", "src/disk/directories.rs"
 FAULTS = {
-    "none": ("", None, list(FILE_SYSTEMS)),
-    "no-sync": ("--no-sync", None, list(FILE_SYSTEMS)),
-    "renamed": ("", (PLACEMENT, "inbox.sync_renamed(&mut placed);", ""), ["vfat"]),
-    "replaced": ("", (PLACEMENT, "if self.holds_replaced &&", "if false &&"), ["vfat"]),
-    "data": ("", (PLACEMENT, "match file.sync() {", "match Ok::<_, io::Error>(drop(&mut file)) {"), ["ext4"]),
-    "directory": ("", (PLACEMENT, "move || handle.sync_all()", "move || Ok(drop(handle))"), ["xfs"]),
-    "above": ("", (DIRECTORIES, "self.sync(&handle)", "Ok::<_, io::Error>(drop(handle))"), ["btrfs", "f2fs"]),
+    "none": ("", None, list(FILE_SYSTEMS), ""),
+    "no-sync": ("--no-sync", None, list(FILE_SYSTEMS), ""),
+    "renamed": ("", (PLACEMENT, "inbox.sync_renamed(&mut placed);", ""), ["vfat"], ""),
+    "replaced": ("", (PLACEMENT, "if self.holds_replaced &&", "if false &&"), ["vfat"], "replace/"),
+    "data": ("", (PLACEMENT, "match file.sync() {", "match Ok::<_, io::Error>(drop(&mut file)) {"), ["ext4"], ""),
+    "directory": ("", (PLACEMENT, "move || handle.sync_all()", "move || Ok(drop(handle))"), ["xfs"], ""),
+    "above": ("", (DIRECTORIES, "self.sync(&handle)", "Ok::<_, io::Error>(drop(handle))"), ["btrfs", "f2fs"], ""),
 }
 EMPTY = hashlib.md5(b"").hexdigest()
 MARKS = 32 * MIB  # the second partition
@@ -113,7 +114,7 @@ def unpack():
 
 def build(source, target):
     """Static programs of a source; returns their directory."""
-    flags = ENV | {"RUSTFLAGS": "-C target-feature=+crt-static --cap-lints allow"}
+    flags = ENV | {"RUSTFLAGS": "-C target-feature=+crt-static -Awarnings"}
     command = ["cargo", "build", "--quiet", "--release", "--locked", "--target", TRIPLE, "--target-dir", target]
     if subprocess.run(command, cwd=source, env=flags).returncode:
         sys.exit("power-cut: static programs cannot be built")
@@ -267,13 +268,14 @@ def load(guest, files, options):
     return Load(base, log, size, history)
 
 
-def choose(load, chance, count):
+def choose(load, chance, count, where):
     """Moments for cuts, right after a receipt, right before a flush, and anywhere: the number of the next write."""
-    marks = sorted({number for marks in load.history.values() for number, _ in marks})
-    anywhere = range(marks[0], len(load.log.writes))
+    histories = [marks for name, marks in load.history.items() if name.startswith(where)]
+    marks = sorted({number for marks in histories for number, _ in marks})
+    anywhere = range(marks[0], marks[-1] + 2)
     flushes = [number for number in anywhere if load.log.writes[number][3] & FLUSH]
     after = [mark + 1 for mark in marks]
-    return sorted(chance.choice([after, flushes, anywhere][cut % 3]) for cut in range(count))
+    return sorted(chance.choice([after, flushes or anywhere, anywhere][cut % 3]) for cut in range(count))
 
 
 def make_cuts(load, here, chance, moments):
@@ -365,7 +367,7 @@ class Verdict:
                 self.damaged.append(f"cut {cut}: {line}")
 
 
-def prove(kind, options, programs, version, seed, cuts):
+def prove(kind, options, programs, version, seed, cuts, where):
     """Everything for a file system; returns the verdict."""
     here = WORK / kind
     shutil.rmtree(here, ignore_errors=True)
@@ -373,7 +375,7 @@ def prove(kind, options, programs, version, seed, cuts):
     chance, files = random.Random(f"{seed} {kind}"), make_files(seed)
     guest = Guest(here, version, programs, kind, files)
     loaded = load(guest, files, options)
-    moments = choose(loaded, chance, cuts)
+    moments = choose(loaded, chance, cuts, where)
     make_cuts(loaded, here, chance, moments)
     verdict = Verdict(kind)
     for cut, (names, words) in sorted(look(guest, cuts).items()):
@@ -410,12 +412,12 @@ def main():
     print("| file system | fault | cuts | promised files | lost | other names not whole | empty | for fsck | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for fault in arguments.fault or FAULTS:
-        options, patch, kinds = FAULTS[fault]
+        options, patch, kinds, where = FAULTS[fault]
         cuts = arguments.cuts if fault == "none" else (arguments.cuts + 2) // 3
         programs = plant(fault, *patch) if patch else build(HERE.parent, WORK / "build")
         for kind in [kind for kind in kinds if kind in (arguments.kinds or kinds)]:
             begin = time.monotonic()
-            verdict = prove(kind, options, programs, version, arguments.seed, cuts)
+            verdict = prove(kind, options, programs, version, arguments.seed, cuts, where)
             found = [*verdict.lost, *verdict.damaged]
             print(f"| {kind} | {fault} | {cuts} | {verdict.promised} | {len(verdict.lost)} | {len(verdict.damaged)} | "
                   f"{verdict.empty} | {verdict.for_fsck} | {time.monotonic() - begin:.0f} |", flush=True)  # fmt: skip

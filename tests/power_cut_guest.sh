@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash disable=SC2154 # The kernel sets what is not assigned here.
 # The first process of the guest of power_cut.py. What the kernel's command line says is in the environment:
 # the file system, the task, and options of qdropd.
 
