@@ -275,6 +275,7 @@ fn unreliable(per_mille: usize, at_receiver: bool, transfers: usize) {
         let by_peer = peer.parse::<SocketAddr>().is_ok()
             && (what.starts_with("stored ")
                 || what.starts_with("cannot remove ")
+                || what.starts_with("no receipt delivered: ")
                 || ["refused", "failed"].iter().any(|verb| what.starts_with(verb))
                     && what.contains(": "));
         // What a start tries the directory with may be left, too, and is swept at once.
