@@ -78,7 +78,9 @@ pub fn note_call(number: usize) {
 def cargo(*arguments, target=BUILT):
     """Runs cargo in the copy. Returns what it printed, or None if it failed."""
     command = ["cargo", *arguments, "--quiet", "--locked", "--target-dir", target]
-    ran = subprocess.run(command, cwd=TREE, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # What is built once needs no room for the next time.
+    env = ENV | {"CARGO_INCREMENTAL": str(int(target == BUILT))}
+    ran = subprocess.run(command, cwd=TREE, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     cargo.errors = ran.stderr
     return ran.stdout if ran.returncode == 0 else None
 
@@ -316,10 +318,10 @@ def try_tests(executable, clean, tests, seconds):
 def try_mutant(tests, mutant, most):
     """Builds a mutant and runs tests until one fails, or for this many seconds. Returns the outcome, what caught it,
     and what ran."""
-    end = time.monotonic() + most
     if cargo("build") is None:
         return "unviable", None, []
     ran, executables = [], {}
+    end = time.monotonic() + most
     for program, names, seconds in tests.groups(mutant):
         began = time.monotonic()
         if began > end:
