@@ -228,7 +228,7 @@ impl Inbox {
         self.sync_name(&name)?;
         let stored = StoredFile { name, size, digest };
         let mut link = TemporaryName { path, gone: false };
-        match self.begin_placing(identity, true, key) {
+        match self.begin_placing(identity, true, key, || false) {
             Ok(Some(ticket)) => {
                 self.remember(ticket, stored.clone(), Some(link));
                 Ok((stored, Some(ticket)))
@@ -270,21 +270,24 @@ impl Inbox {
     }
 
     /// Notes that a file of a list is about to get its name, for whoever asks for it meanwhile. `may_be_again`: whether
-    /// its sender may be one that asks again. `None` if nothing is remembered.
+    /// its sender may be one that asks again; `is_stored`: whether another connection has stored it meanwhile. `None` if
+    /// nothing is remembered.
     ///
     /// # Errors
-    /// Fails if another connection is storing the file, of a sender that may have asked twice.
+    /// Fails if another connection is storing the file, of a sender that may have asked twice, or has stored it.
     pub fn begin_placing(
         &self,
         file: &FileIdentity,
         may_be_again: bool,
         key: u128,
+        is_stored: impl FnOnce() -> bool,
     ) -> Result<Option<Ticket>, AlreadyPlacing> {
         if !self.kept.is_on() {
             return Ok(None);
         }
         let until = Instant::now() + self.kept.keep_time();
-        self.unacknowledged.begin(file.id(), Record::new(may_be_again, until, key)).map(Some)
+        let record = Record::new(may_be_again, until, key);
+        self.unacknowledged.begin(file.id(), record, is_stored).map(Some)
     }
 
     /// Remembers a file that was stored, until its receipt is acknowledged.

@@ -31,7 +31,7 @@ pub struct Ticket {
     pub(super) may_be_again: bool,
 }
 
-/// Another connection is storing the file.
+/// Another connection is storing the file, or has just done so.
 #[derive(Debug)]
 pub struct AlreadyPlacing;
 
@@ -74,12 +74,18 @@ impl Unacknowledged {
     /// [`Unacknowledged::remove`] is to be called.
     ///
     /// # Errors
-    /// Fails if another connection is storing it, and its sender or this one may be one that asks again.
-    pub(super) fn begin(&self, id: u64, record: Record) -> Result<Ticket, AlreadyPlacing> {
+    /// Fails if another connection is storing it, and its sender or this one may be one that asks again. Or one has
+    /// done so, as `is_stored` says, which no other connection can do while it is asked.
+    pub(super) fn begin(
+        &self,
+        id: u64,
+        record: Record,
+        is_stored: impl FnOnce() -> bool,
+    ) -> Result<Ticket, AlreadyPlacing> {
         let may_be_again = record.may_be_again;
         let mut records = lock(&self.0);
         let is_same = |it: &Record| it.stored.is_none() && (it.may_be_again || may_be_again);
-        if records.all.get(&id).is_some_and(is_same) {
+        if records.all.get(&id).is_some_and(is_same) || is_stored() {
             return Err(AlreadyPlacing);
         }
         let number = records.next_number;

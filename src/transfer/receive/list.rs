@@ -335,13 +335,18 @@ impl<'a, C: Connection> Conversation<'a, C> {
         let mut whole = finish_body(kept, &identity, seal)?;
         let (size, digest) = (whole.digest().length(), whole.digest().finish());
         let may_be_again = options.resume;
-        let meanwhile = active.stored_meanwhile(&identity, may_be_again);
-        if let Some(stored) = meanwhile.filter(|it| (it.size, it.digest) == (size, digest)) {
+        let stored_meanwhile = || {
+            let stored = active.stored_meanwhile(&identity, may_be_again);
+            stored.filter(|it| (it.size, it.digest) == (size, digest))
+        };
+        if let Some(stored) = stored_meanwhile() {
             self.outcomes.repeat(sent, stored);
             return Ok(());
         }
         let key = self.stream.get_ref().key();
-        let ticket = self.storage.inbox.begin_placing(&identity, may_be_again, key);
+        // Another connection may store it at this very moment.
+        let is_stored = || stored_meanwhile().is_some();
+        let ticket = self.storage.inbox.begin_placing(&identity, may_be_again, key, is_stored);
         let ticket = ticket.map_err(|_| ReceiveError::InUse)?;
         active.put_in_order(&mut whole, &identity);
         let timed = if options.preserve { whole.set_modified(identity.modified) } else { Ok(()) };
