@@ -3,13 +3,14 @@
 //! by a pipe. Something else makes room on the disk meanwhile.
 //!
 //! Claims: what has a final name is whole; a sender is told "stored" of a file that is; the file of one sender is
-//! stored once, of two at most twice; nothing of it is left, in memory or on the disk, when its time is over.
+//! stored once, of two at most twice, and once if both bring it at once; nothing of it is left, in memory or on the
+//! disk, when its time is over.
 
 use super::super::inbox::{Inbox, StorePolicy};
 use super::super::source::Source;
 use super::*;
 use crate::transfer::error::SendError;
-use crate::transfer::receive::{HeldReceipts, Storage, receive};
+use crate::transfer::receive::{Event, HeldReceipts, Storage, receive};
 use crate::transfer::send::list::ListSource;
 use crate::transfer::send::{Outgoing, Sent};
 use crate::transfer::{Connection, Phase};
@@ -18,6 +19,7 @@ use crate::wire::list::{Entry, ListOptions};
 use crate::world::sync::Condvar;
 use crate::world::time::settle;
 use crate::world::{choose, directory, refuse_one_in, switch, thread};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fs;
 use std::io::Read;
@@ -27,7 +29,13 @@ use std::time::Duration;
 const BODY: &[u8] =
     b"It is stored once, however often it is sent, and whoever is told so can rely on it.";
 
+thread_local! {
+    /// How often the file was stored.
+    static STORED: Cell<usize> = const { Cell::new(0) };
+}
+
 pub fn run() {
+    STORED.set(0);
     thread_local! {
         static DIRECTORY: tempfile::TempDir = {
             let directory = directory();
@@ -86,7 +94,15 @@ fn send(storage: &Arc<Storage>, source: &Path) -> bool {
         let storage = storage.clone();
         thread::spawn(move || {
             let mut far = far;
-            let _ = receive(&mut far, &storage, &mut |_| {});
+            let mut before = 0;
+            let _ = receive(&mut far, &storage, &mut |event| match event {
+                Event::Began(..) => before = STORED.get(),
+                Event::Ended(Ok(_)) => {
+                    assert_eq!(STORED.get(), before, "another connection stored it meanwhile");
+                    STORED.set(before + 1);
+                }
+                _ => {}
+            });
         });
         let modified = Source::open(source).unwrap().modified();
         let name = Some("file".encode_utf16().collect());
