@@ -4,7 +4,7 @@
 #
 ################################################################################
 
-QDROP_VERSION = 0.1.0
+QDROP_VERSION = 0.2.0
 # The checkout that this tree is part of, without what it was built to.
 QDROP_SITE = $(BR2_EXTERNAL_QDROP_PATH)/../..
 QDROP_SITE_METHOD = local
