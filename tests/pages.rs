@@ -116,9 +116,11 @@ fn every_table_has_a_head() {
 #[test]
 fn words_are_plain() {
     let mut places: Vec<PathBuf> =
-        ["README.md", "CONTRIBUTING.md", "src/cli/help.rs"].map(PathBuf::from).into();
-    let docs = ["INSTALL", "INTEROP", "BUILD", "RECIPES", "COMPARISON"];
-    places.extend(docs.iter().map(|name| PathBuf::from(format!("docs/{name}.md"))));
+        ["", "docs", "contrib", "fuzz", "interleavings", "tests/testkit"]
+            .into_iter()
+            .flat_map(pages)
+            .collect();
+    places.push("src/cli/help.rs".into());
     let manual = fs::read_dir(root("man")).unwrap();
     places.extend(manual.map(|entry| Path::new("man").join(entry.unwrap().file_name())));
     for place in places {
