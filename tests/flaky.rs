@@ -1265,8 +1265,7 @@ fn names_that_differ_in_case_alone_are_warned_of() {
     });
     let sent = send_all(qdropd.address, &[], &paths);
     assert_eq!((sent.exit, sent.stderr.lines().count()), (0, 1), "{sent:?}");
-    let warning =
-        "qdrop: warning: Photo.jpg differs from another name of this call in case alone; ";
+    let warning = "qdrop: warning: Photo.jpg differs only in case from another name of this call; ";
     assert!(sent.stderr.starts_with(warning), "{sent:?}");
     // Whichever comes first.
     for names in [["x", "X"], ["Y", "y"]] {

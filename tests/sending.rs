@@ -376,7 +376,7 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("no HOST", "|-q"),
         ("no FILE", "box|-- -q"),
         ("standard input, which needs a --name", "box -|--listen 127.0.0.1:0 -|box --json -"),
-        ("standard input, which is sent alone", "box - a|box a -|box - -"),
+        ("standard input, which is sent by itself", "box - a|box a -|box - -"),
         ("--name goes with one file only", "box - a -n b"),
         (no_time, "box - -n a --resume|box - -n a --preserve|box - -n a --skip-existing"),
         (no_time, "box - -n a --remove-source|box - -n a --dry-run|box - -n a --settle 2"),

@@ -94,7 +94,7 @@ fn text(prefix: &[u8]) -> Option<(&'static str, &'static str)> {
     Some(match text_head::has_size(&String::from_utf8_lossy(prefix)) {
         true => (
             "a text head name##size with something behind it",
-            "it has to arrive alone: pause for 20 ms before the file",
+            "it has to arrive by itself: pause for 20 ms before the file",
         ),
         false => ("text", "send with qdrop or a Qt program that writes a QDataStream header"),
     })

@@ -310,7 +310,7 @@ impl Given {
                 Err(format!("- is standard input, which {why}; for a file called - write ./-"))
             };
             if !alone {
-                return why("is sent alone");
+                return why("is sent by itself");
             }
             if self.name.is_none() {
                 return why("needs a --name");

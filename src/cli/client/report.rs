@@ -37,7 +37,7 @@ struct State {
     /// The names under which files are stored, as [`remembered`] has them. A million take 16 MB, and at no
     /// moment more, as a table does that grows.
     names: BTreeSet<u64>,
-    /// Whether it was said that two names differ in case alone.
+    /// Whether it was said that two names differ only in case.
     warned_of_case: bool,
     /// Whether the warning about a receiver that keeps old versions of a file was printed.
     warned_of_versions: bool,
@@ -220,7 +220,7 @@ impl<'a> Reporter<'a> {
         if warns && !send_anyway && state.has_other_case(name) {
             state.warned_of_case = true;
             self.printer.log(format!(
-                "qdrop: warning: {} differs from another name of this call in case alone; a receiver \
+                "qdrop: warning: {} differs only in case from another name of this call; a receiver \
                  whose disk does not tell them apart has one of the two",
                 Escaped(&shortened(name, limits::PATH))
             ));
@@ -491,7 +491,7 @@ impl State {
         fates.iter().any(|&fate| self.names.contains(&remembered(name, fate)))
     }
 
-    /// Returns whether a file of this call has a name that differs from this one in case alone, and remembers
+    /// Returns whether a file of this call has a name that differs only in case from this one, and remembers
     /// this one for the next.
     fn has_other_case(&mut self, name: &str) -> bool {
         let lower = name.to_lowercase();
