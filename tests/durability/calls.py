@@ -11,6 +11,8 @@ for tool, package in (("strace", "strace"), ("cc", "gcc")):
 
 # Strings are in hexadecimal, so that no comma and no bracket in one is that of an argument.
 TRACER = ["strace", "-D", "-f", "-q", "-xx", "-s", "16777216", "-e", "trace=%file,%desc,%network", "-o"]
+# What no system has as the number of a call.
+GARBLED = re.compile(r"(<\.\.\. )?syscall_0x[0-9a-f]{8}")
 
 
 @dataclass(eq=False)
@@ -47,7 +49,7 @@ def read(trace, moment):
     events, running = [], {}
     for line in trace.read_text().splitlines():
         thread, rest = line.split(maxsplit=1)
-        if rest.startswith(("+++ ", "--- ", "???(")):
+        if rest.startswith(("+++ ", "--- ", "???(")) or GARBLED.match(rest):
             continue  # an end, a signal, or a thread that was killed before strace could ask for its call
         if rest.startswith("<... "):
             rest = rest.partition(" resumed>")[2]
