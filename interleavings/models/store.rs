@@ -108,7 +108,7 @@ fn send(storage: &Arc<Storage>, source: &Path) -> bool {
         let name = Some("file".encode_utf16().collect());
         let entry = Entry { size: BODY.len() as u64, modified, name };
         let options = ListOptions { resume: true, ..ListOptions::default() };
-        let mut outgoing = Outgoing::new(near, Dialect::NameSize).unwrap();
+        let mut outgoing = Outgoing::new(near, Dialect::NameSize, false).unwrap();
         let _ = outgoing.send_list(options, &[entry], true, &mut file);
         if let Some(Ok(sent)) = &file.outcome {
             assert!(sent.stored_as.as_ref().is_some_and(|name| name.starts_with("file")));

@@ -249,7 +249,7 @@ pub mod sync {
     //! Locks of shuttle, and waits that end by the clock.
 
     use super::time::{Deadline, Sleeper};
-    pub use shuttle::sync::{Arc, LockResult, Mutex, MutexGuard, PoisonError, atomic};
+    pub use shuttle::sync::{Arc, LockResult, Mutex, MutexGuard, PoisonError, Weak, atomic};
     use std::time::Duration;
 
     #[derive(Debug, Default)]
