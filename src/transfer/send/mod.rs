@@ -220,6 +220,8 @@ fn broken_answer(why: String, answer: Option<&str>) -> String {
 fn broken(what: &str, error: &io::Error) -> String {
     let reason = match error.kind() {
         ErrorKind::UnexpectedEof | ErrorKind::NotConnected => "it closed".to_owned(),
+        // Windows calls that an attempt to connect that failed.
+        _ if is_timeout(error) => "timed out".to_owned(),
         _ => Reason(error).to_string(),
     };
     format!("the connection broke before the receiver could {what}: {reason}")
