@@ -46,7 +46,9 @@ impl ListOrder {
         let lists = lock(&self.lists);
         let lists = lists.iter().filter_map(Weak::upgrade);
         for earlier in lists.take_while(|list| !Arc::ptr_eq(list, &file.list)) {
-            lock(&earlier.0).entry(file.name.clone()).and_modify(|it| *it = true);
+            if let Some(is_superseded) = lock(&earlier.0).get_mut(&file.name) {
+                *is_superseded = true;
+            }
         }
     }
 }

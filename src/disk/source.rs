@@ -141,12 +141,13 @@ impl OpenedFile {
     pub fn check_removable(self, path: &Path) -> Result<(), DiskError> {
         self.check(path)?;
         // Linux looks whether a name may be removed before it sees that this one is no directory.
-        let error = match fs::remove_dir(path).map_err(|error| (error.kind(), error)) {
-            Err((kind @ ErrorKind::PermissionDenied, error)) => io::Error::new(
-                kind,
-                format!("{} (may you write to its directory?)", Reason(&error)),
-            ),
-            Err((ErrorKind::ReadOnlyFilesystem, error)) => error,
+        let Err(error) = fs::remove_dir(path) else { return Ok(()) };
+        let error = match error.kind() {
+            kind @ ErrorKind::PermissionDenied => {
+                let why = format!("{} (may you write to its directory?)", Reason(&error));
+                io::Error::new(kind, why)
+            }
+            ErrorKind::ReadOnlyFilesystem => error,
             _ => return Ok(()),
         };
         Err(DiskError::at("send and remove", path)(error))
