@@ -62,7 +62,7 @@ class Page(HTMLParser):
             self.paragraph()
         elif tag in ("dl", "ul", "ol", "p", "h1", "h2"):
             self.paragraph()
-            if tag == "dl" and not self.first.strip():
+            if tag in ("dl", "ul", "ol") and not self.first.strip():
                 self.tight = "compact" in names
         elif tag in ("dt", "li"):
             self.paragraph()
@@ -110,7 +110,7 @@ class Page(HTMLParser):
             self.table()
         elif tag in ("p", "section", "dl", "ul", "ol"):
             self.paragraph()
-            if tag == "dl":
+            if tag in ("dl", "ul", "ol"):
                 self.tight = False
         elif tag == "dd" or tag == "li":
             self.paragraph()
