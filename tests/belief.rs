@@ -444,7 +444,7 @@ fn a_busy_receiver_is_waited_for_and_uses_no_retry() {
         let sent = send_all(to, &["--timeout", "1", option], &sources);
         assert_eq!((sent.exit, sent.stderr.lines().count()), (5, lines), "{sent:?}");
         assert!(sent.stderr.contains(" refused by the receiver: too many\n"), "{sent:?}");
-        let is_one = sent.stderr.ends_with(": the same\n");
+        let is_one = sent.stderr.ends_with(": the same reason\n");
         assert_eq!(is_one, others == 0, "one answer to a list is told once: {sent:?}");
         assert!((1..3).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
         let came = *count.lock().unwrap();

@@ -200,7 +200,7 @@ fn a_file_whose_time_cannot_be_set_is_stored_and_that_is_told() {
         assert!(sent.stdout.starts_with("stored a as a ("), "{sent:?}");
         assert!(sent.stdout.ends_with(TIME_NOT_PRESERVED), "{sent:?}");
         let line = qdropd.logged("cannot set the time of ");
-        assert!(line.ends_with("; the file has that of its arrival"), "{line}");
+        assert!(line.ends_with("; the file has the time of its arrival"), "{line}");
         let sent = send(qdropd.address, &[options, &["--json"]].concat(), &path);
         let message =
             "\"message\":\"the receiver's file system did not take its time\",\"removed\":null}\n";

@@ -220,7 +220,9 @@ fn a_receiver_that_listens_no_more_is_waited_for_once() {
     receiver.join();
     assert_eq!((sent.exit, sent.stdout.lines().count()), (3, 1), "{sent:?}");
     assert_eq!(sent.stderr.matches("onnection refused").count(), 1, "{sent:?}");
-    assert!(sent.stderr.ends_with(&format!("2 further files not sent to {address}: the same\n")));
+    assert!(
+        sent.stderr.ends_with(&format!("2 further files not sent to {address}: the same reason\n"))
+    );
     let patience = Duration::from_millis(500);
     // Three files would take three times as long.
     assert!((patience..2 * patience).contains(&time), "{time:?}");

@@ -1245,7 +1245,7 @@ fn different_files_of_one_call_do_not_end_under_one_name_in_silence() {
     assert_eq!(stored, [b"first", b"later"]);
     // Later one cannot tell which of them is there.
     let sent = send_both(&renames, &["--preserve", "--skip-existing"]);
-    let line = "what the receiver has in its place, photo, is another file of this call";
+    let line = "the receiver has another file of this call in its place, photo";
     assert!(sent.exit == 1 && sent.stderr.contains(line), "{sent:?}");
     assert_eq!(renames.files().len(), 2);
     // With directories there is nothing to be told.

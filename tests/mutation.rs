@@ -610,7 +610,7 @@ fn lists_and_answers_are_judged_by_the_protocol_alone() {
     answers.assert_often(&["whole", "none", "cut"]);
 }
 
-/// docs/DESIGN.md, "Names", but for the limit.
+/// qdropd(8), STORED FILES, but for the limit.
 fn mapped(units: &[u16]) -> String {
     let characters = char::decode_utf16(units.iter().copied()).map(|c| c.unwrap_or('\0'));
     let turns = |c| matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

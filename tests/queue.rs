@@ -432,7 +432,7 @@ fn what_changed_a_moment_ago_is_left_out_and_is_no_failure() {
     let line = |path: &PathBuf| {
         let path = path.display();
         format!(
-            "qdrop: cannot send {path}: it changed in the future, as clocks have it; touch it, or go \
+            "qdrop: cannot send {path}: its last change is in the future; touch it, or go \
              without --settle\n"
         )
     };
@@ -524,7 +524,10 @@ fn a_list_that_is_none_is_told() {
     for (options, end) in [(&[][..], '\0'), (&["-0"], '\n')] {
         let all = file(source.path(), "list", format!("{name}{end}{name}{end}").as_bytes());
         let sent = list(&all, options);
-        assert!(sent.exit == 1 && sent.stderr.contains("a name is longer than any is"), "{sent:?}");
+        assert!(
+            sent.exit == 1 && sent.stderr.contains("a name is longer than a path can be"),
+            "{sent:?}"
+        );
         assert_eq!(sent.stderr.lines().count(), 1, "{sent:?}");
     }
     let name = source.path().join("none").display().to_string();

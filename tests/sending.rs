@@ -376,7 +376,7 @@ fn a_wrong_command_line_is_told_with_a_hint() {
         ("no HOST", "|-q"),
         ("no FILE", "box|-- -q"),
         ("standard input, which needs a --name", "box -|--listen 127.0.0.1:0 -|box --json -"),
-        ("standard input, which is sent by itself", "box - a|box a -|box - -"),
+        ("standard input, which cannot be sent with other files", "box - a|box a -|box - -"),
         ("--name goes with one file only", "box - a -n b"),
         (no_time, "box - -n a --resume|box - -n a --preserve|box - -n a --skip-existing"),
         (no_time, "box - -n a --remove-source|box - -n a --dry-run|box - -n a --settle 2"),
@@ -1088,7 +1088,7 @@ fn of_many_files_to_nobody_one_line_tells_and_another_counts() {
     let lines: Vec<_> = sent.stderr.lines().collect();
     let [first, rest, second, last] = lines[..] else { panic!("{lines:?}") };
     let again = "; trying again in 1 s (1 of 1)";
-    let all = format!("qdrop: 299 further files not sent to {NOBODY}: the same");
+    let all = format!("qdrop: 299 further files not sent to {NOBODY}: the same reason");
     assert_eq!((rest, last), (&*format!("{all}{again}"), &*all));
     assert_eq!(first.strip_suffix(again), Some(second));
 }

@@ -586,7 +586,7 @@ fn a_command_may_leave_a_program_running() {
     assert!(commanding.left().is_empty());
     commanding
         .qdropd
-        .logged("command for a: (not read: too many programs that commands left run on)");
+        .logged("command for a: (not read: too many programs that commands started still run)");
     File::create(commanding.out.path().join("go")).unwrap();
     let later = || count(&commanding.qdropd.log(), "command for a: later\n");
     eventually("what it left still reaches the log", || (later() > 0).then_some(()));

@@ -193,7 +193,7 @@ fn assert_verdicts(sent: &Sent, files: &[PathBuf]) -> Vec<(String, usize)> {
     // Of files that fail at once after one that could not be sent, a line has the number.
     let further = |line: &str| {
         let (number, rest) = line.strip_prefix("qdrop: ")?.split_once(" further file")?;
-        rest.ends_with(": the same").then(|| number.parse::<usize>().unwrap())
+        rest.ends_with(": the same reason").then(|| number.parse::<usize>().unwrap())
     };
     let failed: usize = failures.iter().map(|line| further(line).unwrap_or(1)).sum();
     let told = sent.stdout.lines().count() + failed;

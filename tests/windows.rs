@@ -103,7 +103,7 @@ fn a_list_of_names_may_be_written_as_windows_writes() {
     assert!(sent.exit == 1 && is_told && sent.stdout.lines().count() == 1, "{sent:?}");
     let wide: Vec<u8> = "x\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let sent = with_input(&["--files-from", "-", &to], &wide);
-    assert!(sent.exit == 1 && sent.stderr.contains("it has a zero in it"), "{sent:?}");
+    assert!(sent.exit == 1 && sent.stderr.contains("it contains a zero byte"), "{sent:?}");
 }
 
 #[test]

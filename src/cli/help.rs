@@ -130,23 +130,23 @@ Examples:
   pg_dump shop | qdrop --name shop.sql box.local -
   qdrop --via 'ssh box qdropd --stdio /srv/drop' photo.jpg
 
-HOST is a name or an IP address; an IPv6 address with a port is written
+HOST is a name or an IP address. An IPv6 address with a port is written
 [::1]:9999. The default port is 9999. FILE - is standard input.
 
 What is sent:
   -n, --name NAME             send under this name (one file; needed with -)
-  -r, --recursive             send directories, with the names below them (kept
-                              by a receiver with qdropd --subdirs)
-      --files-from FILE       send the files that FILE names, one a line, by
-                              their whole names; - is standard input
-  -0, --null                  with --files-from: a zero ends each name, in place
-                              of a newline
-      --settle SECS           leave out what changed less than SECS ago
+  -r, --recursive             send directories with everything in them (the
+                              receiver keeps them with qdropd --subdirs)
+      --files-from FILE       send the files that FILE names, one per line; - is
+                              standard input
+  -0, --null                  with --files-from: names end with a zero byte, not
+                              with a newline
+      --settle SECS           leave out files that changed less than SECS ago
       --preserve              keep the modification time (1)
-      --skip-existing         skip a file that the receiver has already: same
-                              name, size and modification time (1)
+      --skip-existing         skip files that the receiver has: same name, size
+                              and modification time (1)
       --remove-source         remove each file when its receipt has come (1)
-      --dry-run               say what would be sent, and send nothing (1)
+      --dry-run               print what would be sent, and send nothing (1)
 
 What happens on failure:
       --resume                resume an interrupted transfer (1)
@@ -161,10 +161,10 @@ How it is sent:
       --limit-rate RATE       send at most RATE bytes per second in all
       --dialect name-size|header-size|pyqt|text
                               which Qt receivers to speak to [name-size]
-      --via COMMAND           send through COMMAND's standard input and output,
-                              to qdropd; run without a shell, but with quotes
+      --via COMMAND           send to qdropd through the input and output of
+                              COMMAND, which runs without a shell
       --listen ADDR[:PORT]    send each file to the next receiver that connects;
-                              PORT alone listens on every address of IPv4
+                              PORT alone listens on every IPv4 address
       --allow ADDR[/BITS]     with --listen: send only to receivers of this
                               network; may be repeated
 
@@ -173,7 +173,7 @@ What is printed:
                               show a progress bar [auto: on a terminal]
       --json                  print one JSON object for each file, and a summary
   -q, --quiet                 print only errors
-  -v, --verbose               print what is being done as well
+  -v, --verbose               also print what is being done
   -h, --help                  print this help
   -V, --version               print the version
 
@@ -181,19 +181,19 @@ What is printed:
 SECS may have a unit: 90, 1.5m, 2h, 1d. RATE, too: 500K, 1.5M, 1GiB are powers
 of 1024; 500KB, 10MB are powers of 1000.
 
-For each file one line on standard output says whether it was stored. That takes
-the receiver's receipt: this size, this digest, on its disk. A receiver without
-receipts, such as a Qt program, has taken every byte; the line says whether it
-closed by itself, as most do that have the whole file. More is not known.
+Standard output has one line for each file. \"stored\" means that the receiver
+confirmed size and digest: the file is on its disk. \"sent\" means that a receiver
+without receipts, such as a Qt program, took every byte. More is not known. The
+line says whether it closed by itself, as most do that have the whole file.
 
-Exit status (with several files all are tried; the first failure counts):
+Exit status (all files are tried; the first failure counts):
   0  every file was sent, with a receipt wherever the receiver gives them
-  1  a local file cannot be read or removed, or changed while it was sent
+  1  a local file cannot be read or removed, or it changed while it was sent
   2  the command line is wrong
   3  the receiver cannot be reached
-  4  the connection broke or timed out, or it is no receiver of files
+  4  the connection broke or timed out, or nothing there receives files
   5  the receiver refused the file
-  6  the file was sent without a receipt, which --require-receipt asked for
+  6  the file was sent, but without the receipt that --require-receipt asks for
 ";
 
 const QDROPD_HELP: &str = "\
@@ -211,19 +211,19 @@ Files are stored in DIR, by default the current directory.
 Who can send:
   -l, --listen ADDR[:PORT]    listen on this address; may be repeated
                               [127.0.0.1:9999: only this machine]; 0.0.0.0 is
-                              every address of IPv4, [::] usually every address;
+                              every IPv4 address, [::] usually every address;
                               PORT alone is 0.0.0.0:PORT; port 0 is a free one
       --allow ADDR[/BITS]     accept files only from this network; may be
                               repeated
-      --proxy ADDR[/BITS]     connections from there begin with a PROXY header,
-                              which names the sender (HAProxy); may be repeated
+      --proxy ADDR[/BITS]     connections from there begin with a PROXY header
+                              (HAProxy), which names the sender; may be repeated
       --from HOST[:PORT]      connect to a sender that listens (qdrop --listen),
                               receive one transfer, exit with its outcome
   -1, --once                  serve one transfer, then exit with its outcome
-      --inetd                 standard input is the socket: a connection, or one
-                              that listens (inetd, systemd)
+      --inetd                 standard input is the socket: a connection or a
+                              listener (inetd, systemd)
       --stdio                 standard input and output are the connection
-                              (qdrop --via); log only failures without -v
+                              (qdrop --via); without -v log only failures
 
 Limits:
       --max-size SIZE         refuse larger files
@@ -237,8 +237,8 @@ How files are stored:
       --on-conflict rename|replace|refuse
                               when the name is taken [rename: \"name (1).ext\"]
       --subdirs               keep the directories in names [only the last part]
-      --keep-partial SECS     keep an interrupted file for a sender that resumes
-                              it [86400; 0: never]
+      --keep-partial SECS     how long to keep an interrupted file for a sender
+                              that resumes it [86400; 0: never]
       --no-sync               skip fsync: faster, but a power cut may lose files
 
 Commands, run without a shell (see qdropd(8)):
@@ -248,7 +248,7 @@ Commands, run without a shell (see qdropd(8)):
 
 Log:
       --log text|json         log one line, or one JSON object, per event [text]
-  -q, --quiet                 log only failures
+  -q, --quiet                 log only failures and warnings
   -v, --verbose               log connections as well
   -h, --help                  print this help
   -V, --version               print the version
@@ -256,8 +256,8 @@ Log:
 SECS may have a unit: 90, 1.5m, 2h, 1d. SIZE, too: 500K, 1.5M, 1GiB are powers
 of 1024; 500KB, 10MB are powers of 1000.
 
-\"listening on ADDR:PORT\" on standard output says that connections are accepted,
-one line for each listener. The log is on standard error, a line for each file.
+Standard output has the line \"listening on ADDR:PORT\" for each listener that
+accepts connections. Standard error is the log, with a line for each file.
 
 Exit status:
   0  with --once, --from, --inetd, --stdio: the file is stored

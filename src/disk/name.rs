@@ -1,5 +1,6 @@
 //! Maps a peer's name to a safe name. The map is total, so that no transfer fails because of its name,
-//! and no name leads out of the drop directory. docs/DESIGN.md, "Names", has the rules.
+//! and no name leads out of the drop directory. qdropd(8) has the rules, docs/DESIGN.md the
+//! reasons.
 
 use crate::limits;
 use crate::text::is_display_control;

@@ -81,13 +81,12 @@ fn read_names(
         if name.last() == Some(&end) {
             name.pop();
         } else if name.len() as u64 == most {
-            let what =
-                "a name is longer than any is; does each end with a newline, or a zero (--null)?";
+            let what = "a name is longer than a path can be; does each end with a newline, or a zero (--null)?";
             return Err(io::Error::other(what));
         }
         // A list of find -print0 without --null.
         let named = if name.contains(&0) {
-            Err("it has a zero in it; --null is for names that end with one")
+            Err("it contains a zero byte; --null is for names that end with one")
         } else {
             path_of(&name)
         };

@@ -81,7 +81,7 @@ impl ReceiveError {
             },
             Self::NotAllowed => "this address may not send here".to_owned(),
             Self::Busy => "too many transfers at once; try again later".to_owned(),
-            Self::InUse => "it comes on another connection already; try again later".to_owned(),
+            Self::InUse => "it is coming on another connection; try again later".to_owned(),
             Self::Silent => "the sender connected and sent nothing".to_owned(),
             Self::TimedOut { part } => format!("the sender was silent for too long in the {part}"),
             Self::Broken(text) => text.clone(),

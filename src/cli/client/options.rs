@@ -310,16 +310,16 @@ impl Given {
                 Err(format!("- is standard input, which {why}; for a file called - write ./-"))
             };
             if !alone {
-                return why("is sent by itself");
+                return why("cannot be sent with other files");
             }
             if self.name.is_none() {
                 return why("needs a --name");
             }
             if self.list_options().any() {
-                return Err(format!("standard input has no time, by which {NEED_QDROPD} go"));
+                return Err(format!("standard input has no time, which {NEED_QDROPD} need"));
             }
             if !self.settle.is_zero() {
-                return Err("standard input has no time, by which --settle goes".to_owned());
+                return Err("standard input has no time, which --settle needs".to_owned());
             }
         }
         if self.name.as_deref() == Some("") {

@@ -231,9 +231,7 @@ impl<'a> Reporter<'a> {
         }
         let name = shortened(name, limits::PATH);
         let what = match fate {
-            NameOf::Skipped => {
-                "what the receiver has in its place, {}, is another file of this call"
-            }
+            NameOf::Skipped => "the receiver has another file of this call in its place, {}",
             _ => "it took the place of another file of this call, {}",
         };
         let what = what.replace("{}", &Escaped(&name).to_string());
@@ -348,7 +346,7 @@ impl<'a> Reporter<'a> {
 
     fn rest_not_sent(&self, count: usize) -> String {
         let (files, target) = (if count == 1 { "file" } else { "files" }, self.target.to_string());
-        format!("qdrop: {count} further {files} not sent {}: the same", Escaped(&target))
+        format!("qdrop: {count} further {files} not sent {}: the same reason", Escaped(&target))
     }
 
     /// With --verbose, reports that a file waits for a busy receiver.

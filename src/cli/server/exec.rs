@@ -220,7 +220,7 @@ impl Commands {
         command.env("QDROP_PEER", job.peer.to_string());
         let reads = self.state().readers < limits::COMMAND_READERS;
         if !reads {
-            let why = "(not read: too many programs that commands left run on)";
+            let why = "(not read: too many programs that commands started still run)";
             self.log.log(&Entry::CommandOutput(job.peer, &job.name, why));
         }
         let stderr = if reads { Stdio::piped() } else { Stdio::null() };

@@ -236,9 +236,11 @@ impl Display for Entry<'_> {
             Self::Undelivered(peer, why) => {
                 write!(f, "{peer}: no receipt delivered: {}", Reason(why))
             }
-            Self::TemporaryNotRemoved(peer, why) => write!(f, "{peer}: {why}; the next start does"),
+            Self::TemporaryNotRemoved(peer, why) => {
+                write!(f, "{peer}: {why}; the next start removes it")
+            }
             Self::TimeNotPreserved(peer, why) => {
-                write!(f, "{peer}: {why}; the file has that of its arrival")
+                write!(f, "{peer}: {why}; the file has the time of its arrival")
             }
             Self::Command(peer, name, why) => {
                 write!(f, "{peer}: command for {} {why}", Escaped(&truncated(name)))
@@ -452,12 +454,12 @@ mod tests {
         );
         assert_entry(
             &Entry::TemporaryNotRemoved(peer, &disk),
-            "192.0.2.1:5: cannot remove x\\n: it \"failed\"; the next start does",
+            "192.0.2.1:5: cannot remove x\\n: it \"failed\"; the next start removes it",
             r#"{"event":"warning","peer":"192.0.2.1:5","error":"cannot remove x\\n: it \"failed\""}"#,
         );
         assert_entry(
             &Entry::TimeNotPreserved(peer, &disk),
-            "192.0.2.1:5: cannot remove x\\n: it \"failed\"; the file has that of its arrival",
+            "192.0.2.1:5: cannot remove x\\n: it \"failed\"; the file has the time of its arrival",
             r#"{"event":"warning","peer":"192.0.2.1:5","error":"cannot remove x\\n: it \"failed\""}"#,
         );
         assert_entry(

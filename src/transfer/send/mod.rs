@@ -178,7 +178,7 @@ fn unasked(claim: &str) -> SendError {
 }
 
 /// The receiver is known to give receipts, and has closed instead.
-const NO_RECEIPT: &str = "the receiver closed without the receipt that it gives";
+const NO_RECEIPT: &str = "the receiver closed without its receipt";
 
 fn read_error(source: &Source, error: PumpError) -> SendError {
     let at = DiskError::at("read", source.path());
