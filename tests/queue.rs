@@ -432,7 +432,7 @@ fn what_changed_a_moment_ago_is_left_out_and_is_no_failure() {
     let line = |path: &PathBuf| {
         let path = path.display();
         format!(
-            "qdrop: cannot send {path}: its last change is in the future; touch it, or go \
+            "qdrop: cannot send {path}: its last change is in the future, by this clock; touch it, or go \
              without --settle\n"
         )
     };
@@ -525,7 +525,7 @@ fn a_list_that_is_none_is_told() {
         let all = file(source.path(), "list", format!("{name}{end}{name}{end}").as_bytes());
         let sent = list(&all, options);
         assert!(
-            sent.exit == 1 && sent.stderr.contains("a name is longer than a path can be"),
+            sent.exit == 1 && sent.stderr.contains("a name is too long for a path"),
             "{sent:?}"
         );
         assert_eq!(sent.stderr.lines().count(), 1, "{sent:?}");

@@ -81,7 +81,8 @@ fn read_names(
         if name.last() == Some(&end) {
             name.pop();
         } else if name.len() as u64 == most {
-            let what = "a name is longer than a path can be; does each end with a newline, or a zero (--null)?";
+            let what =
+                "a name is too long for a path; does each end with a newline, or a zero (--null)?";
             return Err(io::Error::other(what));
         }
         // A list of find -print0 without --null.

@@ -55,7 +55,8 @@ impl Stamp {
         let ahead =
             changed.and_then(|changed| changed.duration_since(now).ok()).unwrap_or_default();
         if !settle.is_zero() && ahead > settle {
-            let why = "its last change is in the future; touch it, or go without --settle";
+            let why =
+                "its last change is in the future, by this clock; touch it, or go without --settle";
             return Err(DiskError::at("send", path)(io::Error::other(why)));
         }
         let is_unsettled = !ahead.is_zero() || modified.iter().chain(&changed).any(is_recent);

@@ -365,9 +365,7 @@ fn check(verdicts: &[Verdict], entries: &[Entry], options: ListOptions) -> Resul
             _ if is_possible => {}
             Verdict::There(_) => return Err(unasked("has the file already")),
             _ => {
-                return Err(SendError::Broken(
-                    "the receiver's answer does not fit the list".into(),
-                ));
+                return Err(SendError::Broken("the receiver's answer is not to this list".into()));
             }
         }
     }
