@@ -285,16 +285,19 @@ fuzz:
 	done
 
 # Changes src/ in each way that cargo-mutants lists, and says which changes no test notices (tests/mutants.py).
-# Goes on where it was stopped. The whole takes a day or more; MUTANTS='--layer disk --sample 100 --minutes 60' tries some,
-# MUTANTS=--report says what is known. As root, so that a mutant can write nowhere else.
-# Debian: apt-get install python3 gcc patch rsync util-linux; and cargo install --locked cargo-mutants
+# Goes on where it was stopped. MUTANTS='--layer disk --sample 100 --minutes 60' tries some, MUTANTS=--report says what
+# is known. As root, so that a mutant can write nowhere else. What it needs of Python is downloaded.
+# Debian: apt-get install gcc patch rsync util-linux python3-venv; and cargo install --locked cargo-mutants
 mutants:
 	@for tool in cargo-mutants patch rsync; do \
 		command -v $$tool >/dev/null || { \
 			echo "mutants needs $$tool (Debian: apt-get install patch rsync; cargo install cargo-mutants)" >&2; \
 			exit 1; }; \
 	done
-	@CARGO_TARGET_DIR=$(abspath $(target)) nice tests/mutants.py $(MUTANTS)
+	python3 -m venv $(target)/mutants/python
+	$(target)/mutants/python/bin/pip --quiet --disable-pip-version-check \
+		install 'tree-sitter~=0.26.1' 'tree-sitter-rust~=0.24.2'
+	CARGO_TARGET_DIR=$(abspath $(target)) nice $(target)/mutants/python/bin/python tests/mutants.py $(MUTANTS)
 
 # Every part that has threads under 200,000 orders of their turns each, then some forty faults, of which each has to be
 # found (interleavings/README.md). Takes half an hour on two cores. Needs a newer Rust than the crate, 1.87, and what

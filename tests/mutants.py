@@ -1,15 +1,16 @@
-#!/usr/bin/env python3
 """Changes of src/ that a test should notice, one after the other: `make mutants`.
 
-cargo-mutants lists them. Each is made in a copy of the source, built, and run against those tests that call the
-function, the unit tests among them: first those that find most in the least time, as earlier changes have shown. The
-first test that fails has caught it, if it fails once more alone and passes with the unchanged programs. What takes too
-long has caught it as well, if it does not with the unchanged ones.
+cargo-mutants lists them. All are built into one pair of programs (target/mutants/switched), each behind a question
+whether it is the one that QDROP_MUTANT names. Those that cannot be built so, as in a constant, are built one by one.
 
-Which test calls which function is found out once, with a copy in which every function notes that it was called
-(target/mutants/calls.json; remove it when src/ has changed much). Every outcome is a line of
-target/mutants/results.jsonl, so that a run that was stopped goes on where it was: a change that has an outcome is not
-tried again, but with --again those that live. What tests/mutants.txt lists makes the same program, and is not tried.
+Which test reaches which of them is found out once (target/mutants/reached.json). Then each runs against the tests that
+reach it, the unit tests among them: first those that find most in the least time, as earlier ones have shown. The first
+test that fails has caught it, if it fails once more alone and passes with the unchanged programs. What takes too long
+has caught it as well, if it does not with the unchanged ones.
+
+Every outcome is a line of target/mutants/results.jsonl, so that a run that was stopped goes on where it was: a change
+that has an outcome is not tried again, but with --again those that live. What tests/mutants.txt lists makes the same
+program, and is not tried.
 
 A mutant may do anything: as root, the tests run where nothing but a directory of their own can be written.
 """
@@ -33,19 +34,22 @@ import threading
 import time
 from pathlib import Path
 
+import tree_sitter
+import tree_sitter_rust
+
 ROOT = Path(__file__).resolve().parent.parent
 WORK = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "mutants"
-# The copy, and what is built of it; the programs as they are, and those that note calls.
-TREE, BUILT, CLEAN, NOTING = (WORK / name for name in ("tree", "build", "clean", "noting"))
-CALLS, RESULTS = WORK / "calls.json", WORK / "results.jsonl"
+# The programs as they are, with all mutants, and with one. Each directory has a copy of the source, and what is built.
+CLEAN, SWITCHED, SINGLE = (WORK / name for name in ("clean", "switched", "single"))
+REACHED, RESULTS = WORK / "reached.json", WORK / "results.jsonl"
 SAME = ROOT / "tests/mutants.txt"
 UNIT = "unit tests"
 # These read the tree alone, or build it.
 NO_PROGRAM_RUN = {"contrib", "layering", "make", "manual", "pages", "recipes"}
-# These call the library, too, so that they are linked with the mutant besides.
+# These call the library, too, so that they are linked with the mutants besides.
 LINKED, SUFFIX = ("mutation", "vectors", "placement", "receiving", "trees"), " (linked)"
-BUILD_SECONDS = {UNIT: 6, **{name + SUFFIX: 15 for name in LINKED}}
-SLOW = 2  # seconds: tests that take longer come after the others
+SECONDS = (0.3, 1, 3, 10)  # tests that take less come before those that take longer
+WORKERS = 6  # mutants at a time: most tests wait most of the time
 LARGEST_FILE = 4 << 30  # bytes: a mutant may write without end
 TIMED_OUT, ABORTED = "(time is up)", "(ended early)"
 # As fast to build as to run; with the checks of the release and no others.
@@ -61,81 +65,80 @@ SANDBOX = (
     *"unshare --mount --pid --fork --kill-child --mount-proc sh -c".split(),
     'mount --make-rprivate / && mount --bind "$0" "$0" && mount -o remount,ro,bind / && "$@"; exit $?',
 )
-NOTE = """
-#[allow(missing_docs)]
-pub fn note_call(number: usize) {
-    use std::sync::atomic::{AtomicBool, Ordering};
+IS_MUTANT = """
+/// Whether this mutant is to run. Notes that it was reached, if that is asked for.
+pub fn is_mutant(number: usize) -> bool {
+    use std::sync::{LazyLock, atomic::{AtomicBool, Ordering}};
+    static CHOSEN: LazyLock<Option<usize>> = LazyLock::new(|| std::env::var("QDROP_MUTANT").ok()?.parse().ok());
+    static NOTES: LazyLock<Option<std::path::PathBuf>> = LazyLock::new(|| {
+        Some(std::path::Path::new(&std::env::var_os("TMPDIR")?).join("reached")).filter(|notes| notes.exists())
+    });
     static NOTED: [AtomicBool; COUNT] = [const { AtomicBool::new(false) }; COUNT];
-    if !NOTED[number].load(Ordering::Relaxed) {
-        let Some(directory) = std::env::var_os("TMPDIR") else { return };
-        let note = std::path::Path::new(&directory).join("calls").join(number.to_string());
-        NOTED[number].store(std::fs::File::create(note).is_ok(), Ordering::Relaxed);
+    if let Some(notes) = &*NOTES {
+        if !NOTED[number].load(Ordering::Relaxed) {
+            let file = std::fs::File::options().append(true).open(notes);
+            let written = file.and_then(|mut file| std::io::Write::write_all(&mut file, format!("{number}\n").as_bytes()));
+            NOTED[number].store(written.is_ok(), Ordering::Relaxed);
+        }
     }
+    *CHOSEN == Some(number)
 }
 """
 
 
-def cargo(*arguments, target=BUILT):
-    """Runs cargo in the copy. Returns what it printed, or None if it failed."""
-    command = ["cargo", *arguments, "--quiet", "--locked", "--target-dir", target]
-    # What is built once needs no room for the next time.
-    env = ENV | {"CARGO_INCREMENTAL": str(int(target == BUILT))}
-    ran = subprocess.run(command, cwd=TREE, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    cargo.errors = ran.stderr
-    return ran.stdout if ran.returncode == 0 else None
+def cargo(place, *arguments):
+    """Runs cargo in the copy there. Returns its messages, and whether it did what it should."""
+    command = ["cargo", *arguments, "--quiet", "--locked", "--message-format=json", "--target-dir", place / "target"]
+    ran = subprocess.run(command, cwd=place / "tree", env=ENV, capture_output=True, text=True)
+    return [json.loads(line) for line in ran.stdout.splitlines() if line[:1] == "{"], ran.returncode == 0
 
 
-def build_tests(names=(), target=BUILT):
-    """Builds test programs of tests/, all if none are named. Returns where each is, or None if that failed."""
+def build(place, *arguments):
+    """Builds what must build. Returns where each test program is."""
+    messages, is_built = cargo(place, *arguments)
+    if not is_built:
+        sys.exit("\n".join(it["message"]["rendered"] for it in messages if it["reason"] == "compiler-message"))
+    tests = [it for it in messages if it.get("executable") and it["profile"]["test"]]
+    return {it["target"]["name"]: it["executable"] for it in tests}
+
+
+def build_tests(place, names=()):
+    """Builds test programs of tests/, all if none are named."""
     chosen = [word for name in names for word in ("--test", name)]
-    manifest = ("--manifest-path", "tests/Cargo.toml")
-    return executables(cargo("test", "--no-run", "--message-format=json", *manifest, *chosen, target=target))
+    return build(place, "test", "--no-run", "--manifest-path", "tests/Cargo.toml", *chosen)
 
 
-def build_unit_tests():
-    return executables(cargo("test", "--no-run", "--message-format=json", "--lib"))
-
-
-def executables(messages):
-    """The test programs in cargo's messages."""
-    found = map(json.loads, (messages or "").splitlines())
-    found = {it["target"]["name"]: it["executable"] for it in found if it.get("executable") and it["profile"]["test"]}
-    return found or None
-
-
-def built(what):
-    return sys.exit(cargo.errors) if what is None else what
-
-
-def copy_tree():
-    """Makes the copy. Only what has changed is written, so that nothing else is built anew."""
-    TREE.mkdir(parents=True, exist_ok=True)
+def copy_tree(place):
+    """Makes a copy of the source. Only what has changed is written, so that nothing else is built anew."""
+    tree = place / "tree"
+    tree.mkdir(parents=True, exist_ok=True)
     names = ("Cargo.toml", "Cargo.lock", "src", "tests")
     command = ["rsync", "--archive", "--no-times", "--checksum", "--delete", "--exclude=/tests/target"]
-    subprocess.run([*command, *(ROOT / name for name in names), TREE], check=True)
+    subprocess.run([*command, *(ROOT / name for name in names), tree], check=True)
     for other in ROOT.iterdir():
         # What the tests read beside it.
-        link = TREE / other.name
+        link = tree / other.name
         if not link.exists() and other.name not in ("target", ".git"):
             link.symlink_to(other)
 
 
 def list_mutants():
-    """All mutants. Each has a key, and its function a name, that stay when other parts of the file change."""
+    """All mutants. Each has a key that stays when other parts of the file change."""
     command = ["cargo", "mutants", "--list", "--json", "--diff", "--dir", ROOT]
     mutants = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     seen, functions = collections.Counter(), collections.defaultdict(dict)
-    for mutant in mutants:
+    for number, mutant in enumerate(mutants):
         lines = mutant["diff"].splitlines()[2:]
         changed = [line for line in lines if line[:1] in "+-"]
+        mutant["number"] = number
         mutant["line"] = next(line[1:].strip() for line in changed if line[0] == "-")
         mutant["title"] = re.sub(r":\d+:\d+: ", ": ", mutant["name"], count=1)
-        if function := mutant.get("function"):
-            name, start = mutant["file"] + ": " + function["function_name"], function["span"]["start"]["line"]
-            starts = functions[name]
-            mutant["function"] = f"{name} {starts.setdefault(start, len(starts))}"
-            mutant["function_start"] = start
-        text = "\n".join([mutant["file"], str(mutant["function"]), *changed])
+        function = ""
+        if mutant.get("function"):
+            function = mutant["file"] + ": " + mutant["function"]["function_name"]
+            starts = functions[function]
+            function += f" {starts.setdefault(mutant['function']['span']['start']['line'], len(starts))}"
+        text = "\n".join([mutant["file"], function, *changed])
         seen[text] += 1
         mutant["key"] = hashlib.sha256(f"{text}\n{seen[text]}".encode()).hexdigest()[:16]
     return mutants
@@ -148,19 +151,151 @@ def same_program():
     return {(lines[0], lines[1].strip()) for lines in found if len(lines) >= 3}
 
 
-def run(program, tests, binaries, limit, noting=False):
+class SwitchedFile:
+    """A file of src/ with all its mutants, each behind a question."""
+
+    PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_rust.language()))
+    # Where the change is in a node of this kind, the whole node is chosen between.
+    NODES = {
+        "BinaryOperator": ("binary_expression", "compound_assignment_expr"),
+        "UnaryOperator": ("unary_expression",),
+        "StructField": ("struct_expression",),
+    }
+
+    def __init__(self, name, mutants):
+        self.name, self.source = name, (ROOT / name).read_bytes()
+        self.root = self.PARSER.parse(self.source).root_node
+        self.lines = self.source.decode().splitlines(keepends=True)
+        # Of each range the texts that may stand there instead, and what is inserted at each place.
+        self.choices, self.insertions = collections.defaultdict(list), collections.defaultdict(list)
+        self.left = set()
+        for mutant in mutants:
+            self.add(mutant)
+        self.text, self.places = bytearray(), []
+        self.write(0, len(self.source), sorted(self.choices, key=lambda it: (it[0], -it[1])))
+
+    def offset(self, place):
+        line = place["line"] - 1
+        before = "".join(self.lines[:line]) + self.lines[line][: place["column"] - 1]
+        return len(before.encode())
+
+    def add(self, mutant):
+        start, end = (self.offset(mutant["span"][it]) for it in ("start", "end"))
+        number, genre, new = mutant["number"], mutant["genre"], mutant["replacement"].encode()
+        node = self.root.descendant_for_byte_range(start, max(start, end - 1))
+        if genre == "FnValue":
+            self.insertions[start].append((number, b"if crate::is_mutant(%d) { return " % number, new, b" }\n"))
+        elif genre == "MatchArmGuard":
+            self.choices[start, end].append((number, new))
+        elif genre == "MatchArm":
+            while node.type != "match_arm":
+                node = node.parent
+            pattern = node.child_by_field_name("pattern")
+            if condition := pattern.child_by_field_name("condition"):
+                self.choices[condition.start_byte, condition.end_byte].append((number, b"false"))
+            elif any(arm.text.startswith(b"_ =>") for arm in node.parent.named_children):
+                self.insertions[pattern.end_byte].append((number, b" if !crate::is_mutant(%d)" % number))
+            else:
+                # The compiler would miss a pattern.
+                self.left.add(number)
+        else:
+            while node.type not in self.NODES[genre]:
+                node = node.parent
+            before, after = self.source[node.start_byte : start], self.source[end : node.end_byte]
+            # What is behind `as` would take a `<` for its own.
+            is_binary = node.type == "binary_expression"
+            changed = b"(" + before + b")" + new + b"(" + after + b")" if is_binary else before + new + after
+            self.choices[node.start_byte, node.end_byte].append((number, changed))
+
+    def write(self, start, end, ranges):
+        """Appends what is there from start to end, with the choices and insertions in it."""
+        while ranges:
+            first, last = chosen = ranges[0]
+            inner = [it for it in ranges[1:] if it[1] <= last]
+            self.copy(start, first)
+            self.text += b"("
+            for number, new in self.choices[chosen]:
+                self.put(number, b"if crate::is_mutant(%d) { " % number, new, b" } else ")
+            self.text += b"{ "
+            self.write(first, last, inner)
+            self.text += b" })"
+            start, ranges = last, ranges[1 + len(inner) :]
+        self.copy(start, end)
+
+    def copy(self, start, end):
+        for place in sorted(it for it in self.insertions if start <= it < end):
+            self.text += self.source[start:place]
+            start = place
+            for number, *parts in self.insertions[place]:
+                self.put(number, *parts)
+        self.text += self.source[start:end]
+
+    def put(self, number, *parts):
+        begin = len(self.text)
+        self.text += b"".join(parts)
+        self.places.append((begin, len(self.text), number))
+
+    def wrong(self, span):
+        """The mutants that stand at this place of the new text."""
+        start, end = span["byte_start"], span["byte_end"]
+        return {number for first, last, number in self.places if first <= start and end <= last}
+
+
+def switch(mutants):
+    """Writes the copy with all mutants, but for those that do not compile so. Returns the others."""
+    copy_tree(SWITCHED)
+    # A program sees the library from outside, and a function has one type that it does not name.
+    left = {it["number"] for it in mutants if "/bin/" in it["file"] or is_of_unnamed_type(it)}
+    files = collections.defaultdict(list)
+    for mutant in mutants:
+        files[mutant["file"]].append(mutant)
+    while True:
+        written = {}
+        for name, of_file in files.items():
+            written[name] = SwitchedFile(name, [it for it in of_file if it["number"] not in left])
+        for name, file in written.items():
+            (SWITCHED / "tree" / name).write_bytes(file.text)
+            left |= file.left
+        function = IS_MUTANT.replace("COUNT", str(len(mutants)))
+        (SWITCHED / "tree/src/lib.rs").write_text((ROOT / "src/lib.rs").read_text() + function)
+        messages, is_built = cargo(SWITCHED, "build")
+        if is_built:
+            return [it for it in mutants if it["number"] not in left]
+        errors = [it["message"] for it in messages if it["reason"] == "compiler-message"]
+        errors = [it for it in errors if it["level"] == "error" and it["spans"]]
+        found = set().union(*(wrong(written, error) for error in errors))
+        if not found:
+            sys.exit("\n".join(error["rendered"] for error in errors))
+        left |= found
+        print(f"{len(left)} of {len(mutants)} have to be built one by one", flush=True)
+
+
+def is_of_unnamed_type(mutant):
+    return mutant["genre"] == "FnValue" and "impl " in mutant["function"]["return_type"]
+
+
+def wrong(files, error):
+    """The mutants that an error of the compiler is about."""
+    spans = [it for it in error["spans"] if it["file_name"] in files]
+    for some in ([it for it in spans if it["is_primary"]], spans):
+        if found := set().union(*(files[it["file_name"]].wrong(it) for it in some)):
+            return found
+    return set()
+
+
+def run(program, tests, binaries, limit, mutant=None, noting=False):
     """Runs these tests of a program until one fails. Returns its name, or None if all passed, and the numbers of the
-    functions that were called."""
+    mutants that were reached."""
     with tempfile.TemporaryDirectory(prefix="qdrop-mutants-") as directory:
-        calls = Path(directory, "calls")
+        notes = Path(directory, "reached")
         if noting:
-            calls.mkdir()
-            calls.chmod(0o777)
+            notes.touch()
+            notes.chmod(0o666)
         sandbox = [*SANDBOX, directory] if os.geteuid() == 0 else []
         process = subprocess.Popen(
             [*sandbox, program, "--exact", *tests],
-            cwd=TREE / "tests",
-            env=ENV | {"QDROP_BIN": str(binaries), "TMPDIR": directory},
+            cwd=CLEAN / "tree/tests",
+            env=ENV | {"QDROP_BIN": str(binaries), "TMPDIR": directory, "QDROP_MUTANT": str(mutant)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -183,161 +318,139 @@ def run(program, tests, binaries, limit, noting=False):
                 os.killpg(process.pid, signal.SIGKILL)
         status = process.wait()
         process.stdout.close()
-        called = sorted(int(it.name) for it in calls.iterdir()) if noting else []
+        reached = sorted(set(map(int, notes.read_text().split()))) if noting else []
     if failed is None and status != 0:
         failed = TIMED_OUT if is_late else ABORTED
-    return failed, called
+    return failed, reached
 
 
 class Tests:
-    """The tests, which functions they call, and what they have caught."""
+    """The tests, which mutants they reach, and what they have caught."""
 
-    def __init__(self, results):
-        self.caught, self.tried = collections.Counter(), collections.Counter()
+    def __init__(self, mutants, results):
+        self.caught, self.tried, self.killers = collections.Counter(), collections.Counter(), collections.Counter()
         for result in results:
             self.learn(result)
-        # Of each program its tests, with their seconds and the functions that they call.
-        self.calls = json.loads(CALLS.read_text()) if CALLS.exists() else {}
+        copy_tree(CLEAN)
+        build(CLEAN, "build")
+        programs = {name: path for name, path in build_tests(CLEAN).items() if name not in NO_PROGRAM_RUN}
+        self.clean = self.programs(CLEAN, programs)
+        self.switched_mutants = {it["number"] for it in switch(mutants)}
+        self.switched = self.programs(SWITCHED, programs)
+        self.note(mutants)
 
-    def prepare(self, mutants):
-        """Builds everything without a mutant, and finds out what is not known yet of the tests."""
-        copy_tree()
-        for directory in (CLEAN, NOTING):
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir()
-        tests = built(build_tests(target=WORK / "tests"))
-        self.clean = {name: path for name, path in tests.items() if name not in NO_PROGRAM_RUN}
-        self.clean |= self.build_all(CLEAN)
-        names = {program: self.list(path) for program, path in self.clean.items()}
-        known = {program: self.calls.get(program, {}) for program in names}
-        self.calls = {
-            program: {test: known[program][test] for test in tests if test in known[program]}
-            for program, tests in names.items()
-        }
-        unknown = [(program, test) for program in names for test in names[program] if test not in known[program]]
-        if unknown:
-            self.note(unknown, mutants)
+    @staticmethod
+    def programs(place, programs):
+        """Builds the test programs that have src/ in them, besides these."""
+        own = {UNIT: build(place, "test", "--no-run", "--lib")["qdrop"]}
+        return programs | own | {name + SUFFIX: path for name, path in build_tests(place, LINKED).items()}
 
-    def build_all(self, directory):
-        """Builds what changes with src/, and copies it there."""
-        built(cargo("build"))
-        for name in ("qdrop", "qdropd"):
-            shutil.copy2(BUILT / "debug" / name, directory)
-        programs = {UNIT: built(build_unit_tests())["qdrop"]}
-        programs |= {name + SUFFIX: path for name, path in built(build_tests(LINKED)).items()}
-        return {name: str(shutil.copy2(path, directory / name)) for name, path in programs.items()}
+    def note(self, mutants):
+        """Finds out what is not known yet: how long the tests take, and which mutants they reach."""
+        keys = {it["key"]: it["number"] for it in mutants}
+        known = json.loads(REACHED.read_text()) if REACHED.exists() else {"keys": [], "tests": []}
+        if not keys.keys() <= set(known["keys"]):
+            known = {"keys": list(keys), "tests": []}
+        found = {(program, test): (seconds, reached) for program, test, seconds, reached in known["tests"]}
+        every = [(program, test) for program, path in self.clean.items() for test in self.list(path)]
+
+        def note_one(what):
+            program, test = what
+            began = time.monotonic()
+            _, reached = run(self.switched[program], [test], self.binaries(), 600, noting=True)
+            return what, (round(time.monotonic() - began, 2), [known["keys"].index(mutants[it]["key"]) for it in reached])
+
+        unknown = [what for what in every if what not in found]
+        print(f"finding out what {len(unknown)} tests reach", flush=True)
+        with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+            found |= pool.map(note_one, unknown)
+        known["tests"] = [(*what, *found[what]) for what in every]
+        REACHED.write_text(json.dumps(known))
+        numbers = [keys.get(key) for key in known["keys"]]
+        self.reached = {what: (found[what][0], {numbers[it] for it in found[what][1]}) for what in every}
+
+    @staticmethod
+    def binaries(place=SWITCHED):
+        return place / "target/debug"
 
     @staticmethod
     def list(program):
         listed = subprocess.run([program, "--list"], stdout=subprocess.PIPE, text=True, check=True).stdout
         return re.findall(r"^(\S+): test$", listed, re.MULTILINE)
 
-    def note(self, unknown, mutants):
-        """Finds out how long these tests take and which functions they call."""
-        starts = {it["function"]: (it["file"], it["function_start"]) for it in mutants if it["function"]}
-        functions = sorted(starts)
-        files = {"src/lib.rs", *(file for file, _ in starts.values())}
-        texts = {file: (ROOT / file).read_text().splitlines() for file in files}
-        for number, function in enumerate(functions):
-            file, start = starts[function]
-            text = texts[file]
-            opening = next(n for n in range(start - 1, len(text)) if text[n].endswith(("{", "{}")))
-            is_const = any(re.match(r"\s*(pub(\(\w+\))? )?const fn ", line) for line in text[start - 1 : opening + 1])
-            if not is_const and "/bin/" not in file:
-                end = "}" if text[opening].endswith("{}") else ""
-                text[opening] = f"{text[opening].removesuffix('}')} crate::note_call({number}); {end}"
-        texts["src/lib.rs"].append(NOTE.replace("COUNT", str(len(functions))))
-        for file, text in texts.items():
-            (TREE / file).write_text("\n".join(text))
-        try:
-            noting = self.clean | self.build_all(NOTING)
-        finally:
-            for file in files:
-                shutil.copyfile(ROOT / file, TREE / file)
-
-        def note_one(what):
-            program, test = what
-            began = time.monotonic()
-            _, called = run(noting[program], [test], NOTING, 300, noting=True)
-            return program, test, round(time.monotonic() - began, 2), [functions[number] for number in called]
-
-        print(f"finding out what {len(unknown)} tests call", flush=True)
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            for program, test, seconds, called in pool.map(note_one, unknown):
-                self.calls[program][test] = [seconds, called]
-        CALLS.write_text(json.dumps(self.calls, indent=1))
-
     def learn(self, result):
         for program, _, outcome in result["ran"]:
             for place in ("", result["file"]):
                 self.tried[place, program] += 1
                 self.caught[place, program] += outcome != "passed"
+        self.killers[result["file"], result["by"]] += 1
 
     def groups(self, mutant):
-        """The tests that call what a mutant changes, as programs with some of their tests and the seconds that these
-        take: first what is likely to find most in a second."""
+        """The tests that reach a mutant, as programs with some of their tests and the seconds that these take: first
+        what is likely to find most in a second."""
         groups = collections.defaultdict(lambda: ([], []))
-        function = mutant["function"]
-        for program, tests in self.calls.items():
-            for test, (seconds, called) in tests.items():
-                # A constant is in no function.
-                if function in called or function is None:
-                    names, times = groups[program, seconds > SLOW]
-                    names.append(test)
-                    times.append(seconds)
+        is_switched = mutant["number"] in self.switched_mutants
+        for (program, test), (seconds, reached) in self.reached.items():
+            if mutant["number"] in reached or not is_switched:
+                speed = sum(seconds > it for it in SECONDS)
+                if self.killers[mutant["file"], f"{program}: {test}"]:
+                    speed = -1
+                names, times = groups[program, speed]
+                names.append(test)
+                times.append(seconds)
 
         def worth(group):
-            (program, _), (_, times) = group
+            (program, speed), (_, times) = group
             everywhere = (self.caught["", program] + 1) / (self.tried["", program] + 5)
             here = self.caught[mutant["file"], program] + 2 * everywhere
-            seconds = 1 + sum(times) / 2 + BUILD_SECONDS.get(program, 0)
-            return here / (self.tried[mutant["file"], program] + 2) / seconds
+            likely = here / (self.tried[mutant["file"], program] + 2)
+            return (4 if speed < 0 else 1) * likely / (0.3 + sum(times) / 2)
 
         ordered = sorted(groups.items(), key=worth, reverse=True)
         return [(program, names, sum(times)) for (program, _), (names, times) in ordered]
 
+    def try_tests(self, executable, program, tests, seconds, number, binaries):
+        """Runs these tests of a program against the mutant. Returns the outcome, and the test that caught it."""
+        limit = 15 + 4 * seconds
+        while tests:
+            failed, _ = run(executable, tests, binaries, limit, number)
+            if failed is None:
+                break
+            alone = tests if failed in (TIMED_OUT, ABORTED) else [failed]
+            again = failed if failed == TIMED_OUT else run(executable, alone, binaries, limit, number)[0]
+            if again and run(self.clean[program], alone, self.binaries(CLEAN), limit)[0] is None:
+                return ("timeout" if failed == TIMED_OUT else "caught"), failed
+            if alone is tests:
+                return "undecided", failed
+            print(f"    {failed} fails now and then, or without the mutant", flush=True)
+            tests = [test for test in tests if test != failed]
+        return "passed", None
 
-def try_tests(executable, clean, tests, seconds):
-    """Runs these tests of a program against the mutant. Returns the outcome, and the test that caught it."""
-    limit = 60 + 5 * seconds
-    while tests:
-        failed, _ = run(executable, tests, BUILT / "debug", limit)
-        if failed is None:
-            break
-        alone = tests if failed in (TIMED_OUT, ABORTED) else [failed]
-        again = failed if failed == TIMED_OUT else run(executable, alone, BUILT / "debug", limit)[0]
-        if again and run(clean, alone, CLEAN, limit)[0] is None:
-            return ("timeout" if failed == TIMED_OUT else "caught"), failed
-        if alone is tests:
-            return "undecided", failed
-        print(f"    {failed} fails now and then, or without the mutant", flush=True)
-        tests = [test for test in tests if test != failed]
-    return "passed", None
+    def try_mutant(self, mutant, most, programs, number, binaries):
+        """Runs tests until one fails, or for this many seconds. Returns the outcome, what caught it, and what ran."""
+        ran, end = [], time.monotonic() + most
+        for program, names, seconds in self.groups(mutant):
+            began = time.monotonic()
+            if began > end:
+                return "undecided", None, ran
+            outcome, by = self.try_tests(programs[program], program, names, seconds, number, binaries)
+            ran.append((program, round(time.monotonic() - began, 1), outcome))
+            if outcome != "passed":
+                return outcome, f"{program}: {by}", ran
+        return "lives", None, ran
 
+    def try_switched(self, mutant, most):
+        return self.try_mutant(mutant, most, self.switched, mutant["number"], self.binaries())
 
-def try_mutant(tests, mutant, most):
-    """Builds a mutant and runs tests until one fails, or for this many seconds. Returns the outcome, what caught it,
-    and what ran."""
-    if cargo("build") is None:
-        return "unviable", None, []
-    ran, executables = [], {}
-    end = time.monotonic() + most
-    for program, names, seconds in tests.groups(mutant):
-        began = time.monotonic()
-        if began > end:
-            return "undecided", None, ran
-        executable = clean = tests.clean[program]
-        if program in BUILD_SECONDS and program not in executables:
-            new = build_unit_tests() if program == UNIT else build_tests(LINKED)
-            if new is None:
-                # It compiles for the programs alone.
-                return "caught", f"{program}: rustc", ran
-            executables |= {UNIT: new["qdrop"]} if program == UNIT else {it + SUFFIX: new[it] for it in LINKED}
-        outcome, by = try_tests(executables.get(program, executable), clean, names, seconds)
-        ran.append((program, round(time.monotonic() - began, 1), outcome))
-        if outcome != "passed":
-            return outcome, f"{program}: {by}", ran
-    return "lives", None, ran
+    def try_single(self, mutant, most):
+        """Builds the mutant first."""
+        copy_tree(SINGLE)
+        file = SINGLE / "tree" / mutant["file"]
+        subprocess.run(["patch", "--quiet", file], input=mutant["diff"], text=True, check=True)
+        if not cargo(SINGLE, "build")[1]:
+            return "unviable", None, []
+        unit = build(SINGLE, "test", "--no-run", "--lib")["qdrop"]
+        return self.try_mutant(mutant, most, self.clean | {UNIT: unit}, None, self.binaries(SINGLE))
 
 
 def chosen(mutants, options, known):
@@ -393,28 +506,28 @@ def main():
     known, same, mutants = {result["key"]: result for result in results}, same_program(), list_mutants()
     if not options.report:
         todo = chosen([it for it in mutants if (it["title"], it["line"]) not in same], options, known)
-        tests = Tests(results)
-        tests.prepare(mutants)
+        tests = Tests(mutants, results)
         end = time.monotonic() + 60 * options.minutes
-        for number, mutant in enumerate(todo, 1):
-            if time.monotonic() > end:
-                print(f"time is up: {len(todo) - number + 1} of {len(todo)} were not tried")
-                break
-            began, file = time.monotonic(), TREE / mutant["file"]
-            whole = file.read_bytes()
-            try:
-                subprocess.run(["patch", "--quiet", file], input=mutant["diff"], text=True, check=True)
-                outcome, by, ran = try_mutant(tests, mutant, options.seconds)
-            finally:
-                file.write_bytes(whole)
+
+        def try_one(mutant):
+            if (began := time.monotonic()) > end:
+                return
+            is_switched = mutant["number"] in tests.switched_mutants
+            outcome, by, ran = (tests.try_switched if is_switched else tests.try_single)(mutant, options.seconds)
             result = {name: mutant[name] for name in ("key", "name", "file")}
             result |= {"outcome": outcome, "by": by, "ran": ran}
             tests.learn(result)
             known[mutant["key"]] = result
-            with RESULTS.open("a") as results:
-                results.write(json.dumps(result) + "\n")
-            seconds = time.monotonic() - began
-            print(f"{number}/{len(todo)} {outcome:9} {seconds:4.0f} s {mutant['name']} [{by or ''}]", flush=True)
+            with RESULTS.open("a") as lines:
+                lines.write(json.dumps(result) + "\n")
+            print(f"{outcome:9} {time.monotonic() - began:4.0f} s {mutant['name']} [{by or ''}]", flush=True)
+
+        with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+            list(pool.map(try_one, [it for it in todo if it["number"] in tests.switched_mutants]))
+        # There is one place to build them.
+        for mutant in todo:
+            if mutant["number"] not in tests.switched_mutants:
+                try_one(mutant)
     report(mutants, known, same)
 
 
