@@ -242,32 +242,37 @@ class SwitchedFile:
 
 
 def switch(mutants):
-    """Writes the copy with all mutants, but for those that do not compile so. Returns the others."""
+    """Writes the copy with all mutants, but for those that do not compile so. Returns the numbers of those that are in
+    it, and of those in code for other systems."""
     copy_tree(SWITCHED)
     # A program sees the library from outside, and a function has one type that it does not name.
     left = {it["number"] for it in mutants if "/bin/" in it["file"] or is_of_unnamed_type(it)}
+    every, elsewhere, function = {it["number"] for it in mutants}, set(), ""
     files = collections.defaultdict(list)
     for mutant in mutants:
         files[mutant["file"]].append(mutant)
     while True:
         written = {}
         for name, of_file in files.items():
-            written[name] = SwitchedFile(name, [it for it in of_file if it["number"] not in left])
+            written[name] = SwitchedFile(name, [it for it in of_file if it["number"] not in left | elsewhere])
         for name, file in written.items():
             (SWITCHED / "tree" / name).write_bytes(file.text)
             left |= file.left
-        function = IS_MUTANT.replace("COUNT", str(len(mutants)))
         (SWITCHED / "tree/src/lib.rs").write_text((ROOT / "src/lib.rs").read_text() + function)
         messages, is_built = cargo(SWITCHED, "build")
         if is_built:
-            return [it for it in mutants if it["number"] not in left]
+            print(f"{len(left)} of {len(mutants)} have to be built one by one", flush=True)
+            return every - left - elsewhere, elsewhere
         errors = [it["message"] for it in messages if it["reason"] == "compiler-message"]
         errors = [it for it in errors if it["level"] == "error" and it["spans"]]
         found = set().union(*(wrong(written, error) for error in errors))
         if not found:
             sys.exit("\n".join(error["rendered"] for error in errors))
-        left |= found
-        print(f"{len(left)} of {len(mutants)} have to be built one by one", flush=True)
+        if function:
+            left |= found
+        else:
+            # Every question that this system compiles was an error, for want of the function that answers it.
+            function, elsewhere = IS_MUTANT.replace("COUNT", str(len(mutants))), every - left - found
 
 
 def is_of_unnamed_type(mutant):
@@ -335,7 +340,7 @@ class Tests:
         build(CLEAN, "build")
         programs = {name: path for name, path in build_tests(CLEAN).items() if name not in NO_PROGRAM_RUN}
         self.clean = self.programs(CLEAN, programs)
-        self.switched_mutants = {it["number"] for it in switch(mutants)}
+        self.switched_mutants, self.elsewhere = switch(mutants)
         self.switched = self.programs(SWITCHED, programs)
         self.note(mutants)
 
@@ -439,11 +444,11 @@ class Tests:
                 return outcome, f"{program}: {by}", ran
         return "lives", None, ran
 
-    def try_switched(self, mutant, most):
-        return self.try_mutant(mutant, most, self.switched, mutant["number"], self.binaries())
-
-    def try_single(self, mutant, most):
-        """Builds the mutant first."""
+    def try_one(self, mutant, most):
+        if mutant["number"] in self.elsewhere:
+            return "elsewhere", None, []
+        if mutant["number"] in self.switched_mutants:
+            return self.try_mutant(mutant, most, self.switched, mutant["number"], self.binaries())
         copy_tree(SINGLE)
         file = SINGLE / "tree" / mutant["file"]
         subprocess.run(["patch", "--quiet", file], input=mutant["diff"], text=True, check=True)
@@ -482,7 +487,7 @@ def report(mutants, known, same):
         counts[layer][outcome] += 1
         if outcome == "lives":
             print(f"{mutant['name']}\n    {mutant['line']}")
-    columns = ("caught", "timeout", "unviable", "same", "lives", "undecided", "not tried")
+    columns = ("caught", "timeout", "unviable", "elsewhere", "same", "lives", "undecided", "not tried")
     print(f"{'':10}" + "".join(f"{column:>11}" for column in columns))
     counts["all"] = sum(counts.values(), collections.Counter())
     for layer, count in counts.items():
@@ -512,8 +517,7 @@ def main():
         def try_one(mutant):
             if (began := time.monotonic()) > end:
                 return
-            is_switched = mutant["number"] in tests.switched_mutants
-            outcome, by, ran = (tests.try_switched if is_switched else tests.try_single)(mutant, options.seconds)
+            outcome, by, ran = tests.try_one(mutant, options.seconds)
             result = {name: mutant[name] for name in ("key", "name", "file")}
             result |= {"outcome": outcome, "by": by, "ran": ran}
             tests.learn(result)
