@@ -10,7 +10,8 @@ for tool, package in (("strace", "strace"), ("cc", "gcc")):
         sys.exit(f"durability needs {tool} (Debian: apt-get install {package})")
 
 # Strings are in hexadecimal, so that no comma and no bracket in one is that of an argument.
-TRACER = ["strace", "-D", "-f", "-q", "-xx", "-s", "16777216", "-e", "trace=%file,%desc,%network", "-o"]
+TRACER = ["strace", "-D", "-f", "-q", "-xx", "-s", "16777216", "--absolute-timestamps=format:unix,precision:ns",
+    "-e", "trace=%file,%desc,%network", "-o"]  # fmt: skip
 # What no system has as the number of a call.
 GARBLED = re.compile(r"(<\.\.\. )?syscall_0x[0-9a-f]{8}")
 
@@ -19,7 +20,7 @@ GARBLED = re.compile(r"(<\.\.\. )?syscall_0x[0-9a-f]{8}")
 class Call:
     name: str
     text: str  # its arguments
-    begin: int  # a moment
+    begin: int  # a moment, in nanoseconds
     end: int | None = None  # None: the program was killed meanwhile
     result: int | None = None
     ok: bool | None = None  # None: nobody knows
@@ -43,18 +44,19 @@ def decode(text):
     return bytes.fromhex(text.replace("\\x", ""))
 
 
-def read(trace, moment):
-    """The begins and ends of all calls in their order, as pairs (call, whether it ends). Moments are counted on
-    from `moment`. A call ends when strace was told so, and the kernel did what it did before that."""
-    events, running = [], {}
+def read(trace):
+    """The begins and ends of all calls in their order, as pairs (call, whether it ends), and the moment after all. A
+    call begins before the kernel does it, and ends when strace was told so, after that. So moments of several traces
+    can be compared."""
+    events, running, moment = [], {}, 0
     for line in trace.read_text().splitlines():
-        thread, rest = line.split(maxsplit=1)
+        thread, clock, rest = line.split(maxsplit=2)
+        moment = max(moment + 1, int(clock.replace(".", "")))
         if rest.startswith(("+++ ", "--- ", "???(")) or GARBLED.match(rest):
             continue  # an end, a signal, or a thread that was killed before strace could ask for its call
         if rest.startswith("<... "):
             rest = rest.partition(" resumed>")[2]
         else:
-            moment += 1
             name, _, rest = rest.partition("(")
             running[thread] = Call(name, "", moment)
             events.append((running[thread], False))
@@ -67,8 +69,7 @@ def read(trace, moment):
         call.text += arguments.rstrip().removesuffix(")")
         if result.startswith(("?", "-1 (errno ")):
             continue  # The program was killed, perhaps before strace could ask for the result.
-        moment += 1
         call.end, call.result = moment, int(result.split()[0], 0)
         call.ok = call.result >= 0
         events.append((call, True))
-    return events, moment
+    return events, moment + 1

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import wire
@@ -91,6 +92,18 @@ def jobs(bench, _is_short):
     with trial.receiver() as receiver:
         trial.deliver(receiver, contents([(f"{n % 3}/{n}", 20 + n) for n in range(150)]))
     yield "a group", trial
+
+
+def together(bench, _is_short):
+    """Two qdropd that store into one directory at once, and come to each name and each new directory together."""
+    slow = f"{LINK},{MKDIR},{RENAME}:delay_enter=3000"
+    for policy in POLICIES:
+        trial = Trial(bench, ["--subdirs", *policy], before={"a": b"old"}, others=["tree/0"], sources=tree(30))
+        with trial.receiver(inject=slow) as one, trial.receiver(inject=slow) as other, ThreadPoolExecutor(2) as pool:
+            list(pool.map(trial.send, (one, other)))
+            for receiver in (one, other, one):
+                trial.deliver(receiver, contents(GROUP))
+        yield label(*policy), trial
 
 
 def interrupted(trial, receiver, body):
@@ -209,7 +222,7 @@ def restarts(bench, is_short):
                 step += 20 if is_short else 1
 
 
-GROUPS = [mixed, directories, jobs, resume, failing, background, kills, restarts]
+GROUPS = [mixed, directories, jobs, together, resume, failing, background, kills, restarts]
 
 
 def trials(bench, is_short, only=""):

@@ -1,6 +1,7 @@
 """Runs of the real programs under strace, and their trial."""
 
 import contextlib
+import heapq
 import os
 import random
 import re
@@ -58,6 +59,14 @@ class Bench:
         shutil.rmtree(self.here)
 
 
+def steps(number, run):
+    """The events of a run with its number, by their moments, and its end."""
+    events, moment, _ = run
+    for call, is_end in events:
+        yield call.end if is_end else call.begin, number, call, is_end
+    yield moment, number, None, True
+
+
 class Receiver:
     """A qdropd under strace."""
 
@@ -93,7 +102,7 @@ class Receiver:
 
 def has_ended(trace, process):
     """strace notes the end of a program after all that it did."""
-    end = re.compile(rf"^{process} +\+\+\+ .*\n\Z".encode(), re.MULTILINE)
+    end = re.compile(rf"^{process} +[0-9.]+ \+\+\+ .*\n\Z".encode(), re.MULTILINE)
 
     def last():
         with open(trace, "rb") as file:
@@ -104,13 +113,13 @@ def has_ended(trace, process):
 
 
 class Trial:
-    """Some runs of qdropd on one directory, one after the other."""
+    """Some runs of qdropd on one directory, one after the other or at once."""
 
     def __init__(self, bench, options=(), faults="", before=None, others=(), sources=None):
         """`before`: files that are there, on the disk. `others`: directories that are, and may not be."""
         self.bench, self.options, self.faults = bench, [*options], faults
         self.top, self.source = bench.directory(), bench.directory()
-        self.sent, self.receivers, self.senders = {}, [], []
+        self.sent, self.receivers, self.running, self.senders = {}, [], 0, []
         for path, content in (before or {}).items():
             self.put(self.top / path, content)
             self.sent.setdefault(path, set()).add(content)
@@ -144,10 +153,14 @@ class Trial:
     def receiver(self, *options, faults=None, inject=None):
         faults = self.faults if faults is None else faults
         receiver = Receiver(self.bench, self.top, [*self.options, *options], faults, inject)
+        self.running += 1
         try:
             yield receiver
         finally:
-            self.receivers.append((receiver.trace, receiver.stop()))
+            self.running -= 1
+            there = receiver.stop()
+            # Where another one runs, what is there may change at any moment.
+            self.receivers.append((receiver.trace, None if self.running else there))
 
     def deliver(self, receiver, files):
         """In the classic transfer, on one connection."""
@@ -170,10 +183,7 @@ class Trial:
     def judge(self):
         """Returns the faults. The trial is over then."""
         judge = Judge(self.disk, self.rules)
-        moment, runs = 0, []
-        for trace, there in self.receivers:
-            events, moment = calls.read(trace, moment)
-            runs.append((events, moment, there))
+        runs = [(*calls.read(trace), there) for trace, there in self.receivers]
         try:
             states = self.replay(judge, runs)
             self.judge_senders(judge)
@@ -195,16 +205,18 @@ class Trial:
         moments = [call.begin for call in all_calls if changing.fullmatch(call.name)]
         cuts = set(self.bench.chance.sample(moments, min(self.bench.cuts, len(moments))))
         states = []
-        for events, moment, there in runs:
-            program = judge.program()
-            for call, is_end in events:
-                judge.event(program, call, is_end)
-                if call.begin in cuts and not is_end:
-                    top = self.bench.directory()
-                    self.disk.cut(self.bench.chance, top)
-                    promises = [(slot.path(), it.size, it.digest) for slot, it in judge.promises]
-                    states.append((top, promises))
-            self.disk.ended(moment, there)
+        programs = [judge.program() for _ in runs]
+        for moment, number, call, is_end in heapq.merge(*map(steps, range(len(runs)), runs), key=lambda step: step[:2]):
+            if not call:
+                if (there := runs[number][2]) is not None:
+                    self.disk.ended(moment, there)
+                continue
+            judge.event(programs[number], call, is_end)
+            if call.begin in cuts and not is_end:
+                top = self.bench.directory()
+                self.disk.cut(self.bench.chance, top)
+                promises = [(slot.path(), it.size, it.digest) for slot, it in judge.promises]
+                states.append((top, promises))
         return states
 
     def recover(self, judge, top, promises):
@@ -222,7 +234,7 @@ class Trial:
         finally:
             there = receiver.stop()
         judge.recovered(there, promises)
-        events, moment = calls.read(receiver.trace, 0)
+        events, moment = calls.read(receiver.trace)
         program = again.program()
         for call, is_end in events:
             again.event(program, call, is_end)
@@ -236,7 +248,7 @@ class Trial:
         kept = {(it.size, it.digest) for _, it in judge.promises}
         for trace, disk, there in self.senders:
             sender = Sender(disk)
-            events, moment = calls.read(trace, 0)
+            events, moment = calls.read(trace)
             program = sender.program()
             for call, is_end in events:
                 program.event(call, is_end)
