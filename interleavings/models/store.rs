@@ -1,12 +1,16 @@
 //! One sender of a file, with --resume, whose connections are cut, so that it tries again while the receiver may
-//! still be at work on what came before; or two senders of the same file. Both sides are those of the crate, joined
-//! by a pipe. Something else makes room on the disk meanwhile.
+//! still be at work on what came before; or two senders of the same file. An earlier receiver may have left some of
+//! it. Both sides are those of the crate, joined by a pipe. Something else makes room on the disk meanwhile, or asks
+//! for the file, too.
 //!
 //! Claims: what has a final name is whole; a sender is told "stored" of a file that is; the file of one sender is
-//! stored once, of two at most twice, and once if both bring it at once; nothing of it is left, in memory or on the
-//! disk, when its time is over.
+//! stored once, of two at most twice, and once if both bring it at once; while a connection reads what is here of it,
+//! nobody is told that nothing is, and would send all of it; nothing of it is left, in memory or on the disk, when its
+//! time is over.
 
 use super::super::inbox::{Inbox, StorePolicy};
+use super::super::known::Known;
+use super::super::owner::kept;
 use super::super::source::Source;
 use super::*;
 use crate::transfer::error::SendError;
@@ -16,6 +20,7 @@ use crate::transfer::send::{Outgoing, Sent};
 use crate::transfer::{Connection, Phase};
 use crate::wire::header::Dialect;
 use crate::wire::list::{Entry, ListOptions};
+use crate::world::fs::reads;
 use crate::world::sync::Condvar;
 use crate::world::time::settle;
 use crate::world::{choose, directory, refuse_one_in, switch, thread};
@@ -52,6 +57,12 @@ pub fn run() {
     let policy = StorePolicy { keep_partial, ..StorePolicy::default() };
     let storage = Storage { inbox: Inbox::open(&inbox, policy).unwrap().0, max_size: None };
     let storage = Arc::new(storage);
+    if choose(2) == 0 {
+        // An earlier receiver has left some of it.
+        let part = inbox.join(kept(identity(&source).id()));
+        fs::write(&part, &BODY[..40]).unwrap();
+        storage.inbox.kept.note(part, Duration::ZERO, 1);
+    }
     refuse_one_in([0, 3][choose(2) as usize]);
     let senders: Vec<_> = (0..=choose(2))
         .map(|_| {
@@ -63,6 +74,9 @@ pub fn run() {
     if makes_room {
         (0..choose(40)).for_each(|_| switch());
         storage.inbox.kept.remove_oldest();
+    }
+    if choose(3) == 0 {
+        ask(&storage, &source);
     }
     let most = senders.len();
     let told = senders.into_iter().map(|sender| sender.join().unwrap());
@@ -83,6 +97,31 @@ pub fn run() {
     }
     assert!(names.len() <= most, "stored too often: {names:?}");
     assert!(!names.is_empty() || told == 0, "{told} were told that it is stored");
+}
+
+fn identity(source: &Path) -> FileIdentity {
+    let modified = Source::open(source).unwrap().modified();
+    let name = SafeName::map(&"file".encode_utf16().collect::<Vec<_>>());
+    FileIdentity { name, size: BODY.len() as u64, modified }
+}
+
+/// Asks for the file now and then while something of it is being read, and takes nothing.
+fn ask(storage: &Storage, source: &Path) {
+    let identity = identity(source);
+    for _ in 0..choose(200) {
+        switch();
+        let (begun, ended) = reads();
+        if begun == ended {
+            continue;
+        }
+        let known = storage.inbox.known(&identity);
+        // One that was under way before and did not end was so all the time.
+        let is_read = reads().1 == ended;
+        assert!(
+            !is_read || matches!(known, Known::InUse | Known::Stored(_)),
+            "{known:?} while it is read"
+        );
+    }
 }
 
 /// Sends the file until it is stored, on up to three connections. Returns whether it is.

@@ -362,9 +362,39 @@ pub mod sync {
 pub mod fs {
     //! The disk, which takes its time.
 
+    use std::cell::Cell;
     pub use std::fs::*;
     use std::io;
     use std::path::Path;
+
+    thread_local! {
+        static READS: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+    }
+
+    /// Returns how many times it was begun to read a partial file, and how many of these have ended.
+    pub fn reads() -> (usize, usize) {
+        READS.get()
+    }
+
+    /// A partial file is being read.
+    pub struct Reading;
+
+    impl Reading {
+        pub fn begin() -> Self {
+            let (begun, ended) = READS.get();
+            READS.set((begun + 1, ended));
+            // A slow disk.
+            (0..super::choose(40)).for_each(|_| super::switch());
+            Self
+        }
+    }
+
+    impl Drop for Reading {
+        fn drop(&mut self) {
+            let (begun, ended) = READS.get();
+            READS.set((begun, ended + 1));
+        }
+    }
 
     pub fn hard_link(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
         super::switch();
