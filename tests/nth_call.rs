@@ -9,10 +9,11 @@ use qdrop::limits;
 use qdrop::wire::receipt::Receipt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -146,6 +147,8 @@ struct Case {
     kept: usize,
     /// A fault of faults.c that the receiver's machine has besides.
     machine: &'static str,
+    /// Whether a service manager has started the receiver.
+    has_manager: bool,
     /// The kinds of call that are of interest; if there are none, all.
     kinds: &'static [&'static str],
 }
@@ -166,10 +169,14 @@ const PLAIN: Case = Case {
     named: Named::Operands,
     kept: 0,
     machine: "",
+    has_manager: false,
     kinds: &[],
 };
 
 const LIST: &[&str] = &["--resume"];
+const PROXY: &str = "--proxy=127.0.0.1";
+/// The ID of a file that nobody sends.
+const NOBODYS: &str = "0123456789abcdef";
 /// Those that .ci/run tries, with two errors for each kind.
 const SHORT_FORM: &[&str] = &["plain", "replace, list", "no links", "remove"];
 const CASES: &[Case] = &[
@@ -248,6 +255,37 @@ const CASES: &[Case] = &[
         kinds: &["socket", "connect", "send", "recv", "accept", "fsync"],
         ..PLAIN
     },
+    Case { name: "text", sender: &["--dialect=text"], ..PLAIN },
+    Case {
+        name: "proxy",
+        receiver: &[PROXY],
+        kinds: &["accept", "getpeername", "recv", "short-recv", "poll", "setsockopt", "shutdown"],
+        ..PLAIN
+    },
+    Case {
+        name: "service",
+        has_manager: true,
+        kinds: &["socket", "sendto", "setsockopt", "thread"],
+        ..PLAIN
+    },
+    // Of processes that are lost: one goes, one may be asked for.
+    Case {
+        name: "sweep",
+        before: &[
+            (".qdrop-01234567-1-1-1-0000000000000000.x.part", 100),
+            (".qdrop-01234567-1-1-2-0123456789abcdef.y.part", 100),
+        ],
+        kinds: &["open", "opendir", "readdir", "stat", "readlink", "unlink", "realpath"],
+        ..PLAIN
+    },
+    // It takes so long that there is a heartbeat, and a second one.
+    Case {
+        name: "heartbeat",
+        sender: &["--limit-rate=1K"],
+        files: &[("a", 11_000)],
+        kinds: &["time", "unlink"],
+        ..PLAIN
+    },
 ];
 
 /// The program of which a call fails.
@@ -286,6 +324,8 @@ struct Run<'a> {
     case: &'a Case,
     fault: Fault,
     directory: TempDir,
+    /// The socket of the service manager.
+    manager: Option<UnixDatagram>,
 }
 
 /// How it went.
@@ -337,9 +377,17 @@ fn is_own(path: &str) -> bool {
     path.rsplit('/').next().unwrap().starts_with(".qdrop-")
 }
 
+/// Whether it is a part that nobody may come back for.
+fn has_to_go(path: &str) -> bool {
+    is_own(path) && !is_alive(path) && !path.contains(".qdrop-kept-") && !path.contains(NOBODYS)
+}
+
 impl<'a> Run<'a> {
     fn new(case: &'a Case, fault: Fault) -> Self {
-        let run = Self { case, fault, directory: TempDir::new().unwrap() };
+        let directory = TempDir::new().unwrap();
+        let manager = || UnixDatagram::bind(directory.path().join("manager")).unwrap();
+        let manager = case.has_manager.then(manager);
+        let run = Self { case, fault, directory, manager };
         write_files(&run.here(), case.files);
         fs::create_dir(run.there()).unwrap();
         write_files(&run.there(), case.before);
@@ -399,6 +447,9 @@ impl<'a> Run<'a> {
         };
         let mut command = Command::new(program(name));
         command.arg(TIMEOUT).args(options).current_dir(self.here());
+        if self.manager.is_some() && side == Side::Receiver {
+            command.env("NOTIFY_SOCKET", self.directory.path().join("manager"));
+        }
         if has_faults {
             command.envs(self.faults(side));
         }
@@ -486,8 +537,14 @@ impl Run<'_> {
             Err((receiver_exit, log)) => return Ran { log, receiver_exit, ..Ran::default() },
         };
         let started_late = self.has_failed();
-        let sender = self.spawn_sender(&[&qdropd.address.to_string()], true);
+        let is_proxied = self.case.receiver.contains(&PROXY);
+        let address = if is_proxied { proxy(qdropd.address) } else { qdropd.address };
+        let sender = self.spawn_sender(&[&address.to_string()], true);
         let (exit, stdout, stderr) = end(sender, LIMIT);
+        if is_proxied {
+            // It may wait for the sender.
+            let _ = TcpStream::connect(address);
+        }
         let mut ran = Ran {
             exit,
             stdout,
@@ -518,7 +575,7 @@ impl Run<'_> {
         if ran.is_over {
             return ran;
         }
-        ran.problems.extend(serves_on(&qdropd));
+        ran.problems.extend(serves_on(&qdropd, is_proxied));
         ran.problems.extend(self.stays(&ran));
         ran.log = qdropd.log();
         ran
@@ -526,13 +583,14 @@ impl Run<'_> {
 
     /// A part that stays though its receiver goes on, and could have removed it.
     fn stays(&self, ran: &Ran) -> Option<String> {
-        let is_part =
-            |path: &String| is_own(path) && !is_alive(path) && !path.contains(".qdrop-kept-");
         let lists = !self.case.sender.is_empty() || self.case.files.len() > 1;
         if lists || ran.failed_at_start || self.fault.kind == "unlink" {
             return None;
         }
-        tree(&self.there()).into_keys().find(is_part).map(|path| format!("{path} stays"))
+        tree(&self.there())
+            .into_keys()
+            .find(|path| has_to_go(path))
+            .map(|path| format!("{path} stays"))
     }
 
     fn inetd(&self) -> Ran {
@@ -624,6 +682,27 @@ impl Run<'_> {
     }
 }
 
+/// Passes a connection on, with the header of a proxy in front. Returns where it listens.
+fn proxy(to: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let pass = |mut from: TcpStream, mut to: TcpStream| {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    };
+    thread::spawn(move || -> io::Result<()> {
+        let (near, _) = listener.accept()?;
+        drop(listener);
+        let mut far = TcpStream::connect(to)?;
+        far.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 7 9999\r\n")?;
+        let back = (far.try_clone()?, near.try_clone()?);
+        thread::spawn(move || pass(back.0, back.1));
+        pass(near, far);
+        Ok(())
+    });
+    address
+}
+
 /// Waits until a receiver has no connection any more; what it has logged then may still be on the way.
 fn while_connected(qdropd: &Qdropd) -> Option<String> {
     let sockets = || {
@@ -642,10 +721,13 @@ fn while_connected(qdropd: &Qdropd) -> Option<String> {
 }
 
 /// Whether a receiver takes another file, correctly. When it has, all is logged that was before.
-fn serves_on(qdropd: &Qdropd) -> Option<String> {
+fn serves_on(qdropd: &Qdropd, is_proxied: bool) -> Option<String> {
     let content = noise(500);
     let sent = TcpStream::connect(qdropd.address).and_then(|stream| {
         let mut stream = patient(stream);
+        if is_proxied {
+            stream.write_all(b"PROXY UNKNOWN\r\n")?;
+        }
         stream.write_all(&transfer("after", &content))?;
         stream.shutdown(Shutdown::Write)?;
         Receipt::read(&mut stream)
@@ -732,6 +814,7 @@ fn is_clear(line: &str) -> bool {
         "no receipt delivered: ",
         " not sent ",
         "nothing received from ",
+        " refused: ",
     ];
     let others = ["command for ", "the command ", "is a broken connection", "the sender "];
     line.contains(": ") && tried.iter().chain(&others).any(|text| line.contains(text))
@@ -888,11 +971,7 @@ impl Run<'_> {
     fn judge_next(&self, ran: &Ran) -> Vec<String> {
         let first = Verdicts::of(ran).claims.len();
         let is_list = self.case.sender.contains(&"--resume");
-        let has_own = || {
-            tree(&self.there())
-                .keys()
-                .any(|path| is_own(path) && !is_alive(path) && !path.contains(".qdrop-kept-"))
-        };
+        let has_own = || tree(&self.there()).keys().any(|path| has_to_go(path));
         let kept = tree(&self.there()).keys().any(|path| is_own(path));
         if !has_own() && !kept && (!is_list || first == self.case.files.len()) {
             return Vec::new();
@@ -933,7 +1012,7 @@ impl Run<'_> {
         let is_expected = |path: &String| {
             is_alive(path)
                 || is_second(path)
-                || self.case.before.iter().any(|(before, _)| before == path)
+                || path.contains(NOBODYS)
                 || !is_there && path.contains(".qdrop-kept-")
         };
         let left: Vec<String> = tree(&self.there())
