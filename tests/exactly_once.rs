@@ -419,6 +419,47 @@ fn what_another_receiver_has_stored_is_known() {
     }
 }
 
+/// No look at the directory is so recent that it knows of that.
+#[test]
+fn what_another_receiver_had_stored_when_it_was_killed_is_known_at_once() {
+    let there = TempDir::new().unwrap();
+    let content = noise(1000);
+    let [mut one, other] = [(); 2].map(|()| Qdropd::start_in(there.path(), &[]));
+    let _streams = ["a", "b"].map(|name| deliver(&one, ACKNOWLEDGES, name, &content));
+    assert_eq!(asked(&other, AGAIN, "a", &content), whole(&content));
+    // Somebody has changed this one, and its receiver may still wait for its sender.
+    fs::write(there.path().join("b"), b"mine").unwrap();
+    let verdict = asked(&other, AGAIN, "b", &content);
+    assert!(matches!(verdict, Verdict::No(7, _)), "{verdict:?}");
+    one.kill();
+    let stream = other.connect();
+    assert_eq!(ask(&stream, AGAIN, "a", &content), whole(&content));
+    assert_eq!(confirm(&stream, &content), stored("a", &content));
+    acknowledge(stream);
+    let mine = BTreeMap::from([("a".to_owned(), content), ("b".to_owned(), b"mine".to_vec())]);
+    assert_eq!(arrived(there.path()), mine);
+}
+
+/// What was killed may not have come to that.
+#[test]
+fn the_directory_of_a_stored_file_is_synchronised_before_another_receipt() {
+    let (there, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut qdropd = Qdropd::start_in(there.path(), &["--no-sync"]);
+    let content = noise(1000);
+    end(deliver(&qdropd, ACKNOWLEDGES, "a", &content));
+    qdropd.kill();
+    let refused = log.path().join("refused");
+    let again = Qdropd::spawn(&mut faulty("qdropd", "fsync-directory:1", &refused), there.path());
+    for code in [5, 0] {
+        let stream = again.connect();
+        assert_eq!(ask(&stream, AGAIN, "a", &content), whole(&content));
+        assert_eq!(confirm(&stream, &content).status.code(), code);
+        end(stream);
+    }
+    assert_eq!(refusals(&refused, "fsync"), 1);
+    assert_eq!(arrived(there.path()), BTreeMap::from([("a".to_owned(), content)]));
+}
+
 /// As with a umask, or whoever uses the file, that lets nobody write to it.
 #[test]
 fn a_file_that_nobody_may_write_to_is_known() {

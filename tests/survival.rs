@@ -553,6 +553,34 @@ fn what_another_process_kept_makes_room_for_what_comes() {
     assert_eq!(receipt(&stream).status.code(), 0);
 }
 
+/// It may be stopped, and go on with what it has open.
+#[test]
+fn whatever_a_lost_process_still_writes_the_file_is_right() {
+    let there = TempDir::new().unwrap();
+    let content = noise(1000);
+    let plant = |process: u32, come: usize| {
+        let name = format!(".qdrop-0badb007-{process}-7-1-{}.a.part", id("a", 1000));
+        let path = file(there.path(), &name, &content[..come]);
+        let open = File::options().write(true).open(&path).unwrap();
+        aged(&path, 2 * limits::LEASE.as_secs());
+        (path, open)
+    };
+    let (shorter, longer, alive) = (plant(1, 200), plant(2, 300), plant(3, 100));
+    alive.1.set_modified(SystemTime::now()).unwrap();
+    let qdropd = Qdropd::start_in(there.path(), &[]);
+    let verdict = asked(&qdropd, "a", 1000);
+    assert!(matches!(verdict, Verdict::No(7, _)), "one of them is alive: {verdict:?}");
+    aged(&alive.0, 2 * limits::LEASE.as_secs());
+    let mut stream = qdropd.connect();
+    assert_eq!(ask(&stream, AGAIN, "a", 1000), have(&content[..300]), "the longest one");
+    for (_, open) in [&shorter, &longer, &alive] {
+        open.write_all_at(&[0; 1000], 0).unwrap();
+    }
+    stream.write_all(&body_bytes(300, &content[300..], xxh64(&content))).unwrap();
+    assert_eq!(receipt(&stream), stored("a", &content));
+    assert_eq!(fs::read(there.path().join("a")).unwrap(), content);
+}
+
 // --- What somebody else has put there.
 
 #[test]

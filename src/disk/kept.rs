@@ -4,10 +4,10 @@
 //! file.
 
 use super::owner::kept;
-use super::{Identity, is_full, lock, user};
+use super::{Identity, lock, user};
 use crate::limits;
 use std::fs::{self, Metadata};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -54,10 +54,11 @@ impl KeptParts {
             Some(known) => (known.until, known.key) = (until, key),
             None => parts.push(KeptPart { path, until, key }),
         }
-        if parts.len() > limits::KEPT {
-            // Some may have been resumed.
-            parts.retain(|part| fs::symlink_metadata(&part.path).is_ok());
+        if parts.len() <= limits::KEPT {
+            return;
         }
+        // Some may have been resumed.
+        parts.retain(|part| fs::symlink_metadata(&part.path).is_ok());
         if parts.len() <= limits::KEPT {
             return;
         }
@@ -125,14 +126,21 @@ pub(super) enum Found {
 pub(super) fn find(directory: &Path, id: u64, size: u64, our_user: u32) -> Option<Found> {
     let path = directory.join(kept(id));
     let file = fs::symlink_metadata(&path).ok().filter(|file| is_ours(file, our_user))?;
-    match (file.len(), names(&file)) {
-        (length, 1) if (1..=size).contains(&length) => Some(Found::Part(path, Identity::of(&file))),
-        (length, 2..) if length == size => Some(Found::Stored(path, Identity::of(&file))),
-        (_, 2..) => {
-            // Somebody has changed the stored file, which has its own name.
-            let _ = fs::remove_file(path);
-            None
-        }
+    let found = found(&path, &file, size, our_user);
+    if found.is_none() && names(&file) > 1 {
+        // Somebody has changed the stored file, which has its own name.
+        let _ = fs::remove_file(path);
+    }
+    found
+}
+
+/// Returns what has the temporary name `path`, of a file of this size.
+pub(super) fn found(path: &Path, file: &Metadata, size: u64, our_user: u32) -> Option<Found> {
+    let (path, identity) = (path.to_owned(), Identity::of(file));
+    match (file.len(), names(file)) {
+        _ if !is_ours(file, our_user) => None,
+        (length, 1) if (1..=size).contains(&length) => Some(Found::Part(path, identity)),
+        (length, 2..) if length == size => Some(Found::Stored(path, identity)),
         _ => None,
     }
 }
@@ -144,34 +152,19 @@ pub(super) fn find(directory: &Path, id: u64, size: u64, our_user: u32) -> Optio
 /// Fails if the disk fails.
 pub(super) fn release(part: &Path, id: u64, our_user: u32) -> io::Result<Option<PathBuf>> {
     let path = part.with_file_name(kept(id));
-    loop {
-        let linked = fs::hard_link(part, &path);
-        let has_links = match linked {
-            Ok(()) => return fs::remove_file(part).map(|()| Some(path)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => true,
-            // No hard links, or no room for one.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported)
-                    || is_full(&error) =>
-            {
-                false
-            }
-            Err(error) => return Err(error),
-        };
-        let value = |file: &Metadata| (names(file) > 1, file.len());
-        match (fs::symlink_metadata(part)?, fs::symlink_metadata(&path)) {
-            (_, Err(error)) if error.kind() != ErrorKind::NotFound => return Err(error),
-            (_, Err(_)) if has_links => {}
-            (new, Ok(old)) if Identity::of(&new) == Identity::of(&old) => {
-                return fs::remove_file(part).map(|()| Some(path));
-            }
-            (new, Ok(old)) if !is_ours(&old, our_user) || value(&old) >= value(&new) => {
-                return Ok(None);
-            }
-            (_, Ok(_)) if has_links => fs::remove_file(&path)?,
-            _ => return fs::rename(part, &path).map(|()| Some(path)),
-        }
+    if fs::hard_link(part, &path).is_ok() {
+        return fs::remove_file(part).map(|()| Some(path));
     }
+    // The name is taken, or there are no hard links, or there is no room for one.
+    let new = fs::symlink_metadata(part)?;
+    let value = |file: &Metadata| (names(file) > 1, file.len());
+    match fs::symlink_metadata(&path) {
+        // What an NFS client is told of a link that it had made: the answer to the first request was lost.
+        Ok(old) if Identity::of(&old) == Identity::of(&new) => fs::remove_file(part)?,
+        Ok(old) if !is_ours(&old, our_user) || value(&old) >= value(&new) => return Ok(None),
+        _ => fs::rename(part, &path)?,
+    }
+    Ok(Some(path))
 }
 
 /// Returns whether a file is one that this program may have made.
@@ -188,4 +181,120 @@ pub(super) fn names(file: &Metadata) -> u64 {
 #[cfg(not(unix))]
 pub(super) fn names(_: &Metadata) -> u64 {
     1
+}
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new directory, and our user.
+    fn directory(name: &str) -> (PathBuf, u32) {
+        let directory = std::env::temp_dir().join(format!("qdrop-{name}-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let our_user = user(&fs::metadata(&directory).unwrap());
+        (directory, our_user)
+    }
+
+    /// Makes a file of so many bytes that has so many names.
+    fn make(path: &Path, (bytes, names): (usize, u64)) {
+        fs::write(path, vec![0; bytes]).unwrap();
+        let other = path.with_extension("stored");
+        let _ = fs::remove_file(&other);
+        if names == 2 {
+            fs::hard_link(path, other).unwrap();
+        }
+    }
+
+    #[test]
+    fn of_two_of_one_file_the_one_of_more_use_is_kept() {
+        let (directory, our_user) = directory("release");
+        let (part, path) = (directory.join("part"), directory.join(kept(1)));
+        let release = |our_user| {
+            let released = release(&part, 1, our_user).unwrap();
+            assert!(released.as_ref().is_none_or(|name| *name == path));
+            assert_eq!(part.exists(), released.is_none());
+            (released.is_some(), fs::metadata(&path).unwrap().len())
+        };
+        make(&part, (2, 1));
+        assert_eq!(release(our_user), (true, 2));
+        // Bytes and names of the new one and of the old one, and which of them is kept.
+        let table = [
+            ((3, 1), (2, 1), true),
+            ((2, 1), (3, 1), false),
+            ((2, 1), (2, 1), false),
+            // What was stored, and whose sender may ask for it, is worth more than any part.
+            ((2, 2), (3, 1), true),
+            ((3, 1), (2, 2), false),
+        ];
+        for (new, old, is_new_kept) in table {
+            make(&part, new);
+            make(&path, old);
+            let length = if is_new_kept { new.0 } else { old.0 } as u64;
+            assert_eq!(release(our_user), (is_new_kept, length), "{new:?} {old:?}");
+        }
+        // A link that was made, although the answer was lost.
+        make(&part, (4, 1));
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&part, &path).unwrap();
+        assert_eq!(release(our_user), (true, 4));
+        // What is not ours stays.
+        make(&part, (5, 1));
+        assert_eq!(release(our_user + 1), (false, 4));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_is_kept_is_no_longer_than_its_file() {
+        let (directory, our_user) = directory("find");
+        let path = directory.join(kept(1));
+        // Of a file of 2 bytes: what is found, and whether the name stays.
+        let table = [
+            ((0, 1), "nothing", true),
+            ((1, 1), "a part", true),
+            ((2, 1), "a part", true),
+            ((3, 1), "nothing", true),
+            ((2, 2), "all of it", true),
+            ((1, 2), "nothing", false),
+        ];
+        for (file, expected, stays) in table {
+            make(&path, file);
+            assert!(find(&directory, 1, 2, our_user + 1).is_none(), "it is another user's");
+            let found = match find(&directory, 1, 2, our_user) {
+                Some(Found::Part(..)) => "a part",
+                Some(Found::Stored(..)) => "all of it",
+                None => "nothing",
+            };
+            assert_eq!((found, path.exists()), (expected, stays), "{file:?}");
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn whoever_has_the_most_loses_its_oldest() {
+        let (directory, _) = directory("note");
+        let parts = KeptParts::new(limits::KEEP_PARTIAL);
+        let path = |n: usize| directory.join(n.to_string());
+        let note = |n: usize, age: u64, key| {
+            fs::write(path(n), b"x").unwrap();
+            parts.note(path(n), Duration::from_secs(age), key);
+        };
+        let gone = |all: usize| (0..all).filter(|&n| !path(n).exists()).collect::<Vec<_>>();
+        // A sweep has found them all, and then most were gone on with.
+        let most = limits::KEPT / 2 + 2;
+        (0..limits::KEPT).for_each(|n| note(n, 1000, 0));
+        (0..most).for_each(|n| note(n, 100 - n as u64, 7));
+        assert_eq!(gone(limits::KEPT), [0_usize; 0]);
+        note(limits::KEPT, 0, 8);
+        assert_eq!(gone(limits::KEPT + 1), [0]);
+        // A later sweep does not know whose they are.
+        (1..most).for_each(|n| note(n, 100 - n as u64, 0));
+        note(limits::KEPT + 1, 0, 8);
+        assert_eq!(gone(limits::KEPT + 2), [0, 1]);
+        // What is gone on with is not kept.
+        fs::remove_file(path(2)).unwrap();
+        note(limits::KEPT + 2, 0, 8);
+        assert_eq!(gone(limits::KEPT + 3), [0, 1, 2]);
+        fs::remove_dir_all(directory).unwrap();
+    }
 }

@@ -62,13 +62,6 @@ pub enum KnownFile {
     },
 }
 
-impl KnownFile {
-    /// Returns whether nothing has to be read for its digest.
-    pub fn is_remembered(&self) -> bool {
-        matches!(self, Self::Remembered(..))
-    }
-}
-
 impl Inbox {
     /// Looks for what is here of a file.
     pub fn known(&self, file: &FileIdentity) -> Known {
@@ -78,10 +71,10 @@ impl Inbox {
         let id = file.id();
         match self.unacknowledged.get(id) {
             Some(unacknowledged::Known::Placing) => return Known::InUse,
-            Some(unacknowledged::Known::Stored(stored, ticket)) if stored.size == file.size => {
+            Some(unacknowledged::Known::Stored(stored, ticket)) => {
                 return Known::Stored(KnownFile::Remembered(stored, ticket));
             }
-            Some(_) | None => {}
+            None => {}
         }
         match self.store.state(id) {
             Use::Reading => return Known::InUse,
@@ -89,22 +82,22 @@ impl Inbox {
             Use::Free => {}
         }
         self.look_for_foreign();
-        let foreign = self.foreign_part(id);
-        if let Some((path, metadata, OwnerState::Alive)) = foreign {
-            // It may have stored the file, and wait for the acknowledgement.
-            let may_be_stored = kept::is_ours(&metadata, self.user)
-                && kept::names(&metadata) > 1
-                && metadata.len() == file.size;
-            let stored = may_be_stored.then(|| self.stored(file, path, Identity::of(&metadata)));
-            return stored.flatten().unwrap_or(Known::InUse);
-        }
-        let foreign = || {
-            let (path, metadata, owner) = foreign?;
-            let is_released = owner == OwnerState::Gone;
-            let part = KnownPart::OnDisk { path, identity: Identity::of(&metadata), is_released };
-            (1..=file.size).contains(&metadata.len()).then_some(Known::Part(part))
+        let Some((path, metadata, owner)) = self.foreign_part(id) else {
+            return self.kept_of(file).unwrap_or(Known::Nothing);
         };
-        self.kept_of(file).or_else(foreign).unwrap_or(Known::Nothing)
+        let is_released = owner == OwnerState::Gone;
+        let foreign = match kept::found(&path, &metadata, file.size, self.user) {
+            // That process waits for the acknowledgement, or did until it ended.
+            Some(Found::Stored(path, identity)) => self.stored(file, path, identity),
+            Some(Found::Part(path, identity)) if owner != OwnerState::Alive => {
+                Some(Known::Part(KnownPart::OnDisk { path, identity, is_released }))
+            }
+            Some(Found::Part(..)) | None => None,
+        };
+        if owner == OwnerState::Alive {
+            return foreign.unwrap_or(Known::InUse);
+        }
+        self.kept_of(file).or(foreign).unwrap_or(Known::Nothing)
     }
 
     /// Returns the partial file of another process that has this ID, and what is known of that process.
@@ -118,8 +111,7 @@ impl Inbox {
             let name = path.file_name()?.to_str().and_then(OwnName::parse);
             let Some(OwnName::Part(owner, _)) = name else { return None };
             let owner = self.with_sweep(None, |mut sweep| sweep.state(owner, &path, &metadata));
-            let is_usable = kept::is_ours(&metadata, self.user) && kept::names(&metadata) == 1;
-            (owner == OwnerState::Alive || is_usable).then_some((path, metadata, owner))
+            Some((path, metadata, owner))
         });
         found.max_by_key(|(_, metadata, owner)| (*owner == OwnerState::Alive, metadata.len()))
     }
@@ -167,9 +159,8 @@ impl Inbox {
     pub fn take_part(&self, part: KnownPart, file: &FileIdentity) -> Option<PartialFile> {
         let id = file.id();
         let KnownPart::OnDisk { path, identity, is_released } = part else {
-            let taken = self.store.take(id).filter(|taken| taken.length() > 0);
             // Somebody may have removed it, or its directory.
-            return taken.filter(|taken| taken.path().exists());
+            return self.store.take(id).filter(|taken| taken.path().exists());
         };
         if !is_released {
             let mut fresh = self.create_spelled(&file.name, id).ok()?;

@@ -173,12 +173,11 @@ impl<'a, C: Connection> Conversation<'a, C> {
         }
         let known = if options.resume { inbox.known(&identity) } else { Known::Nothing };
         if let Known::Stored(stored) = known {
-            let bytes = if stored.is_remembered() { 0 } else { size };
-            if !wanted.has_room(bytes, receipt) {
+            if !wanted.has_room(size, receipt) {
                 return Ok(Verdict::Later);
             }
             let here = Here::Stored(stored, 0);
-            wanted.add(Wanted { name, identity, have: size, here }, bytes, receipt);
+            wanted.add(Wanted { name, identity, have: size, here }, size, receipt);
             return Ok(Verdict::Have(ResumePoint { have: size, digest: 0 }));
         }
         if let Some(stored) = options.skip.then(|| inbox.find_stored(&identity)).flatten() {
