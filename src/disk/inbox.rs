@@ -157,25 +157,18 @@ impl Inbox {
         Ok((inbox, swept))
     }
 
-    /// Finds out who we are to the file system, and sweeps. On a full disk that is done in the other
-    /// order, with what this machine says of us, since the partial files may be what fills it.
+    /// Finds out who we are to the file system, and sweeps. Where that makes no file, it is done in the other
+    /// order, with what this machine says of us, since the partial files may be what fills the disk.
     fn begin_sweep(&mut self) -> Result<usize, DiskError> {
-        let is_no_room = |error: &DiskError| is_full(&error.error);
-        let (fresh, swept) = match self.probe() {
-            Err(error) if is_no_room(&error) => {
-                self.user = current_user();
-                let swept = self.sweep(None)?;
-                (self.probe(), swept)
-            }
-            fresh => {
-                let fresh = fresh?;
-                self.user = user(&fresh);
-                return self.sweep(fresh.modified().ok());
-            }
-        };
-        match fresh {
+        if let Ok(fresh) = self.probe() {
+            self.user = user(&fresh);
+            return self.sweep(fresh.modified().ok());
+        }
+        self.user = current_user();
+        let swept = self.sweep(None)?;
+        match self.probe() {
             Ok(fresh) => self.user = user(&fresh),
-            Err(error) if is_no_room(&error) => self.began_full = true,
+            Err(error) if is_full(&error.error) => self.began_full = true,
             Err(error) => return Err(error),
         }
         Ok(swept)
