@@ -182,8 +182,7 @@ fuzz_target!(|input: &[u8]| {
     })
     .unwrap();
     assert!(began.is_none() && whole.is_empty() && sender.closed);
-    // The heartbeat goes with it.
-    drop(storage);
+    storage.inbox.close();
 
     let mut stored = BTreeMap::new();
     for Stored { name, size, digest, .. } in outcomes.iter().flatten() {

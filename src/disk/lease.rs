@@ -143,16 +143,66 @@ impl Heartbeat {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 impl Drop for LeaseGuard {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
         debug_assert!(state.parts > 0);
         state.parts -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_has_the_time_of_the_file_systems_clock() {
+        let path = std::env::temp_dir().join(format!("qdrop-lease-{}", std::process::id()));
+        let lease = Lease::new(path.clone());
+        let (guard, is_first) = lease.hold();
+        assert!(is_first);
+        guard.beat();
+        let identity = || Identity::of(&fs::metadata(&path).unwrap());
+        let first = identity();
+        let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+        let is_near = |expected: SystemTime| {
+            let time = fs::metadata(&path).unwrap().modified().unwrap();
+            let distance = time.duration_since(expected).unwrap_or_else(|early| early.duration());
+            distance < hour / 4
+        };
+        assert!(is_near(now));
+        let set = |time| File::options().write(true).open(&path).unwrap().set_modified(time);
+        set(now - hour).unwrap();
+        guard.beat();
+        assert!(is_near(now - hour), "a fresh one is left alone");
+        let beat = |change: &dyn Fn(&mut Heartbeat)| {
+            let mut heartbeat = lock(&lease.heartbeat);
+            let heartbeat = heartbeat.as_mut().unwrap();
+            heartbeat.renewed -= limits::FRESH_HEARTBEAT;
+            change(heartbeat);
+        };
+        beat(&|_| ());
+        guard.beat();
+        assert!(is_near(now));
+        // The clock is another, and goes on.
+        lease.set_clock(now + 2 * hour);
+        beat(&|heartbeat| heartbeat.clock.1 -= hour / 2);
+        guard.beat();
+        assert!(is_near(now + 2 * hour + hour / 2));
+        assert_eq!(identity(), first);
+        // Another file in its place is none.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"").unwrap();
+        set(now - hour).unwrap();
+        beat(&|_| ());
+        guard.beat();
+        assert!(is_near(now));
+        // It is due again after a while, and goes when nobody needs it.
+        lock(&lease.state).due = Some(Instant::now());
+        assert_eq!(lease.renew(), Some(limits::RENEWAL));
+        assert!(lock(&lease.state).due > Some(Instant::now()));
+        drop(guard);
+        lock(&lease.state).due = Some(Instant::now());
+        assert_eq!((lease.renew(), path.exists()), (None, false));
     }
 }
