@@ -157,9 +157,13 @@ fn what_was_done_although_it_is_said_to_fail_is_done_once() {
     for fault in ["lost-reply", "lost-reply-vfat"] {
         for policy in ["rename", "replace", "refuse"] {
             let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-            let qdropd = faulty_receiver(fault, &drop, &log, &["--on-conflict", policy]);
+            let options = ["--subdirs", "--on-conflict", policy];
+            let qdropd = faulty_receiver(fault, &drop, &log, &options);
             assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")], "{fault} {policy}");
             assert_eq!(qdropd.settled().len(), 1, "{fault} {policy}");
+            // So long that another spelling would show.
+            let below = format!("{}/a", "d".repeat(200));
+            assert_eq!(place(&deliver(&qdropd, &below, b"x")), below, "{fault} {policy}");
             // A name that is taken is none.
             let again = deliver(&qdropd, "a", b"y");
             match policy {
@@ -326,6 +330,10 @@ fn a_link_in_the_place_of_a_directory_is_never_followed() {
             (TempDir::new().unwrap(), Qdropd::start(&["--subdirs", "--on-conflict", policy]));
         symlink(outside.path(), qdropd.directory.join("album")).unwrap();
         assert_eq!(place(&deliver(&qdropd, "album/a", b"a")), "album (1)/a");
+        // The first number that is free, whatever there is behind it.
+        file(&qdropd.directory, "gap", b"");
+        file(&qdropd.directory, "gap (2)", b"");
+        assert_eq!(place(&deliver(&qdropd, "gap/a", b"a")), "gap (1)/a");
         symlink("nothing", qdropd.directory.join("album (1)/sub")).unwrap();
         assert_eq!(place(&deliver(&qdropd, "album/sub/b", b"b")), "album (1)/sub (1)/b");
         // One that comes later, in the place of a directory that was in use.
@@ -798,7 +806,8 @@ fn what_is_kept_in_a_directory_that_is_gone_is_not_offered() {
 
 /// A `qdropd` on a tmpfs with these options.
 fn on_tmpfs(options: &str, place: &Path) -> Qdropd {
-    on_mount(&format!("mount -t tmpfs -o {options} none \"$DROP\""), place)
+    let mount = format!("mount -t tmpfs -o {options} none \"$DROP\"");
+    mounted("-rm", &mount, place, &["--subdirs"])
 }
 
 /// A `qdropd` in a namespace of its own, on what these commands of a shell have mounted as `$DROP`.
@@ -842,13 +851,13 @@ fn what_is_kept_makes_room_for_what_comes() {
     assert_eq!(parts(&qdropd.directory), Vec::<String>::new());
     assert_eq!(codes(&deliver(&qdropd, "too much", &noise(2_000_000))), [4]);
     drop(qdropd);
-    // At create, and at link: there is a name for the directory, each part and each link.
-    for (names, kept) in [(5, 3), (5, 2), (5, 1)] {
-        let qdropd = on_tmpfs(&format!("nr_inodes={names}"), there.path());
+    // At mkdir, create and link: there is a name for each directory, each part and each link.
+    for (name, kept) in [("honest", 3), ("honest", 2), ("honest", 1), ("new/honest", 4)] {
+        let qdropd = on_tmpfs("nr_inodes=5", there.path());
         for n in 0..kept {
             interrupt(&qdropd, &n.to_string(), 1);
         }
-        assert_eq!(deliver(&qdropd, "honest", b"x"), [stored("honest", b"x")], "{kept} kept");
+        assert_eq!(deliver(&qdropd, name, b"x"), [stored(name, b"x")], "{kept} kept");
     }
 }
 
@@ -862,16 +871,21 @@ fn on_a_full_disk_a_start_sweeps_and_waits_for_room() {
     let full = "mount -t tmpfs -o nr_inodes=8 none \"$DROP\" && touch";
     let ended = format!("\"$DROP\"/.qdrop-{:08x}-4194305-1-{{}}-0000000000000000.x.part", boot());
     let parts: Vec<String> = (0..7).map(|n| ended.replace("{}", &n.to_string())).collect();
-    let qdropd = on_mount(&format!("{full} {}", parts.join(" ")), there.path());
-    let swept = "qdropd: removed 7 unfinished files of an earlier run\n";
-    eventually("it tells of the sweep", || (qdropd.log() == swept).then_some(()));
-    assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
-    drop(qdropd);
+    // As root, and as a user with a number.
+    for as_user in ["", " && exec unshare --user --map-user=7 \"$0\" \"$@\""] {
+        let qdropd = on_mount(&format!("{full} {}{as_user}", parts.join(" ")), there.path());
+        let swept = "qdropd: removed 7 unfinished files of an earlier run\n";
+        eventually("it tells of the sweep", || (qdropd.log() == swept).then_some(()));
+        assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
+    }
     let names: Vec<String> = (0..7).map(|n| format!("\"$DROP\"/{n}")).collect();
-    let qdropd = on_mount(&format!("{full} {}", names.join(" ")), there.path());
+    let commands = format!("{full} {}", names.join(" "));
+    let qdropd = mounted("-rm", &commands, there.path(), &["--subdirs"]);
     let warning = "qdropd: warning: the disk is full: files are refused until there is room\n";
-    eventually("it tells of the full disk", || (qdropd.log() == warning).then_some(()));
-    assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [4]);
+    eventually("it tells of the full disk", || qdropd.log().starts_with(warning).then_some(()));
+    for name in ["a", "new/a"] {
+        assert_eq!(codes(&deliver(&qdropd, name, b"x")), [4], "{name}");
+    }
     // A link takes one as well.
     ["0", "1"].iter().for_each(|name| fs::remove_file(qdropd.directory.join(name)).unwrap());
     assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
@@ -984,6 +998,23 @@ fn a_receiver_ends_when_the_program_behind_its_file_system_has_died() {
     assert!(qdropd.log().ends_with(end), "{}", qdropd.log());
 }
 
+/// A file server that was started again may not know the directory (ESTALE). Any other error may pass.
+#[test]
+fn a_receiver_ends_when_its_directory_is_lost_and_not_when_it_cannot_be_looked_at() {
+    const EIO: i32 = 5;
+    const ESTALE: i32 = 116;
+    for (error, code) in [(EIO, 0), (ESTALE, 5)] {
+        let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let mut qdropd = faulty_receiver(&format!("lost-directory:{error}"), &drop, &log, &[]);
+        assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [code], "{error}");
+        assert!(refusals(&log.path().join("refused"), "stat") > 0);
+        if code != 0 {
+            assert_eq!(qdropd.wait().code(), Some(1), "{}", qdropd.log());
+            assert!(qdropd.log().ends_with(" (start qdropd again)\n"), "{}", qdropd.log());
+        }
+    }
+}
+
 #[test]
 fn a_directory_that_is_renamed_goes_on() {
     let top = TempDir::new().unwrap();
@@ -995,6 +1026,11 @@ fn a_directory_that_is_renamed_goes_on() {
     thread::sleep(Duration::from_secs(6));
     assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
     assert_eq!(fs::read(other.join("a")).unwrap(), b"x");
+    // In between, nothing is done.
+    let stat = fs::read_to_string(format!("/proc/{}/stat", qdropd.pid())).unwrap();
+    let times = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+    let hundredths: u32 = times.map(|time| time.parse::<u32>().unwrap()).sum();
+    assert!(hundredths < 20, "{hundredths} hundredths of a second of the processor");
 }
 
 #[test]
@@ -1176,6 +1212,7 @@ fn a_receiver_that_runs_sweeps_the_parts_of_another_that_was_killed() {
     // Its sender is silent for an hour. The receiver is alive, as its heartbeat says.
     aged(&part, 3600);
     let began = Instant::now();
+    let idle = Qdropd::start(&[]);
     let running = Qdropd::start_in(there.path(), &subdirs);
     assert!(part.exists() && !running.log().contains("removed"));
     // What goes when somebody asks for a file is told with the rest.
@@ -1194,4 +1231,10 @@ fn a_receiver_that_runs_sweeps_the_parts_of_another_that_was_killed() {
         thread::sleep(Duration::from_millis(100));
     }
     running.logged("removed 2 unfinished files of an earlier run");
+    // The next sweep is not at once, and one that finds nothing tells nothing.
+    let former = file(there.path(), ".qdrop-000000ab-1-2-4.x.part", b"");
+    aged(&former, 8 * 24 * 3600);
+    assert_eq!(deliver(&running, "a", b"x"), [stored("a", b"x")]);
+    assert!(former.exists());
+    assert_eq!(idle.log(), "");
 }

@@ -7,7 +7,7 @@
  *   short-names  no name of more than 143 bytes, as on eCryptfs
  *   no-times   a file's time cannot be set
  *   fat-times  times are even seconds from 1980 to 2107, and others become the nearest of these below
- *   lost-reply link, rename and unlink work, and say that what they have done was done before: the
+ *   lost-reply link, rename, mkdir and unlink work, and say that what they have done was done before: the
  *              answer of an NFS server was lost, and it was asked again
  *   lost-reply-vfat likewise, without hard links
  *   no-unlink  no file can be removed
@@ -24,6 +24,8 @@
  *   slow-directory     fsync of a directory takes 0.3 s
  *   slow-file  fsync of a file takes 12 s
  *   no-directory       no directory below the first can be opened: there is no descriptor
+ *   lost-directory:N   once the part of a file has been made, an open directory can be looked at no more, with
+ *              the error N
  *   early      fdatasync fails, and no fsync after it knows
  *   full       no byte can be written to a regular file
  *   no-thread  no thread can be started once the part of a file has been made
@@ -291,11 +293,21 @@ int mkdir(const char *path, mode_t mode)
         return refuse("mkdir\n", ENAMETOOLONG);
     if (is_nth("mkdir\n"))
         return -1;
-    return syscall(SYS_mkdirat, AT_FDCWD, path, mode);
+    int result = syscall(SYS_mkdirat, AT_FDCWD, path, mode);
+    return result == 0 && loses_replies() ? refuse("mkdir\n", EEXIST) : result;
+}
+
+static int is_directory(int file)
+{
+    struct stat status;
+    return fstat(file, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
 int statx(int directory, const char *path, int flags, unsigned mask, struct statx *status)
 {
+    const char *faults = getenv("FAULTS");
+    if (faults && strncmp(faults, "lost-directory:", 15) == 0 && has_part && !*path && is_directory(directory))
+        return refuse("stat\n", strtoul(faults + 15, NULL, 10));
     if (is_too_long(path))
         return refuse("stat\n", ENAMETOOLONG);
     if (is_nth("stat\n"))
@@ -351,12 +363,6 @@ int fdatasync(int file)
     if (faulty("early"))
         return refuse("fdatasync\n", EIO);
     return unlucky("fdatasync\n") ? -1 : syscall(SYS_fdatasync, file);
-}
-
-static int is_directory(int file)
-{
-    struct stat status;
-    return fstat(file, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
 int fsync(int file)

@@ -4,6 +4,7 @@
 use harness::*;
 use qdrop::disk::inbox::{Inbox, OnConflict, StoreError, StorePolicy};
 use qdrop::disk::partial::PartialFile;
+use qdrop::disk::partial_store::FileIdentity;
 use qdrop::disk::placement::{Group, PlacedFile};
 use qdrop::limits;
 use qdrop::wire::receipt::{Receipt, Status};
@@ -13,7 +14,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use tempfile::TempDir;
 
 const REPLACE: [&str; 2] = ["--on-conflict", "replace"];
@@ -157,6 +158,30 @@ fn the_files_of_all_groups_are_bounded() {
         groups.iter_mut().for_each(|group| group.push(whole(&inbox, "b", b"x")));
     }
     assert!(groups.iter_mut().all(|group| commit(group).len() > 1));
+}
+
+/// Every question about a file that is not here would cost a look at the whole directory.
+#[test]
+fn the_parts_of_others_are_not_looked_for_all_the_time() {
+    let there = TempDir::new().unwrap();
+    let (inbox, _) = Inbox::open(there.path(), policy(OnConflict::Rename)).unwrap();
+    let asked = FileIdentity { name: inbox.name(&units("a")), size: 1, modified: 1 };
+    let former = there.path().join(".qdrop-000000ab-1-2-3.x.part");
+    let two_weeks_ago = SystemTime::now() - 2 * limits::FOREIGN_PART;
+    eventually("it was soon enough", || {
+        inbox.known(&asked);
+        let looked = Instant::now();
+        fs::File::create(&former).unwrap().set_modified(two_weeks_ago).unwrap();
+        inbox.known(&asked);
+        let stands = former.exists();
+        let is_soon = looked.elapsed() < limits::FOREIGN_LOOK.0;
+        assert!(stands || !is_soon);
+        is_soon.then_some(())
+    });
+    eventually("it is found in the end", || {
+        inbox.known(&asked);
+        (!former.exists()).then_some(())
+    });
 }
 
 // --- A disk that fails.

@@ -576,6 +576,24 @@ fn what_came_through_a_pipe_is_sent_while_more_may_come() {
 }
 
 #[test]
+fn names_that_have_come_together_are_sent_together() {
+    let source = TempDir::new().unwrap();
+    let (told, lists) = mpsc::channel();
+    let to = receiver(move |_, stream| {
+        while let Ok(files) = take_files(&stream) {
+            confirm(&stream, &files);
+            told.send(files.len()).unwrap();
+        }
+    });
+    let names: String = (0..20).map(|n| format!("{n}\n")).collect();
+    names.lines().for_each(|name| drop(file(source.path(), name, b"x")));
+    let sent = send_names(to, &["-q", "--remove-source"], names.as_bytes(), source.path());
+    assert_eq!(sent.exit, 0, "{sent:?}");
+    let lists: Vec<usize> = lists.try_iter().collect();
+    assert!(lists.iter().sum::<usize>() == 20 && lists.len() < 20, "{lists:?}");
+}
+
+#[test]
 fn what_is_tried_again_does_not_wait_for_further_names() {
     let (source, drop) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let path = file(source.path(), "a", b"body");

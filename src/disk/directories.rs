@@ -283,3 +283,42 @@ impl<V> Default for Bounded<V> {
         Self(BTreeMap::new(), 0)
     }
 }
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_failed_sync_nothing_counts_as_synchronised() {
+        let top = std::env::temp_dir().join(format!("qdrop-directories-{}", std::process::id()));
+        fs::create_dir(&top).unwrap();
+        let directories = Directories::new(&top, None, true, MakeRoom::new(|| false));
+        let name = SafeName::map_path(&"a/b".encode_utf16().collect::<Vec<_>>());
+        assert_eq!(directories.make(&name).unwrap(), Found::Directory(name.clone()));
+        let unsynced = || directories.open(&name).unwrap().1.len();
+        assert_eq!(unsynced(), 2);
+        assert!(directories.open_synced(std::slice::from_ref(&name)).iter().all(Result::is_ok));
+        assert_eq!(unsynced(), 0);
+        for kind in [ErrorKind::InvalidInput, ErrorKind::Unsupported] {
+            assert!(directories.synced(Err(kind.into())).is_ok(), "it needs none");
+        }
+        assert_eq!(unsynced(), 0);
+        assert!(directories.synced(Err(ErrorKind::Other.into())).is_err());
+        assert_eq!(unsynced(), 2);
+        fs::remove_dir_all(top).unwrap();
+    }
+
+    #[test]
+    fn what_is_known_of_directories_is_bounded() {
+        for (length, size) in [(10, 0), (1000, 0), (10, 1000)] {
+            let mut known = Bounded::default();
+            for n in 0..3 * limits::DIRECTORIES {
+                known.insert(&format!("{n:0length$}"), (), size);
+                let count = known.0.len();
+                assert!((1..=limits::DIRECTORIES).contains(&count));
+                assert!(count * (length + size) <= limits::DIRECTORIES_MEMORY);
+            }
+        }
+    }
+}
