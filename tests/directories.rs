@@ -1234,7 +1234,7 @@ fn a_receiver_that_runs_sweeps_the_parts_of_another_that_was_killed() {
     // The next sweep is not at once, and one that finds nothing tells nothing.
     let former = file(there.path(), ".qdrop-000000ab-1-2-4.x.part", b"");
     aged(&former, 8 * 24 * 3600);
-    assert_eq!(deliver(&running, "a", b"x"), [stored("a", b"x")]);
+    assert_eq!(deliver(&running, "honest", b"x"), [stored("honest", b"x")]);
     assert!(former.exists());
     assert_eq!(idle.log(), "");
 }

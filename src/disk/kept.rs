@@ -126,7 +126,7 @@ pub(super) enum Found {
 pub(super) fn find(directory: &Path, id: u64, size: u64, our_user: u32) -> Option<Found> {
     let path = directory.join(kept(id));
     let file = fs::symlink_metadata(&path).ok().filter(|file| is_ours(file, our_user))?;
-    let found = found(&path, &file, size, our_user);
+    let found = found(&path, &file, size);
     if found.is_none() && names(&file) > 1 {
         // Somebody has changed the stored file, which has its own name.
         let _ = fs::remove_file(path);
@@ -135,10 +135,9 @@ pub(super) fn find(directory: &Path, id: u64, size: u64, our_user: u32) -> Optio
 }
 
 /// Returns what has the temporary name `path`, of a file of this size.
-pub(super) fn found(path: &Path, file: &Metadata, size: u64, our_user: u32) -> Option<Found> {
+pub(super) fn found(path: &Path, file: &Metadata, size: u64) -> Option<Found> {
     let (path, identity) = (path.to_owned(), Identity::of(file));
     match (file.len(), names(file)) {
-        _ if !is_ours(file, our_user) => None,
         (length, 1) if (1..=size).contains(&length) => Some(Found::Part(path, identity)),
         (length, 2..) if length == size => Some(Found::Stored(path, identity)),
         _ => None,

@@ -86,7 +86,7 @@ impl Inbox {
             return self.kept_of(file).unwrap_or(Known::Nothing);
         };
         let is_released = owner == OwnerState::Gone;
-        let foreign = match kept::found(&path, &metadata, file.size, self.user) {
+        let foreign = match kept::found(&path, &metadata, file.size) {
             // That process waits for the acknowledgement, or did until it ended.
             Some(Found::Stored(path, identity)) => self.stored(file, path, identity),
             Some(Found::Part(path, identity)) if owner != OwnerState::Alive => {
