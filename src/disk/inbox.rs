@@ -120,8 +120,7 @@ impl Inbox {
     pub fn open(path: &Path, policy: StorePolicy) -> Result<(Self, usize), DiskError> {
         let handle = File::open(path).map_err(DiskError::at("open", path))?;
         let kept = Arc::new(KeptParts::new(policy.keep_partial));
-        let for_room = kept.clone();
-        let make_room = MakeRoom::new(move || for_room.remove_oldest());
+        let make_room = MakeRoom(Some(kept.clone()));
         let renames = policy.on_conflict != OnConflict::Refuse;
         let owner = Owner::current();
         let mut inbox = Self {
@@ -206,7 +205,7 @@ impl Inbox {
 
     pub(super) fn create_probe(&self) -> Result<PartialFile, DiskError> {
         // Nothing that is kept makes room for it.
-        let make_room = MakeRoom::new(|| false);
+        let make_room = MakeRoom(None);
         self.create_partial(&SafeName::map(&[]), 0, limits::FILE_NAME, &make_room)
     }
 

@@ -1,5 +1,6 @@
 //! Partial files: files of the drop directory that are not whole yet, under temporary names.
 
+use super::kept::KeptParts;
 use super::lease::LeaseGuard;
 use super::list_order::ListedName;
 use super::name::SafeName;
@@ -7,7 +8,6 @@ use super::writeback::{BackgroundSync, Writeback};
 use super::{DiskError, Identity, is_full, milliseconds};
 use crate::digest::Xxh64;
 use crate::limits;
-use std::fmt::{self, Formatter};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::mem;
@@ -58,25 +58,15 @@ struct StalePart {
     length: u64,
 }
 
-/// Removes something that the disk can spare, and returns whether there was anything.
-#[derive(Clone)]
-pub(super) struct MakeRoom(Arc<dyn Fn() -> bool + Send + Sync>);
+/// Removes something that the disk can spare: what is kept, if anything may be removed.
+#[derive(Clone, Debug)]
+pub(super) struct MakeRoom(pub(super) Option<Arc<KeptParts>>);
 
 impl MakeRoom {
-    pub(super) fn new(remove: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(remove))
-    }
-
     /// Returns whether `error` is a lack of space and something was removed, so that the same operation
     /// is worth another try. The number of tries is finite, since each removal leaves less to remove.
     pub(super) fn for_another_try(&self, error: &io::Error) -> bool {
-        is_full(error) && (self.0)()
-    }
-}
-
-impl fmt::Debug for MakeRoom {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("MakeRoom")
+        is_full(error) && self.0.as_ref().is_some_and(|kept| kept.remove_oldest())
     }
 }
 
@@ -266,21 +256,13 @@ impl PartialFile {
     fn rewrite(&mut self) -> io::Result<()> {
         let mut from = File::open(self.path())?;
         let modified = from.metadata()?.modified()?;
-        let mut digest = Xxh64::default();
-        let mut buffer = vec![0; limits::BUFFER];
-        self.file.rewind()?;
-        loop {
-            let n = match from.read(&mut buffer) {
-                Ok(0) => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                result => result?,
-            };
-            digest.update(&buffer[..n]);
-            self.file.write_all(&buffer[..n])?;
-        }
-        let is_whole =
-            (digest.length(), digest.finish()) == (self.digest.length(), self.digest.finish());
-        if !is_whole {
+        let (file, mut digest) = (&mut self.file, Xxh64::default());
+        file.rewind()?;
+        read_exactly(&mut from, self.digest.length(), |bytes| {
+            digest.update(bytes);
+            file.write_all(bytes)
+        })?;
+        if digest.finish() != self.digest.finish() {
             return Err(ErrorKind::InvalidData.into());
         }
         // A time that cannot be restored was not set by a sender either.
@@ -344,11 +326,7 @@ impl TemporaryName {
 /// Opens a file that was looked at, to read it, and returns its length in bytes. The umask, or whoever uses a stored
 /// file, may let nobody write to it.
 pub(super) fn open_expected(path: &Path, expected: Identity) -> io::Result<(File, u64)> {
-    let file = match open_both(path) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => File::open(path)?,
-        opened => opened?,
-    };
-    check(file, expected)
+    check(open_both(path).or_else(|_| File::open(path))?, expected)
 }
 
 /// Opens a file to read and write it. A pipe that comes in its place at this moment is not waited for.
@@ -390,5 +368,34 @@ impl Drop for TemporaryName {
     fn drop(&mut self) {
         // A name that cannot be removed now is swept at the next start.
         let _ = self.remove();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_opened_and_read_is_the_file_that_was_looked_at() {
+        let top = std::env::temp_dir().join(format!("qdrop-expected-{}", std::process::id()));
+        fs::create_dir(&top).unwrap();
+        let [path, other] = ["a", "b"].map(|name| top.join(name));
+        fs::write(&path, b"1234").unwrap();
+        fs::write(&other, b"1234").unwrap();
+        let [ours, directory] = [&path, &top].map(|it| Identity::of(&fs::metadata(it).unwrap()));
+        assert_eq!(open_expected(&path, ours).unwrap().1, 4);
+        for (path, expected) in [(&other, ours), (&top, directory), (&top.join("c"), ours)] {
+            let opened = open_expected(path, expected);
+            assert_eq!(opened.unwrap_err().kind(), ErrorKind::NotFound, "{path:?}");
+        }
+        for (length, expected) in
+            [(4, None), (5, Some(ErrorKind::UnexpectedEof)), (3, Some(ErrorKind::InvalidData))]
+        {
+            let read = read_exactly(&mut File::open(&path).unwrap(), length, |_| Ok(()));
+            assert_eq!(read.err().map(|error| error.kind()), expected, "{length}");
+        }
+        let read = read_exactly(&mut File::open(&top).unwrap(), 1, |_| Ok(()));
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::IsADirectory);
+        fs::remove_dir_all(top).unwrap();
     }
 }

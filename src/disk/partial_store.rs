@@ -141,13 +141,11 @@ impl PartialStore {
         let mut found = Use::Free;
         for entry in lock(&self.bodies).iter().filter(|entry| entry.id == id) {
             let state = lock(&entry.state);
-            match &state.body {
-                // An empty body is no help to another connection, and to lose it ends its own.
-                Body::Idle(file) if is_silent(state.last_activity) && file.length() > 0 => {
-                    found = Use::Silent;
-                }
-                Body::Reading => return Use::Reading,
-                Body::Idle(_) | Body::Writing | Body::Gone => {}
+            if matches!(state.body, Body::Reading) {
+                return Use::Reading;
+            }
+            if state.is_abandoned() {
+                found = Use::Silent;
             }
         }
         found
@@ -164,20 +162,22 @@ impl PartialStore {
     }
 }
 
-fn is_silent(last_activity: Instant) -> bool {
-    last_activity.elapsed() >= limits::TAKEOVER_SILENCE
-}
-
 impl Entry {
     /// Takes the partial file, unless it is being written to or its sender was heard from lately.
     fn try_take(&self) -> Option<Box<PartialFile>> {
         let mut state = lock(&self.state);
-        let is_empty = matches!(&state.body, Body::Idle(file) if file.length() == 0);
-        if is_silent(state.last_activity) && !is_empty { state.take() } else { None }
+        if state.is_abandoned() { state.take() } else { None }
     }
 }
 
 impl State {
+    /// Returns whether another connection may take the body. An empty one is no help to that, and to lose it ends
+    /// its own.
+    fn is_abandoned(&self) -> bool {
+        let has_bytes = matches!(&self.body, Body::Idle(file) if file.length() > 0);
+        has_bytes && self.last_activity.elapsed() >= limits::TAKEOVER_SILENCE
+    }
+
     /// Takes the partial file if nobody is writing to it.
     fn take(&mut self) -> Option<Box<PartialFile>> {
         match mem::replace(&mut self.body, Body::Gone) {
@@ -290,5 +290,35 @@ impl Write for ActiveBody<'_> {
 impl Drop for ActiveBody<'_> {
     fn drop(&mut self) {
         lock(&self.store.bodies).retain(|other| !Arc::ptr_eq(other, &self.entry));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::inbox::{Inbox, StorePolicy};
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_body_with_bytes_whose_sender_is_silent_may_be_taken() {
+        let top = std::env::temp_dir().join(format!("qdrop-silent-{}", std::process::id()));
+        std::fs::create_dir(&top).unwrap();
+        let (inbox, _) = Inbox::open(&top, StorePolicy::default()).unwrap();
+        let begin = || inbox.begin_body(inbox.begin(&SafeName::map(&[])).unwrap());
+        let (mut body, empty) = (begin(), begin());
+        body.write_all(b"x").unwrap();
+        let (store, began) = (&inbox.store, Instant::now());
+        let is_free = store.state(0) == Use::Free && store.take(0).is_none();
+        assert!(is_free || began.elapsed() >= limits::TAKEOVER_SILENCE, "it was heard from");
+        while store.state(0) == Use::Free {
+            assert!(began.elapsed() < Duration::from_secs(10));
+            std::thread::yield_now();
+        }
+        assert!(began.elapsed() >= limits::TAKEOVER_SILENCE);
+        assert_eq!(store.take(0).map(|file| file.length()), Some(1));
+        assert!(store.state(0) == Use::Free && store.take(0).is_none());
+        assert!(body.finish().is_none() && empty.finish().is_some());
+        drop(inbox);
+        std::fs::remove_dir_all(top).unwrap();
     }
 }

@@ -373,7 +373,7 @@ impl Inbox {
         let numbered = |number| if number == 0 { name.clone() } else { name.numbered(number) };
         let exists = |number| {
             let path = self.path.join(numbered(number));
-            Ok::<_, ()>(fs::symlink_metadata(path).is_ok())
+            Ok::<_, StoreError>(fs::symlink_metadata(path).is_ok())
         };
         let (mut number, mut tried) = (0, 0);
         while number < u32::MAX {
@@ -389,7 +389,7 @@ impl Inbox {
                 Err(_) => tried += 1,
             }
             number = match tried % (IN_ORDER + 1) {
-                0 => gallop(number, exists).unwrap_or(number + 1),
+                0 => gallop(number, exists)?,
                 _ => number + 1,
             };
         }
@@ -445,7 +445,7 @@ fn reserve_and_rename(file: &mut PartialFile, path: &Path) -> io::Result<()> {
     let placeholder = OpenOptions::new().write(true).create_new(true).open(path)?;
     let is_ours = || -> io::Result<bool> {
         let (ours, there) = (placeholder.metadata()?, fs::symlink_metadata(path)?);
-        Ok(Identity::of(&ours) == Identity::of(&there) && there.is_file() && there.len() == 0)
+        Ok(Identity::of(&ours) == Identity::of(&there) && there.len() == 0)
     };
     let renamed = match is_ours() {
         Ok(true) => rename(file, path),

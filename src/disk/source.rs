@@ -316,22 +316,16 @@ impl Source {
 }
 
 fn create_unnamed(directory: &Path) -> io::Result<File> {
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    for number in 0_u32.. {
-        let name = format!("qdrop-{started}-{number}");
-        let path = directory.join(name);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        match options.open(&path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-            // A process that is killed from now on leaves no file.
-            Ok(file) => return fs::remove_file(&path).map(|()| file),
-        }
-    }
-    Err(ErrorKind::AlreadyExists.into())
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let path = directory.join(format!("qdrop-{now}"));
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(&path)?;
+    // A process that is killed from now on leaves no file.
+    fs::remove_file(&path)?;
+    Ok(file)
 }
 
 impl Read for Source {

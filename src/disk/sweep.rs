@@ -73,7 +73,7 @@ impl Sweep<'_> {
             };
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 swept += usize::from(self.remove_if_stale(&entry));
-            } else if self.deep && open.len() < limits::DEPTH && self.descriptors.take(1) > 0 {
+            } else if self.deep && self.descriptors.take(1) > 0 {
                 match fs::read_dir(entry.path()) {
                     Ok(listing) => open.push(listing),
                     Err(_) => self.descriptors.put_back(1),
@@ -126,7 +126,6 @@ impl Sweep<'_> {
                 }
             }
             OwnerState::Gone => true,
-            OwnerState::Lost if self.kept_for(file) >= self.kept.keep_time() => true,
             OwnerState::Lost | OwnerState::Alive => {
                 if state == OwnerState::Lost {
                     // It counts for the number of those that are kept, and makes room like them.
@@ -164,7 +163,6 @@ impl Sweep<'_> {
     /// Returns what is known of the owner of a file.
     pub(super) fn state(&mut self, owner: Owner, path: &Path, file: &Metadata) -> OwnerState {
         match owner.has_ended(self.us).filter(|_| user(file) == self.user) {
-            _ if owner == self.us => OwnerState::Alive,
             Some(true) => OwnerState::Gone,
             Some(false) => OwnerState::Alive,
             None if self.age(file) > limits::LEASE && !self.has_heartbeat(owner, path) => {
@@ -225,18 +223,31 @@ mod tests {
         File::create(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
     }
 
+    /// Sweeps `top` at a time that is so much `later`, with so many `spare` descriptors, and its directories if there
+    /// are any. Returns the number of partial files that went, and those of other processes.
+    fn swept(
+        top: &Path,
+        later: Duration,
+        spare: usize,
+        kept: &KeptParts,
+    ) -> (usize, Vec<(u64, PathBuf)>) {
+        let user = user(&fs::metadata(top).unwrap());
+        let (us, now, deep) = (Owner::current(), None, spare > 0);
+        let (clock, meanwhile) = (&|| SystemTime::now() + later, &|| {});
+        let descriptors = &Descriptors::default();
+        descriptors.take(limits::SPARE_DESCRIPTORS - spare);
+        let foreign = Vec::new();
+        let mut sweep =
+            Sweep { top, us, user, deep, clock, now, descriptors, meanwhile, kept, foreign };
+        let swept = sweep.run().unwrap();
+        assert_eq!(descriptors.take(usize::MAX), spare, "all are back");
+        (swept, sweep.foreign)
+    }
+
     /// Sweeps `top` and returns the number of partial files that went.
     fn sweep(top: &Path) -> usize {
-        let user = user(&fs::metadata(top).unwrap());
-        let (us, now) = (Owner::current(), None);
-        let (clock, meanwhile) = (&SystemTime::now, &|| {});
-        let descriptors = &Descriptors::default();
-        let (kept, foreign) = (&KeptParts::new(limits::KEEP_PARTIAL), Vec::new());
-        let mut sweep =
-            Sweep { top, us, user, deep: true, clock, now, descriptors, meanwhile, kept, foreign };
-        let swept = sweep.run().unwrap();
-        assert_eq!(descriptors.take(usize::MAX), limits::SPARE_DESCRIPTORS, "all are back");
-        swept
+        let kept = KeptParts::new(limits::KEEP_PARTIAL);
+        swept(top, Duration::ZERO, limits::SPARE_DESCRIPTORS, &kept).0
     }
 
     #[test]
@@ -293,21 +304,84 @@ mod tests {
     fn a_time_in_the_future_does_not_protect_a_part_and_the_past_does_not_condemn_one() {
         let top = std::env::temp_dir().join(format!("qdrop-future-{}", std::process::id()));
         fs::create_dir(&top).unwrap();
-        let user = user(&fs::metadata(&top).unwrap());
-        let (us, other) = (Owner::current(), owner("0badb007-1-1"));
+        let other = owner("0badb007-1-1");
         let path = top.join(other.part(1, 0, &SafeName::map(&[]), limits::FILE_NAME));
         let year = Duration::from_secs(365 * 24 * 60 * 60);
         let part = File::create(&path).unwrap();
         part.set_modified(SystemTime::now() + year).unwrap();
         for (later, stands) in [(Duration::ZERO, true), (2 * limits::LEASE, false)] {
-            let (clock, meanwhile) = (&|| SystemTime::now() + later, &|| {});
-            let now = None;
-            let descriptors = &Descriptors::default();
-            let (top, deep) = (&*top, false);
-            let (kept, foreign) = (&KeptParts::new(limits::KEEP_PARTIAL), Vec::new());
-            let mut sweep =
-                Sweep { top, us, user, deep, clock, now, descriptors, meanwhile, kept, foreign };
-            assert_eq!((sweep.run().unwrap(), path.exists()), (usize::from(!stands), stands));
+            let (swept, _) = swept(&top, later, 0, &KeptParts::new(limits::KEEP_PARTIAL));
+            assert_eq!((swept, path.exists()), (usize::from(!stands), stands));
+        }
+        fs::remove_dir_all(top).unwrap();
+    }
+
+    /// The drop directory takes none.
+    #[test]
+    fn directories_are_swept_while_there_are_descriptors() {
+        let top = std::env::temp_dir().join(format!("qdrop-deep-{}", std::process::id()));
+        let directories = ["", "d", "d/d", "d/d/d"].map(|it| top.join(it));
+        fs::create_dir_all(&directories[3]).unwrap();
+        let part = owner("0badb007-1-1").part(1, 0, &SafeName::map(&[]), limits::FILE_NAME);
+        let age = 2 * limits::LEASE;
+        for spare in [0, 1, 2, 1, 3] {
+            directories.iter().for_each(|it| aged(&it.join(&part), age));
+            let kept = KeptParts::new(limits::KEEP_PARTIAL);
+            assert_eq!(swept(&top, Duration::ZERO, spare, &kept).0, spare + 1);
+            let left = directories.each_ref().map(|it| it.join(&part).exists());
+            assert_eq!(left, [0, 1, 2, 3].map(|depth| depth > spare), "{spare}");
+        }
+        fs::remove_dir_all(top).unwrap();
+    }
+
+    #[test]
+    fn what_is_kept_of_whom_and_for_how_long() {
+        let top = std::env::temp_dir().join(format!("qdrop-whose-{}", std::process::id()));
+        let [_, (boot, above, since)] = running();
+        let (ended, other) =
+            (owner(&format!("{boot}-{above}-{}", since + 1)), owner("0badb007-1-1"));
+        let name = &SafeName::map(&[]);
+        let part = |owner: Owner| owner.part(1, 7, name, limits::FILE_NAME);
+        let (of_ended, of_other, kept_name) =
+            (part(ended), part(other), super::super::owner::kept(7));
+        let (new, old) = (Duration::ZERO, 2 * limits::LEASE);
+        let late = 2 * limits::KEEP_PARTIAL;
+        // The name, its bytes, whether it has a second name, how much later it is; then how many went, which name is
+        // there, whether it is told of as another's, and whether it counts for the number of those that are kept.
+        let table = [
+            (&of_ended, "x", false, new, (0, Some(&kept_name), false, true)),
+            (&of_ended, "", false, new, (1, None, false, false)),
+            (&of_ended, "x", true, new, (0, Some(&kept_name), false, false)),
+            (&of_ended, "", true, new, (0, Some(&kept_name), false, false)),
+            (&of_other, "x", false, new, (0, Some(&of_other), true, false)),
+            (&of_other, "x", true, new, (0, Some(&of_other), true, false)),
+            (&of_other, "x", false, old, (0, Some(&of_other), true, true)),
+            (&of_other, "", false, old, (0, Some(&of_other), true, true)),
+            (&of_other, "x", true, old, (0, Some(&kept_name), false, false)),
+            (&of_other, "x", false, late, (0, None, true, false)),
+            (&kept_name, "x", false, new, (0, Some(&kept_name), false, true)),
+            (&kept_name, "", false, new, (1, None, false, false)),
+            (&kept_name, "x", true, new, (0, Some(&kept_name), false, false)),
+            (&kept_name, "", true, new, (0, Some(&kept_name), false, false)),
+            (&kept_name, "x", false, late, (1, None, false, false)),
+            (&kept_name, "x", true, late, (1, None, false, false)),
+        ];
+        for (n, (name, bytes, is_stored, later, expected)) in table.into_iter().enumerate() {
+            let top = top.join(n.to_string());
+            fs::create_dir_all(&top).unwrap();
+            fs::write(top.join(name), bytes).unwrap();
+            if is_stored {
+                fs::hard_link(top.join(name), top.join("stored")).unwrap();
+            }
+            let kept = KeptParts::new(limits::KEEP_PARTIAL);
+            let (swept, foreign) = swept(&top, later, 0, &kept);
+            let is_noted = kept.remove_expired().is_some();
+            let left = fs::read_dir(&top).unwrap().map(|it| it.unwrap().file_name().into_string());
+            let left: Vec<String> = left.map(Result::unwrap).filter(|it| it != "stored").collect();
+            assert!(left.len() <= 1, "{n}: {left:?}");
+            let is_foreign = foreign == [(7, top.join(&of_other))];
+            assert!(is_foreign || foreign.is_empty(), "{n}: {foreign:?}");
+            assert_eq!((swept, left.first(), is_foreign, is_noted), expected, "{n}");
         }
         fs::remove_dir_all(top).unwrap();
     }

@@ -176,3 +176,52 @@ impl SyncPool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
+    fn until(what: &str, condition: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !condition() {
+            assert!(began.elapsed() < Duration::from_secs(10), "in vain waited until {what}");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn jobs_are_done_side_by_side_in_so_many_threads() {
+        let pool = Arc::new(SyncPool::default());
+        // What is idle takes the next one.
+        for _ in 0..3 {
+            pool.add(1, || {});
+            until("it is done", || {
+                let state = lock(&pool.state);
+                state.waiting.is_empty() && state.idle == 1
+            });
+            assert_eq!(lock(&pool.state).threads, 1);
+        }
+        let (gate, running, done) = (Arc::new(Mutex::new(())), Arc::default(), Arc::default());
+        let closed = lock(&gate);
+        for _ in 0..limits::SYNC_THREADS {
+            let (gate, running): (_, Arc<AtomicUsize>) = (gate.clone(), Arc::clone(&running));
+            pool.add(1, move || {
+                running.fetch_add(1, Ordering::SeqCst);
+                drop(lock(&gate));
+            });
+        }
+        until("all threads are busy", || running.load(Ordering::SeqCst) == limits::SYNC_THREADS);
+        for group in [2, 3, 2] {
+            let done: Arc<Mutex<Vec<usize>>> = Arc::clone(&done);
+            pool.add(group, move || lock(&done).push(group));
+        }
+        assert_eq!(lock(&pool.state).threads, limits::SYNC_THREADS);
+        // Who waits does its own, and no other's.
+        pool.finish(2);
+        assert_eq!(*lock(&done), [2, 2]);
+        drop(closed);
+        until("the rest is done", || *lock(&done) == [2, 2, 3]);
+    }
+}

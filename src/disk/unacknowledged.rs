@@ -194,3 +194,89 @@ impl Record {
         mem::size_of::<Self>() + name + link
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn record(may_be_again: bool, lasts: Duration, key: u128) -> Record {
+        Record::new(may_be_again, Instant::now() + lasts, key)
+    }
+
+    fn stored(name: &str) -> StoredFile {
+        let name = SafeName::map_path(&name.encode_utf16().collect::<Vec<_>>());
+        StoredFile { name, size: 1, digest: 2 }
+    }
+
+    #[test]
+    fn who_stores_a_file_that_another_is_storing() {
+        for (first, second, is_refused) in
+            [(false, false, false), (true, false, true), (false, true, true), (true, true, true)]
+        {
+            let all = Unacknowledged::default();
+            let one = all.begin(7, record(first, MINUTE, 0), || false).unwrap();
+            let other = all.begin(7, record(second, MINUTE, 0), || false);
+            assert_eq!(other.is_err(), is_refused, "{first} {second}");
+            if let Ok(other) = other {
+                // Whoever came first knows nothing of the second.
+                all.stored(one, stored("first"), None);
+                all.remove(one);
+                assert!(matches!(all.get(7), Some(Known::Placing)));
+                all.stored(other, stored("second"), None);
+            } else {
+                all.stored(one, stored("second"), None);
+            }
+            let Some(Known::Stored(file, ticket)) = all.get(7) else { panic!("{first} {second}") };
+            assert_eq!(file, stored("second"));
+            // What has its name is in nobody's way.
+            assert!(all.begin(7, record(true, MINUTE, 0), || true).is_err());
+            let anew = all.begin(7, record(true, MINUTE, 0), || false).unwrap();
+            all.remove(ticket);
+            assert!(matches!(all.get(7), Some(Known::Placing)));
+            all.remove(anew);
+            assert!(all.get(7).is_none());
+            assert_eq!(lock(&all.0).bytes, 0);
+        }
+    }
+
+    #[test]
+    fn what_is_known_for_long_enough_is_forgotten() {
+        let all = Unacknowledged::default();
+        assert_eq!(all.remove_expired(), None);
+        for (id, lasts) in [(1, 2 * MINUTE), (2, MINUTE), (3, Duration::ZERO)] {
+            all.begin(id, record(false, lasts, 0), || false).unwrap();
+        }
+        let next = all.remove_expired().unwrap();
+        assert!(next <= MINUTE && next > MINUTE / 2, "{next:?}");
+        assert_eq!([1, 2, 3].map(|id| all.get(id).is_some()), [true, true, false]);
+    }
+
+    /// Whoever has few loses none.
+    #[test]
+    fn so_many_are_known_and_so_many_bytes() {
+        let long = vec!["d".repeat(50); 62].join("/");
+        let begin = |all: &Unacknowledged, id: u64| {
+            let key = if id < 10 { 1 } else { 2 };
+            all.begin(id, record(false, MINUTE, key), || false).unwrap()
+        };
+        for name in ["", &long] {
+            let all = Unacknowledged::default();
+            let stored = stored(name);
+            let record = mem::size_of::<Record>();
+            let room =
+                (limits::UNACKNOWLEDGED_MEMORY - record) / (record + stored.name.as_str().len());
+            let most = limits::UNACKNOWLEDGED.min(room + 1) as u64;
+            for id in 0..most {
+                let ticket = begin(&all, id);
+                all.stored(ticket, stored.clone(), None);
+                assert_eq!(lock(&all.0).all.len() as u64, id + 1);
+            }
+            begin(&all, most);
+            let left: Vec<u64> = lock(&all.0).all.keys().copied().collect();
+            let first = 10 + (most - 10 + 1).div_ceil(2);
+            assert!(left.into_iter().eq((0..10).chain(first..=most)), "{name}");
+        }
+    }
+}
