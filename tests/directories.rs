@@ -114,6 +114,47 @@ fn two_receivers_without_links_take_nothing_from_each_other() {
     }
 }
 
+/// Likewise anybody may do anything with the empty file.
+#[test]
+fn what_became_of_a_reserved_name_is_left_as_it_is() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change, Option<&[u8]>); 3] = [
+        ("removed", |path| fs::remove_file(path).unwrap(), None),
+        (
+            "replaced",
+            |path| {
+                let new = path.with_extension("new");
+                fs::write(&new, b"").unwrap();
+                fs::rename(&new, path).unwrap();
+            },
+            Some(b""),
+        ),
+        ("written", |path| fs::write(path, b"mine").unwrap(), Some(b"mine")),
+    ];
+    let [drop, log] = [(); 2].map(|()| TempDir::new().unwrap());
+    let qdropd = sharing(drop.path(), &log.path().join("refused"), &[]);
+    in_parallel(changes.len(), changes.to_vec(), |(name, change, left)| {
+        let path = drop.path().join(name);
+        thread::scope(|scope| {
+            let receipts = scope.spawn(|| deliver(&qdropd, name, b"body"));
+            eventually("the name is reserved", || path.exists().then_some(()));
+            change(&path);
+            assert_eq!(place(&receipts.join().unwrap()), format!("{name} (1)"));
+        });
+        assert_eq!(fs::read(&path).ok().as_deref(), left, "{name}");
+    });
+}
+
+/// What cannot be examined may be anything: it is not removed, and no further name is tried.
+#[test]
+fn a_reserved_name_that_cannot_be_examined_stays() {
+    let [drop, log] = [(); 2].map(|()| TempDir::new().unwrap());
+    let qdropd = faulty_receiver("exfat-blind", &drop, &log, &[]);
+    assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [5]);
+    assert_eq!(qdropd.settled(), BTreeMap::from([("a".to_owned(), Vec::new())]));
+    assert!(refusals(&log.path().join("refused"), "stat") > 0);
+}
+
 /// On eCryptfs a name has 143 bytes, and that of a part is longer than that of its file.
 #[test]
 fn where_names_are_short_a_file_of_any_name_is_stored_and_found_again() {
@@ -176,6 +217,25 @@ fn what_was_done_although_it_is_said_to_fail_is_done_once() {
             assert!(refusals(&log.path().join("refused"), "unlink") > 0);
         }
     }
+}
+
+#[test]
+fn a_part_that_cannot_be_removed_is_told() {
+    let [drop, log] = [(); 2].map(|()| TempDir::new().unwrap());
+    let qdropd = faulty_receiver("no-unlink", &drop, &log, &[]);
+    assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
+    let line = qdropd.logged("cannot remove ");
+    assert!(line.ends_with(".a.part: Permission denied; the next start does"), "{line}");
+}
+
+#[test]
+fn a_read_that_is_interrupted_is_done_again() {
+    let [drop, log] = [(); 2].map(|()| TempDir::new().unwrap());
+    let qdropd = faulty_receiver("interrupted", &drop, &log, &[]);
+    interrupt(&qdropd, "a", 999);
+    let (_stream, verdict) = offer(&qdropd, 1000, "a");
+    assert_eq!(verdict, Verdict::Have(999, xxh64(&noise(999))));
+    assert!(refusals(&log.path().join("refused"), "read") > 0);
 }
 
 // --- Times that a file system does not take as they are.
@@ -1054,6 +1114,51 @@ fn a_disk_that_is_full_at_fsync_gets_the_data_again_and_no_second_fsync_of_what_
         let there = fs::read(drop.path().join("a")).ok();
         assert_eq!(there, (expected == 0).then_some(body));
     }
+}
+
+#[test]
+fn a_disk_that_is_full_at_rename_makes_room() {
+    for (is_kept, expected) in [(true, 0), (false, 4)] {
+        let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let refused = log.path().join("refused");
+        let mut command = faulty("qdropd", "", &refused);
+        // ENOSPC.
+        command.env("NTH", "rename:1:28").args(["--on-conflict", "replace"]);
+        let qdropd = Qdropd::spawn(&mut command, drop.path());
+        if is_kept {
+            interrupt(&qdropd, "kept", 1000);
+        }
+        assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [expected], "kept: {is_kept}");
+        assert_eq!(refusals(&refused, "nth"), 1);
+        assert_eq!(parts(drop.path()), Vec::<String>::new());
+    }
+}
+
+// --- A directory that cannot be read to its end.
+
+/// The drop directory has to be read, and what is below it need not be.
+#[test]
+fn a_start_fails_if_the_drop_directory_cannot_be_listed() {
+    let [drop, log] = [(); 2].map(|()| TempDir::new().unwrap());
+    fs::create_dir(drop.path().join("d")).unwrap();
+    let refused = log.path().join("refused");
+    let (mut failed, mut refusal) = (0, 0);
+    for n in 1.. {
+        let mut command = faulty("qdropd", "", &refused);
+        // EIO.
+        command.env("NTH", format!("readdir:{n}:5")).arg("--subdirs");
+        let started = Qdropd::try_spawn(&mut command, drop.path());
+        let refusals = refusals(&refused, "nth");
+        let Err((exit, line)) = started else {
+            refusal = refusals;
+            break;
+        };
+        failed += 1;
+        assert_eq!((exit, refusals), (Some(1), n));
+        assert!(line.contains(": cannot list "), "{line}");
+    }
+    // What started did so with a directory below that could not be read.
+    assert!(failed > 0 && refusal == failed + 1, "{failed} {refusal}");
 }
 
 // --- Who writes a part, and whether it still does.

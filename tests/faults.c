@@ -2,6 +2,7 @@
  *
  *   exfat      no hard links, and no new name with a character that DOS reserves
  *   exfat-slow likewise, and whoever makes a file that is no part sleeps until it has bytes, or 0.6 s
+ *   exfat-blind  likewise, and an empty file that is no part cannot be examined by its name
  *   vfat       no hard links, a new name is on the disk once the file has been synchronised again, and what
  *              had that name has to be open then, or its bytes are free before
  *   short-names  no name of more than 143 bytes, as on eCryptfs
@@ -16,6 +17,7 @@
  *   read-only  no file that is there can be opened to write to it
  *   fsync      fsync of a file fails
  *   fsync-size:N       fsync of a file of N bytes fails
+ *   interrupted  every other read of a file with bytes is
  *   late       fsync of a file finds the disk full
  *   late-once  the first fsync of a file finds the disk full, and no later one
  *   late-lost  likewise, and the kernel drops what was written
@@ -156,7 +158,8 @@ static int is_kept(int file)
 
 static int has_no_links(void)
 {
-    return faulty("exfat") || faulty("exfat-slow") || faulty("vfat") || faulty("lost-reply-vfat");
+    return faulty("exfat") || faulty("exfat-slow") || faulty("exfat-blind") || faulty("vfat")
+        || faulty("lost-reply-vfat");
 }
 
 /* The file with a name that is not on the disk yet, and what had that name and some bytes. */
@@ -312,7 +315,11 @@ int statx(int directory, const char *path, int flags, unsigned mask, struct stat
         return refuse("stat\n", ENAMETOOLONG);
     if (is_nth("stat\n"))
         return -1;
-    return syscall(SYS_statx, directory, path, flags, mask, status);
+    int result = syscall(SYS_statx, directory, path, flags, mask, status);
+    if (faulty("exfat-blind") && result == 0 && *path && !strstr(path, ".qdrop-") && S_ISREG(status->stx_mode)
+        && status->stx_size == 0)
+        return refuse("stat\n", EIO);
+    return result;
 }
 
 int futimens(int file, const struct timespec times[2])
@@ -456,6 +463,11 @@ ssize_t read(int file, void *bytes, size_t size)
 {
     if (is_kept(file) ? unlucky("read\n") : is_nth("pipe\n"))
         return -1;
+    struct stat status;
+    static atomic_uint calls;
+    if (faulty("interrupted") && fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0
+        && calls++ % 2 == 0)
+        return refuse("read\n", EINTR);
     return syscall(SYS_read, file, bytes, so_many("short-read\n", size));
 }
 

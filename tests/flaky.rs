@@ -1824,6 +1824,17 @@ fn standard_input_is_sent_and_leaves_nothing() {
     let sent = pipe(&["-n", "a", "--retry=1"], address, temporary.path(), &noise(1000));
     assert_eq!((sent.exit, count.load(Ordering::SeqCst)), (0, 2), "{sent:?}");
 
+    // A read that is interrupted is done again.
+    let log = TempDir::new().unwrap();
+    let refused = log.path().join("refused");
+    let mut command = assert_cmd::Command::from_std(faulty("qdrop", "", &refused));
+    command.args(["--name", "interrupted", &qdropd.address.to_string(), "-"]);
+    // EINTR.
+    command.env("NTH", "pipe:1:4").env("TMPDIR", temporary.path()).write_stdin(noise(1000));
+    let sent = run(&mut command);
+    assert_eq!((sent.exit, refusals(&refused, "nth")), (0, 1), "{sent:?}");
+    assert_eq!(qdropd.settled()["interrupted"], noise(1000));
+
     // While it comes, its file has no name any more.
     let mut command = Command::new(program("qdrop"));
     command.args(["--name", "slow", &qdropd.address.to_string(), "-"]);
@@ -1862,6 +1873,12 @@ fn standard_input_that_cannot_be_sent_is_told() {
         assert_eq!((sent.exit, &*sent.stdout), (2, ""), "{sent:?}");
     }
     assert!(pipe(&[], qdropd.address, temporary.path(), b"").stderr.contains("needs a --name"));
+    let mut command = Command::new(program("qdrop"));
+    command.args(["--name", "a", &qdropd.address.to_string(), "-"]);
+    let directory = File::open(temporary.path()).unwrap();
+    let output = command.env("TMPDIR", temporary.path()).stdin(directory).output().unwrap();
+    let line = "qdrop: cannot read standard input: Is a directory\n";
+    assert_eq!((output.status.code(), &*output.stderr), (Some(1), line.as_bytes()));
     let missing = temporary.path().join("missing");
     let sent = pipe(&["--name", "a", "--retry=9"], qdropd.address, &missing, b"1");
     let line =

@@ -78,6 +78,21 @@ fn what_is_stored_is_removed_and_directories_stay() {
     assert!(sent.exit == 0 && sent.stdout.contains(",\"removed\":null}"), "{sent:?}");
     assert!(path.exists());
 
+    // The removal is on the disk before the receiver forgets the file, wherever that is.
+    let refused = source.path().join("fsync");
+    for (n, (name, directory)) in
+        [(&*path, source.path()), (Path::new("a"), &queue)].iter().enumerate()
+    {
+        file(&queue, "a", b"1");
+        let mut sender =
+            assert_cmd::Command::from_std(faulty("qdrop", "no-fsync-directory:5", &refused));
+        sender.args(["--remove-source", &qdropd.address.to_string()]).arg(name);
+        let sent = run(sender.current_dir(directory));
+        assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
+        assert_eq!((path.exists(), refusals(&refused, "fsync")), (false, n + 1));
+    }
+    file(&queue, "a", b"1");
+
     // Two names of one file are two files; and a file that is named twice is gone once.
     let link = queue.join("link");
     fs::hard_link(&path, &link).unwrap();
@@ -331,6 +346,33 @@ fn what_cannot_be_removed_is_told_once_and_what_is_gone_is_not() {
     assert!(path.exists() && qdropd.settled().is_empty());
     assert_eq!((refusals(&refused, "rmdir"), refusals(&refused, "unlink")), (1, 0));
 
+    let refused = source.path().join("read-only");
+    let mut sender = assert_cmd::Command::from_std(faulty("qdrop", "", &refused));
+    // EROFS.
+    sender.env("NTH", "rmdir:1:30").args(["--remove-source", &qdropd.address.to_string()]);
+    let sent = run(sender.arg(&path));
+    let line = format!("qdrop: cannot send and remove {}: Read-only file system\n", path.display());
+    assert_eq!((sent.exit, &*sent.stdout, &*sent.stderr), (1, "", &*line));
+    assert!(path.exists() && qdropd.settled().is_empty());
+
+    // What cannot be looked at may be there.
+    let [directory, moved] = ["directory", "moved"].map(|name| source.path().join(name));
+    fs::create_dir(&directory).unwrap();
+    let path = file(&directory, "a", b"body");
+    let to = receiver(move |_, stream| {
+        let files = take_files(&stream).unwrap();
+        fs::rename(&directory, &moved).unwrap();
+        fs::write(&directory, b"").unwrap();
+        confirm(&stream, &files);
+        drain(&stream);
+    });
+    let sent = send(to, &["--remove-source"], &path);
+    let line = format!(
+        "qdrop: cannot remove {}: Not a directory; it is stored, and stays to be sent again\n",
+        path.display()
+    );
+    assert_eq!((sent.exit, &*sent.stderr), (1, &*line), "{sent:?}");
+
     // A disk that removes nothing, and one that says that it was done before.
     for (fault, exit) in [("no-unlink", 1), ("lost-reply", 0)] {
         let paths = [file(source.path(), "b", b"1"), file(source.path(), "c", b"2")];
@@ -543,6 +585,15 @@ fn a_list_that_is_none_is_told() {
         let line = format!(": No such file or directory; {hint}\n");
         assert!(sent.exit == 1 && sent.stderr.ends_with(&line), "{sent:?}");
     }
+    let sent = list(&file(source.path(), "list", "none\n".repeat(1000).as_bytes()), &["-0"]);
+    let line = "; --null is for names that end with a zero\n";
+    assert!(sent.exit == 1 && sent.stderr.ends_with(line), "{sent:?}");
+    // A name may end so.
+    let name = source.path().join("loop\r");
+    symlink(&name, &name).unwrap();
+    let name = format!("{}\n", name.display());
+    let sent = list(&file(source.path(), "list", name.as_bytes()), &[]);
+    assert!(sent.exit == 1 && sent.stderr.ends_with("symbolic links\n"), "{sent:?}");
     // Nothing is found, which is no failure, as of an empty directory.
     let sent = list(&file(source.path(), "list", b"\n"), &["--json"]);
     assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");

@@ -337,11 +337,13 @@ fn what_is_no_readable_file_is_told_and_not_sent() {
     let (source, qdropd) = (TempDir::new().unwrap(), Qdropd::start(&[]));
     let path = |name| source.path().join(name);
     symlink("loop", path("loop")).unwrap();
+    symlink("nothing", path("dangling")).unwrap();
     let locked = file(source.path(), "locked", b"body");
     fs::set_permissions(&locked, Permissions::from_mode(0o000)).unwrap();
     let mut cases = vec![
         (path("missing"), "cannot open"),
-        (path("loop"), "cannot open"),
+        (path("loop"), "Too many levels of symbolic links"),
+        (path("dangling"), "it is a link to nothing"),
         (path(""), "it is a directory"),
         (PathBuf::from("/dev/null"), "it is no regular file"),
     ];

@@ -199,7 +199,7 @@ mod tests {
             pool.add(1, || {});
             until("it is done", || {
                 let state = lock(&pool.state);
-                state.waiting.is_empty() && state.idle == 1
+                state.waiting.is_empty() && state.idle == state.threads
             });
             assert_eq!(lock(&pool.state).threads, 1);
         }
