@@ -571,6 +571,308 @@ impl Drop for Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener};
+
+    /// One end of a connection for the admission, and the peer's.
+    fn pair() -> (Arc<TcpStream>, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap().0.into(), peer)
+    }
+
+    fn address(n: u8) -> IpAddr {
+        [192, 0, 2, n].into()
+    }
+
+    /// The age in seconds of what has just come. What is older is so by as much.
+    const NEW: u64 = 100;
+
+    /// An admission of two transfers.
+    struct Fixture {
+        admission: Arc<Admission>,
+        stream: Arc<TcpStream>,
+        registrations: Vec<Registration>,
+    }
+
+    impl Fixture {
+        /// Has connections of one socket: of each the last byte of its address, its state and its age.
+        fn new(connections: &[(u8, State, u64)]) -> Self {
+            let (allow, proxies) = (Vec::new(), Vec::new());
+            let policy = AdmissionPolicy {
+                allow,
+                proxies,
+                once: false,
+                max_transfers: 2,
+                max_per_peer: None,
+            };
+            let (admission, registrations) = (Admission::new(policy), Vec::new());
+            let mut fixture = Self { admission, stream: pair().0, registrations };
+            for (n, state, age) in connections {
+                fixture.add(*n, *state, *age);
+            }
+            fixture
+        }
+
+        fn add(&mut self, n: u8, state: State, age: u64) {
+            let mut table = self.admission.table();
+            let added = self.admission.insert(&mut table, address(n), state, &self.stream);
+            let since = Instant::now() + Duration::from_secs(NEW) - Duration::from_secs(age);
+            table.connections.last_mut().unwrap().since = since;
+            self.registrations.push(added);
+        }
+
+        fn table(&self) -> MutexGuard<'_, Table> {
+            self.admission.table()
+        }
+
+        /// Those that were evicted, in the order in which they were added.
+        fn evicted(&self) -> Vec<usize> {
+            let is_evicted = |entry: &Entry| match entry.state {
+                State::Draining => entry.evicted || entry.since.elapsed() < Duration::from_secs(9),
+                _ => entry.evicted,
+            };
+            let table = self.table();
+            let all = table.connections.iter().enumerate();
+            all.filter(|(_, entry)| is_evicted(entry)).map(|(index, _)| index).collect()
+        }
+
+        /// Has a connection be waited for now, and for some seconds before, in which it sent these bytes.
+        fn waits(&self, index: usize, call: Call, seconds: u64, bytes: u64) {
+            let waited = Duration::from_secs(seconds);
+            let stats = Stats { bytes, waited, call: Some((call, Instant::now())) };
+            *self.registrations[index].activity.lock() = stats;
+        }
+    }
+
+    #[test]
+    fn who_is_stopped_for_another_one() {
+        // Of each active connection its address, for how many seconds it was waited for, and what it has
+        // sent; for whom; and which one is stopped.
+        type Active<'a> = &'a [(u8, u64, u64)];
+        let table: [(Active, u8, Option<usize>); 14] = [
+            // Of an address with two, the one that was waited for longest.
+            (&[(2, 11, 0), (2, 12, 0), (3, 30, 0), (4, 30, 0)], 5, Some(1)),
+            (&[(2, 12, 0), (2, 11, 0), (3, 30, 0), (4, 30, 0)], 5, Some(0)),
+            (&[(2, 30, 0), (3, 11, 0), (3, 11, 0), (3, 12, 0)], 5, Some(3)),
+            // Not while there is a place.
+            (&[(2, 40, 0), (2, 40, 0), (3, 40, 0)], 5, None),
+            // Not within 10 s, and not one that sends 1,000 bytes in each.
+            (&[(2, 9, 0), (2, 9, 0), (3, 30, 0), (4, 30, 0)], 5, None),
+            (&[(2, 9, 0), (2, 15, 1000), (3, 30, 0), (4, 30, 0)], 5, None),
+            (&[(2, 9, 0), (2, 15, 999), (3, 30, 0), (4, 30, 0)], 5, Some(1)),
+            (&[(2, 9, 0), (2, 25, 2000), (3, 30, 0), (4, 30, 0)], 5, None),
+            (&[(2, 9, 0), (2, 25, 1999), (3, 30, 0), (4, 30, 0)], 5, Some(1)),
+            // The only one of an address later, and for an address without any.
+            (&[(2, 35, 0), (3, 36, 0), (4, 35, 0), (5, 35, 0)], 6, Some(1)),
+            (&[(2, 35, 0), (3, 36, 0), (4, 35, 0), (5, 35, 0)], 2, None),
+            // Not for an address with as many.
+            (&[(2, 40, 0), (3, 11, 0), (3, 12, 0), (4, 40, 0)], 2, Some(2)),
+            (&[(2, 40, 0), (2, 40, 0), (3, 40, 0), (3, 40, 0)], 2, None),
+            (&[(2, 40, 0), (2, 40, 0), (2, 40, 0), (3, 40, 0)], 2, None),
+        ];
+        for (active, waiting, stopped) in table {
+            let states: Vec<_> = active.iter().map(|it| (it.0, State::Active, NEW)).collect();
+            let mut fixture = Fixture::new(&states);
+            for (index, (_, seconds, bytes)) in active.iter().enumerate() {
+                fixture.waits(index, Call::Read, *seconds, *bytes);
+            }
+            // One without a place is none to be stopped.
+            fixture.add(waiting, State::Waiting, NEW);
+            fixture.waits(active.len(), Call::Read, 50, 0);
+            fixture.admission.evict_for(&mut fixture.table(), address(waiting));
+            assert_eq!(fixture.evicted(), Vec::from_iter(stopped), "{active:?} for {waiting}");
+            // Who is not waited for owes nothing.
+            let fixture = Fixture::new(&states);
+            fixture.admission.evict_for(&mut fixture.table(), address(waiting));
+            assert_eq!(fixture.evicted(), []);
+        }
+    }
+
+    #[test]
+    fn who_is_stopped_may_say_why_and_is_cut_off_if_nobody_reads_it() {
+        let mut fixture = Fixture::new(&[(3, State::Active, NEW), (4, State::Active, NEW)]);
+        let (stream, mut peer) = pair();
+        fixture.stream = stream;
+        fixture.add(2, State::Active, NEW);
+        fixture.stream = pair().0;
+        fixture.add(2, State::Active, NEW);
+        let evict = || fixture.admission.evict_for(&mut fixture.table(), address(5));
+        fixture.waits(2, Call::Read, 12, 0);
+        fixture.waits(3, Call::Read, 11, 0);
+        evict();
+        assert_eq!(fixture.evicted(), [2]);
+        let mut stream = &*fixture.table().connections[2].stream.clone();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "it reads the end of the stream");
+        stream.write_all(b"why").unwrap();
+        peer.read_exact(&mut [0; 3]).unwrap();
+        // It ends, so that another one is stopped besides. Then it has written for long.
+        evict();
+        assert_eq!(fixture.evicted(), [2, 3]);
+        fixture.waits(2, Call::Write, 12, 0);
+        evict();
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn who_makes_room_among_those_without_a_place() {
+        use State::*;
+        let old = NEW + 10;
+        let table: [(&[(u8, State, u64)], Option<usize>); 11] = [
+            // Of the address with most.
+            (&[(2, Idle, old + 2), (3, Idle, old), (3, Idle, old + 1)], Some(2)),
+            (&[(2, Waiting, old), (2, Waiting, old + 1), (3, Waiting, old + 2)], Some(0)),
+            // Of several, that of the oldest.
+            (&[(2, Idle, old), (3, Idle, old)], Some(0)),
+            // The oldest that is silent, else the oldest that idles, else the newest that waits.
+            (&[(2, Idle, old), (2, Silent, NEW + 1), (2, Silent, NEW + 2)], Some(2)),
+            (&[(2, Waiting, old), (2, Idle, NEW), (2, Silent, NEW)], Some(1)),
+            (&[(2, Waiting, old), (2, Waiting, NEW), (2, Waiting, NEW + 1)], Some(1)),
+            // One that has just connected neither counts nor leaves.
+            (&[(2, Silent, NEW), (2, Silent, NEW), (3, Idle, old)], Some(2)),
+            (&[(2, Silent, NEW)], None),
+            // Nor one that has a place, or drains.
+            (&[(2, Active, old), (2, Active, old), (2, Draining, old), (3, Waiting, old)], Some(3)),
+            (&[(2, Active, old), (2, Waiting, old), (3, Waiting, old), (3, Waiting, old)], Some(3)),
+            (&[(2, Active, old), (2, Draining, old)], None),
+        ];
+        for (connections, evicted) in table {
+            let fixture = Fixture::new(connections);
+            assert_eq!(fixture.table().evict_one_without_slot(), evicted.is_some());
+            assert_eq!(fixture.evicted(), Vec::from_iter(evicted), "{connections:?}");
+        }
+    }
+
+    #[test]
+    fn one_address_has_three_quarters_of_those_without_a_place() {
+        let most = limits::WITHOUT_SLOT / 4 * 3;
+        let mut fixture = Fixture::new(&vec![(2, State::Waiting, NEW); most - 1]);
+        // Neither others nor those with a place count.
+        for (n, state) in [(3, State::Waiting), (2, State::Active), (2, State::Draining)] {
+            fixture.add(n, state, NEW + 50);
+        }
+        let refusal = |fixture: &Fixture, n| {
+            fixture.admission.refusal(&mut fixture.table(), address(n), address(n))
+        };
+        assert!(refusal(&fixture, 2).is_none());
+        fixture.add(2, State::Silent, NEW);
+        assert!(matches!(refusal(&fixture, 2), Some(ReceiveError::Busy)));
+        assert!(refusal(&fixture, 3).is_none());
+        // One that has been silent for long makes room.
+        fixture.table().connections.last_mut().unwrap().since =
+            Instant::now() - limits::SILENT_GRACE;
+        assert!(refusal(&fixture, 2).is_none());
+        assert_eq!(fixture.evicted(), [most + 2]);
+    }
+
+    #[test]
+    fn the_listener_waits_for_room_and_not_each_time() {
+        let mut fixture = Fixture::new(&vec![(2, State::Idle, NEW + 5); limits::WITHOUT_SLOT - 1]);
+        let register = |fixture: &Fixture| {
+            let began = Instant::now();
+            let (registration, refusal) = fixture.admission.register(&fixture.stream, address(3));
+            drop(registration);
+            (refusal.is_some(), began.elapsed() >= limits::EVICTION_WAIT)
+        };
+        assert_eq!(register(&fixture), (false, false));
+        assert!(fixture.table().full_wait_at.is_none());
+        fixture.add(4, State::Idle, NEW);
+        assert_eq!(register(&fixture), (false, true));
+        assert_eq!(fixture.evicted(), [0]);
+        // It pays for this wait.
+        let wait_at = |fixture: &Fixture| fixture.table().full_wait_at.unwrap();
+        let debt = wait_at(&fixture) - Instant::now();
+        assert!(debt > Duration::from_secs(8) && debt < Duration::from_secs(15), "{debt:?}");
+        fixture.add(4, State::Idle, NEW);
+        fixture.table().full_wait_at = Some(Instant::now() + Duration::from_secs(30));
+        let before = wait_at(&fixture);
+        assert_eq!(register(&fixture), (false, false));
+        assert_eq!(fixture.evicted(), [0, 1]);
+        assert!(wait_at(&fixture) >= before);
+    }
+
+    #[test]
+    fn those_that_drain_are_bounded() {
+        let old = NEW + 50;
+        let mut fixture = Fixture::new(&vec![(2, State::Draining, old); limits::DRAINING - 2]);
+        fixture.add(3, State::Draining, old + 5);
+        // One that was cut off counts no more.
+        fixture.add(2, State::Draining, old + 9);
+        let cut = fixture.registrations.len() - 1;
+        fixture.table().connections[cut].evict();
+        fixture.add(2, State::Waiting, NEW);
+        let evict = |fixture: &Fixture, id| fixture.table().evict(id);
+        assert!(evict(&fixture, cut as u64 + 1));
+        assert_eq!(fixture.evicted(), [cut, cut + 1]);
+        // From here on each makes room: the oldest of the address with most.
+        fixture.table().connections[5].since -= Duration::from_secs(1);
+        fixture.add(2, State::Waiting, NEW);
+        assert!(evict(&fixture, cut as u64 + 2));
+        assert_eq!(fixture.evicted(), [5, cut, cut + 1, cut + 2]);
+        // One with a place drains later.
+        fixture.add(3, State::Active, NEW);
+        assert!(evict(&fixture, cut as u64 + 3));
+        assert_eq!(fixture.evicted(), [5, cut, cut + 1, cut + 2, cut + 3]);
+        assert!(!evict(&fixture, cut as u64 + 4));
+    }
+
+    #[test]
+    fn whose_receipts_make_room() {
+        const MOST: usize = limits::ALL_RECEIPTS;
+        // Of each its address, its bytes, whether its program stays connected, and for how many milliseconds a
+        // write has waited for it; whether there is room then; and whose receipts are left.
+        type Held<'a> = &'a [(u8, usize, bool, Option<u64>)];
+        let table: [(Held, bool, &[usize]); 8] = [
+            (&[(2, MOST - 1, true, Some(1000)), (3, 1, false, None)], true, &[0, 1]),
+            (&[(2, MOST, false, None), (3, 1, true, None)], true, &[0]),
+            (&[(2, MOST, false, None), (3, 1, false, Some(1000))], true, &[0]),
+            (&[(2, MOST, false, None), (3, 1, false, Some(0))], false, &[0, 1]),
+            // Of programs that stay, or else of peers that take none, the most of the address with most.
+            (&[(2, MOST, false, Some(1000)), (3, 2, true, None), (4, 1, true, None)], true, &[0]),
+            (
+                &[
+                    (2, MOST - 9, false, None),
+                    (3, 4, true, None),
+                    (4, 3, true, None),
+                    (4, 2, true, None),
+                ],
+                true,
+                &[0, 1, 2, 3],
+            ),
+            (
+                &[
+                    (2, MOST - 8, false, None),
+                    (3, 4, true, None),
+                    (4, 2, true, None),
+                    (4, 3, true, None),
+                ],
+                true,
+                &[0, 1, 2],
+            ),
+            (
+                &[(2, MOST, false, None), (2, 3, false, Some(1000)), (3, 2, false, Some(1000))],
+                true,
+                &[0],
+            ),
+        ];
+        for (held, has_room, left) in table {
+            let states: Vec<_> = held.iter().map(|it| (it.0, State::Active, NEW)).collect();
+            let fixture = Fixture::new(&states);
+            for (index, (_, bytes, stays_open, waits)) in held.iter().enumerate() {
+                let mut table = fixture.table();
+                let entry = &mut table.connections[index];
+                entry.receipts = Some(Arc::new(HeldReceipts::of(*bytes)));
+                entry.stays_open = *stays_open;
+                let began = waits.map(|waits| Instant::now() - Duration::from_millis(waits));
+                entry.activity.lock().call = began.map(|began| (Call::Write, began));
+            }
+            let mut table = fixture.table();
+            assert_eq!(table.make_room_for_receipts(), has_room, "{held:?}");
+            let all = table.connections.iter().enumerate();
+            let kept: Vec<_> = all.filter(|(_, it)| it.receipts() > 0).map(|(n, _)| n).collect();
+            assert_eq!(kept, left, "{held:?}");
+        }
+    }
 
     #[test]
     fn what_a_peer_counts_for() {

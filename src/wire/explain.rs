@@ -161,3 +161,128 @@ fn within(prefix: &[u8]) -> Option<(&'static str, &'static str)> {
         () => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of so many bits, and strings.
+    fn bytes(fields: &[Field]) -> Vec<u8> {
+        let of = |field: &Field| match field {
+            B8(number) => vec![*number],
+            B32(number) => number.to_be_bytes().to_vec(),
+            B64(number) => number.to_be_bytes().to_vec(),
+            Text(text) => {
+                let units: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+                [&u32::try_from(units.len()).unwrap().to_be_bytes()[..], &units].concat()
+            }
+        };
+        fields.iter().flat_map(of).collect()
+    }
+
+    enum Field {
+        B8(u8),
+        B32(u32),
+        B64(i64),
+        Text(&'static str),
+    }
+    use Field::*;
+
+    #[test]
+    fn a_header_is_told_by_its_sizes() {
+        // The bytes of the name, those of the header, and those of the header of a 32-bit program.
+        for size in [4 + 10, 20 + 10, 18 + 10] {
+            assert!(is_header(&bytes(&[B64(1000), B64(size), Text("a.txt")])), "{size}");
+            assert!(is_header(&bytes(&[B64(size), B64(size), Text("a.txt")])), "{size}");
+            assert!(!is_header(&bytes(&[B64(size - 1), B64(size), Text("a.txt")])), "{size}");
+            assert!(!is_header(&bytes(&[B64(1000), B64(size + 1), Text("a.txt")])), "{size}");
+        }
+        assert!(!is_header(&bytes(&[B64(1000), B64(14)])));
+    }
+
+    #[test]
+    fn what_a_stream_looks_like() {
+        const NAME: Field = Text("a.txt");
+        let (total, size) = (|| B64(1000), || B64(4 + 10));
+        let table = [
+            (vec![B8(1), total(), size(), NAME], "a header with a byte in front"),
+            (
+                vec![B8(0), B8(1), total(), size(), NAME],
+                "a header with a number of 16 bits in front",
+            ),
+            (vec![B32(1), total(), size(), NAME], "a header with a number of 32 bits in front"),
+            (vec![B64(1), total(), size(), NAME], "a header with a number of 64 bits in front"),
+            (vec![Text("file"), total(), size(), NAME], "a header with a string in front"),
+            (vec![B8(0), B8(0), B8(1), total(), size(), NAME], "a header with something in front"),
+            // The second number counts it.
+            (
+                vec![B32(1), total(), B64(4 + 10 + 4), NAME],
+                "a header with a number of 32 bits in front",
+            ),
+            (
+                vec![B32(1), total(), B64(20 + 10 + 4), NAME],
+                "a header with a number of 32 bits in front",
+            ),
+            // Three bytes are no string.
+            (
+                vec![B32(3), B8(b'a'), B8(b'b'), B8(b'c'), total(), size(), NAME],
+                "a header with something in front",
+            ),
+            (vec![NAME, total(), size()], "a header with the name before the size"),
+            (vec![total(), size(), B64(1), NAME], "a header with a command word after the sizes"),
+            (vec![total(), B64(1), size(), NAME], "a header with a command word between the sizes"),
+            (
+                vec![total(), size(), B32(1), B8(1), NAME],
+                "a header with numbers between the sizes and the name",
+            ),
+            (
+                vec![total(), B64(4 + 10 + 5), B32(1), B8(1), NAME],
+                "a header with numbers between the sizes and the name",
+            ),
+            (
+                vec![
+                    B64(1000_i64.swap_bytes()),
+                    B64(14_i64.swap_bytes()),
+                    B32(10_u32.swap_bytes()),
+                ],
+                "a header of little-endian numbers",
+            ),
+            (vec![total(), B64(4 + 10 + 1), NAME, B8(1)], "a header with a number after the name"),
+            (vec![total(), B64(4 + 10 + 4), NAME, B32(1)], "a header with a number after the name"),
+            (
+                vec![total(), B64(4 + 10 + 5), NAME, B32(1), B8(1)],
+                "a header with another field after the name",
+            ),
+            // It belongs to no name.
+            (vec![total(), B64(4 + 10 + 3), NAME], ""),
+            (vec![total(), B64(4 + 3 + 9), B32(3), B32(0x6162_6364)], ""),
+            (vec![B32(512), B64(0x0061_0061_0061_0061), B64(0x0061_0061_0061_0061)], ""),
+        ];
+        for (fields, what) in table {
+            assert_described(&bytes(&fields), what);
+        }
+        let table: [(&[u8], &str); 9] = [
+            (b"QDR1\0", "a receipt"),
+            (b"\xFFQDROP\0\x03", "a qdrop of another version"),
+            (b"\xFFQDRIP\0\x03", ""),
+            (b"a text", "text"),
+            (b"abcd", "text"),
+            (b"abc", ""),
+            (b"\n\nabcdef", ""),
+            (b"ab\x01\x02cdef", ""),
+            (b"a##5 and more", "a text head name##size with something behind it"),
+        ];
+        for (prefix, what) in table {
+            assert_described(prefix, what);
+        }
+    }
+
+    fn assert_described(prefix: &[u8], what: &str) {
+        let told = explain(prefix, "unknown");
+        let expected = match what {
+            "" => "unknown".to_owned(),
+            _ => format!("it looks like {what} ("),
+        };
+        assert!(told.starts_with(&expected), "{told} instead of {what}: {prefix:02x?}");
+    }
+}

@@ -46,7 +46,7 @@ pub fn may_be_texts(bytes: &[u8], size: usize) -> bool {
     while at < size {
         let Some(length) = bytes.get(at..).and_then(|rest| rest.first_chunk()) else {
             // The length of the next one has not arrived yet.
-            return bytes.len() < size && size - at > 4;
+            return size - at > 4;
         };
         let length = u32::from_be_bytes(*length) as usize;
         let end = at.saturating_add(4).saturating_add(length);
@@ -135,6 +135,11 @@ mod tests {
                 );
             }
         }
+        // Four bytes are no string that has a character.
+        let begun = string("100001");
+        for (more, is_so) in [(3, false), (4, false), (5, true)] {
+            assert_eq!(may_be_texts(&begun, begun.len() + more), is_so, "{more} bytes");
+        }
     }
 
     #[test]
@@ -143,6 +148,8 @@ mod tests {
             ("/9j/4AAQSkZJRgABAQ".repeat(20), true),
             (format!("data:image/png;base64,{}", "iVBOR/w0KGgo+".repeat(30)), true),
             ("x".repeat(256), true),
+            (format!("directory/{}", "x.".repeat(128)), true),
+            (format!("directory/{}", ".x".repeat(128).split_at(1).1), false),
             ("x".repeat(255), false),
             (format!("{}a.txt", "directory/".repeat(40)), false),
         ];

@@ -149,5 +149,12 @@ mod tests {
         }
         assert_eq!(TextHead::of(&[b'a'; limits::TEXT_HEAD]), TextHead::Begun);
         assert_eq!(TextHead::of(&[b'a'; limits::TEXT_HEAD + 1]), TextHead::None);
+        // With a file behind it, too.
+        let name = "a".repeat(limits::TEXT_HEAD - 3);
+        let head = format!("{name}##5\n");
+        assert_eq!(TextHead::of(head.as_bytes()), whole(&name, 5));
+        for head in [format!("a{head}"), "GET a##5\n".to_owned(), "\u{202e}a##5\n".to_owned()] {
+            assert_eq!(TextHead::of(head.as_bytes()), TextHead::None, "{head}");
+        }
     }
 }

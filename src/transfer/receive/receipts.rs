@@ -42,6 +42,12 @@ impl HeldReceipts {
         (held.bytes, held.are_dropped) = (Vec::new(), true);
     }
 
+    /// Has receipts of so many bytes.
+    #[cfg(test)]
+    pub fn of(bytes: usize) -> Self {
+        Self(Mutex::new(Held { bytes: Vec::with_capacity(bytes), ..Held::default() }))
+    }
+
     pub(super) fn length(&self) -> usize {
         self.lock().bytes.len()
     }
