@@ -578,7 +578,11 @@ mod tests {
     fn pair() -> (Arc<TcpStream>, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (listener.accept().unwrap().0.into(), peer)
+        let stream = listener.accept().unwrap().0;
+        for end in [&stream, &peer] {
+            end.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        }
+        (stream.into(), peer)
     }
 
     fn address(n: u8) -> IpAddr {

@@ -414,3 +414,129 @@ impl Display for HeaderError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::peek::PeekReader;
+    use super::*;
+    use std::collections::VecDeque;
+    use std::io::Read;
+
+    /// What each read of a stream gives. Then it ends.
+    struct Script<'a>(VecDeque<Result<&'a [u8], ErrorKind>>);
+
+    impl Read for Script<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let Some(step) = self.0.pop_front() else { return Ok(0) };
+            let bytes = step.map_err(io::Error::from)?;
+            buffer[..bytes.len()].copy_from_slice(bytes);
+            Ok(bytes.len())
+        }
+    }
+
+    fn read_first(steps: &[Result<&[u8], ErrorKind>]) -> Result<Header, HeaderError> {
+        Header::read_first(&mut PeekReader::with_capacity(
+            4096,
+            Script(steps.iter().copied().collect()),
+        ))
+    }
+
+    fn string(text: &str) -> Vec<u8> {
+        let mut writer = Writer(Vec::new());
+        writer.string(Some(&text.encode_utf16().collect::<Vec<_>>())).unwrap();
+        writer.0
+    }
+
+    /// The header of a file with this total, second number, and what follows.
+    fn header(total: usize, second: usize, rest: &[u8]) -> Vec<u8> {
+        [&(total as u64).to_be_bytes()[..], &(second as u64).to_be_bytes(), rest].concat()
+    }
+
+    #[test]
+    fn a_text_head_comes_in_pieces_and_not_for_ever() {
+        let head = read_first(&[Ok(b"a.t"), Ok(b"xt#"), Ok(b"#5")]).unwrap();
+        assert_eq!((head.dialect, head.body), (Dialect::Text, 5));
+        for end in [&[][..], &[Err(ErrorKind::TimedOut)]] {
+            let steps = [&[Ok(&b"a.t"[..]), Ok(b"xt")], end].concat();
+            let error = read_first(&steps).unwrap_err();
+            assert!(matches!(error, HeaderError::Malformed(_)), "{error:?}");
+        }
+        let error = read_first(&[Ok(b"a.t"), Err(ErrorKind::ConnectionReset)]).unwrap_err();
+        assert!(matches!(error, HeaderError::Io(_)), "{error:?}");
+    }
+
+    #[test]
+    fn what_stands_for_no_file() {
+        let begun: &[u8] = &[0, 0, 0];
+        assert!(matches!(read_first(&[]), Err(HeaderError::None)));
+        assert!(matches!(read_first(&[Ok(begun)]), Err(HeaderError::Cut { got: 3, wanted: 16 })));
+        for (kind, is_none, is_silent) in [
+            (ErrorKind::ConnectionReset, true, false),
+            (ErrorKind::TimedOut, false, true),
+            (ErrorKind::BrokenPipe, false, false),
+        ] {
+            // The peek in front fails with it as well.
+            let error = read_first(&[Err(kind), Err(kind), Err(kind)]).unwrap_err();
+            assert_eq!(matches!(error, HeaderError::None), is_none, "{error:?}");
+            assert_eq!(matches!(error, HeaderError::Silent), is_silent, "{error:?}");
+            let error = read_first(&[Ok(begun), Err(kind)]).unwrap_err();
+            assert!(matches!(error, HeaderError::Io(_)), "{error:?}");
+        }
+        // Three of the ten bytes of a name have come.
+        let cut = header(1000, 14, &string("a.txt")[..7]);
+        assert!(matches!(read_first(&[Ok(&cut)]), Err(HeaderError::Cut { got: 23, wanted: 30 })));
+    }
+
+    #[test]
+    fn an_interrupted_read_is_tried_again() {
+        let all = [header(30 + 7, 14, &string("a.txt")), vec![0; 7]].concat();
+        let interrupted = Err(ErrorKind::Interrupted);
+        let steps = [interrupted, Ok(&all[..3]), interrupted, Ok(&all[3..])];
+        assert_eq!(read_first(&steps).unwrap().body, 7);
+        let mut reader =
+            Reader::new(Script([interrupted, Ok(&[0]), interrupted, Ok(&[1, 2, 3])].into()));
+        assert_eq!(reader.u32().unwrap(), 0x0001_0203);
+        assert_eq!(reader.consumed(), 4);
+    }
+
+    #[test]
+    fn a_name_may_come_second() {
+        // A name of two characters that are not ASCII, and a body that is, or only begins with, a string.
+        let name = string("测试");
+        let table = [
+            (string("a.txt"), 14, false),
+            (string("a.txt"), 15, false),
+            (string("a.txt"), 13, true),
+            (string("a"), 6, true),
+            (vec![0; 4], 4, true),
+        ];
+        for (body, length, is_file) in table {
+            let all = [header(16 + 8 + length, 8, &name), body].concat();
+            let read = Header::read(&mut all.as_slice());
+            assert_eq!(read.is_ok(), is_file, "{length} bytes: {read:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_two_readings_is_told_with_its_bytes() {
+        // Two further strings of name-size, or one of header-size and a file that begins with a string.
+        let rest = [string("a.txt"), string("abcd"), string("100001")].concat();
+        let all = [header(16 + rest.len() + 50, rest.len(), &rest), vec![0; 50]].concat();
+        let Err(HeaderError::Malformed(why)) = Header::read(&mut all.as_slice()) else {
+            panic!("it is read");
+        };
+        assert!(why.starts_with("the 16 bytes after its name and strings may be"), "{why}");
+    }
+
+    #[test]
+    fn the_longest_name_is_sent() {
+        let mut header = Header { dialect: Dialect::NameSize, name: None, body: 0 };
+        let most = limits::NAME as usize / 2;
+        header.name = Some(vec![0x61; most]);
+        assert_eq!(header.encode().unwrap().len(), 20 + 2 * most);
+        for units in [most + 1, most + 100] {
+            header.name = Some(vec![0x61; units]);
+            assert_eq!(header.encode().unwrap_err().to_string(), "the name is too long to be sent");
+        }
+    }
+}

@@ -358,3 +358,64 @@ impl Seal {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(names: &[&str]) -> Vec<Entry> {
+        let name = |name: &&str| Some(name.encode_utf16().collect());
+        names.iter().map(|it| Entry { size: 1, modified: 2, name: name(it) }).collect()
+    }
+
+    fn read(bytes: &[u8]) -> Result<Vec<Entry>, HeaderError> {
+        let mut stream = bytes;
+        ListHead::read(&mut stream)?.read_entries(stream)
+    }
+
+    #[test]
+    fn a_list_that_is_cut_tells_what_came() {
+        let all = encode(ListOptions::default(), &entries(&["a.txt", "b"])).unwrap();
+        assert_eq!(read(&all).unwrap(), entries(&["a.txt", "b"]));
+        for length in 8..all.len() {
+            let wanted = if length < 20 { 20 } else { all.len() as u64 };
+            match read(&all[..length]) {
+                Err(HeaderError::Cut { got, wanted: told }) => {
+                    assert_eq!((got, told), (length as u64, wanted));
+                }
+                read => panic!("{length}: {read:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_bounds_of_a_list_are_those_of_both_sides() {
+        let most = entries(&vec!["a"; limits::LIST_FILES]);
+        assert_eq!(read(&encode(ListOptions::default(), &most).unwrap()).unwrap(), most);
+        let more = [&most[..], &most[..1]].concat();
+        assert!(encode(ListOptions::default(), &more).is_err());
+        let mut bytes = encode(ListOptions::default(), &most).unwrap();
+        let (length, count) = (22 * more.len(), more.len());
+        bytes[12..16].copy_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+        bytes[16..20].copy_from_slice(&u32::try_from(count).unwrap().to_be_bytes());
+        let Err(HeaderError::Malformed(why)) = read(&bytes) else { panic!("it is read") };
+        assert_eq!(why, format!("its list has {count} files"));
+        // By bytes, of which an entry has 20 and those of its name.
+        let name = "n".repeat((limits::LIST / 8 - ENTRY) / 2);
+        let most = entries(&[&*name; 8]);
+        assert_eq!(read(&encode(ListOptions::default(), &most).unwrap()).unwrap(), most);
+        let longer = [&most[..7], &entries(&[&format!("{name}n")])].concat();
+        assert!(encode(ListOptions::default(), &longer).is_err());
+    }
+
+    #[test]
+    fn a_message_of_a_verdict_is_cut() {
+        let most = limits::VERDICT_MESSAGE as usize / 2;
+        let refused = |units| vec![Verdict::Refused(Status::Busy, Some(vec![0x61; units]))];
+        for units in [most - 1, most, most + 1, 5 * most] {
+            let encoded = Answer::encode(&refused(units)).unwrap();
+            let read = Answer::read(encoded.as_slice(), 1).unwrap();
+            assert_eq!(read, Some(Answer::Verdicts(refused(units.min(most)))));
+        }
+    }
+}

@@ -95,3 +95,47 @@ impl<R: Read> Read for PeekReader<R> {
         Ok(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts the reads.
+    struct Counted<'a>(&'a [u8], usize);
+
+    impl Read for Counted<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 += 1;
+            self.0.read(buffer)
+        }
+    }
+
+    #[test]
+    fn small_reads_are_buffered_and_large_ones_are_not() {
+        let bytes: Vec<u8> = (0..100).collect();
+        let mut reader = PeekReader::with_capacity(8, Counted(&bytes, 0));
+        // The buffered bytes and where each read stops; how often the stream was read until then.
+        for (size, read, buffered, reads) in [
+            (3, 3, 5, 1),
+            (3, 3, 2, 1),
+            (3, 2, 0, 1),
+            (8, 8, 0, 2),
+            (20, 20, 0, 3),
+            (7, 7, 1, 4),
+            (8, 1, 0, 4),
+        ] {
+            let mut buffer = vec![0; size];
+            assert_eq!(reader.read(&mut buffer).unwrap(), read, "{size}");
+            assert_eq!((reader.buffer().len(), reader.get_ref().1), (buffered, reads), "{size}");
+        }
+        let next = reader.peek(1).unwrap();
+        assert_eq!(next, (44..52).collect::<Vec<u8>>());
+        // It grows only for what is asked for.
+        assert_eq!(reader.peek(20).unwrap(), (44..64).collect::<Vec<u8>>());
+        reader.consume(19);
+        assert_eq!(reader.peek(1).unwrap(), [63]);
+        reader.consume(2);
+        assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), 36);
+        assert!(reader.peek(1).unwrap().is_empty());
+    }
+}

@@ -252,3 +252,27 @@ impl<W: Write> Writer<W> {
         units.iter().try_for_each(|unit| self.0.write_all(&unit.to_be_bytes()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_string_is_not_read() {
+        let table = [
+            (&[0, 0][..], "the stream ended after 2 of 4 bytes"),
+            (&[0, 0, 0, 2, 0], "the stream ended after 1 of 2 bytes"),
+            (&[0, 0, 0, 3], "a string of 3 bytes, which is odd"),
+            (&[0, 0, 0, 7], "a string of 7 bytes, which is odd"),
+            (&[0, 0, 0, 6], "a string of 6 bytes, where at most 4 are allowed"),
+        ];
+        for (bytes, why) in table {
+            assert_eq!(Reader::new(bytes).string(4).unwrap_err().to_string(), why);
+        }
+        assert_eq!(
+            Reader::new(&[0, 0, 0, 4, 0, 1, 1, 0][..]).string(4).unwrap(),
+            Some(vec![1, 256])
+        );
+        assert_eq!(ReadError::Io(ErrorKind::TimedOut.into()).to_string(), "timed out");
+    }
+}
