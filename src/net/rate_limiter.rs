@@ -36,3 +36,33 @@ impl RateLimiter {
         piece
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_a_twentieth_of_a_second_and_takes_as_long() {
+        for (rate, bytes, taken, milliseconds) in
+            [(1000, 200, 50, 50), (1000, 50, 50, 50), (1000, 20, 20, 20), (8, 3, 1, 125)]
+        {
+            let limiter = RateLimiter::new(rate);
+            let start = Instant::now() + Duration::from_millis(20);
+            *limiter.next.lock().unwrap() = start;
+            assert_eq!(limiter.take(&vec![0; bytes]).len(), taken, "{rate}");
+            assert!(Instant::now() >= start, "it waits for its turn");
+            let next = *limiter.next.lock().unwrap();
+            assert_eq!(next - start, Duration::from_millis(milliseconds), "{rate}");
+        }
+    }
+
+    #[test]
+    fn an_idle_time_is_not_caught_up_with() {
+        let limiter = RateLimiter::new(1000);
+        let before = Instant::now();
+        *limiter.next.lock().unwrap() = before - Duration::from_secs(10);
+        limiter.take(&[0; 50]);
+        let next = *limiter.next.lock().unwrap() + limits::MAX_CATCH_UP - Duration::from_millis(50);
+        assert!(before <= next && next <= Instant::now());
+    }
+}

@@ -386,3 +386,128 @@ fn timed_out(error: io::Error) -> io::Error {
         _ => error,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    /// A stream with this time limit in milliseconds, and its peer.
+    fn pair(idle: u64) -> (TimedStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let idle = Duration::from_millis(idle);
+        let timeouts = Timeouts { idle, keep_open: Duration::from_secs(90) };
+        (TimedStream::new(listener.accept().unwrap().0, timeouts, None).unwrap(), peer)
+    }
+
+    #[test]
+    fn each_phase_has_its_time() {
+        // Milliseconds, and whether each byte gives more.
+        let table = [
+            (Phase::FirstByte, 10_000, false),
+            (Phase::Header, 10_000, false),
+            (Phase::Acknowledgement, 10_000, false),
+            (Phase::List(8 * 1024), 12_000, false),
+            (Phase::Answer(100), 9_000, true),
+            (Phase::Gap, 10, false),
+            (Phase::RefusedBody, 2_000, false),
+            (Phase::Drain, 2_000, false),
+            (Phase::PeerClose, 20, false),
+            (Phase::NextFile { stays_open: true }, 90_000, false),
+            (Phase::NextFile { stays_open: false }, 300, false),
+            (Phase::Trailing { is_text: true }, 300, false),
+            (Phase::Trailing { is_text: false }, 50, false),
+            (Phase::Start(24 * 1024 * 1024), 10_000, false),
+            (Phase::Digests(24 * 1024 * 1024), 10_000, true),
+            (Phase::Receipt { bytes: 24 * 1024 * 1024, files: 100 }, 12_000, true),
+        ];
+        let (mut stream, _peer) = pair(7_000);
+        let mut enter = |phase, time| {
+            let time = Duration::from_millis(time);
+            let earliest = Instant::now() + time;
+            stream.enter_phase(phase).unwrap();
+            let within = earliest..=Instant::now() + time;
+            let is_within = |deadline: Option<Instant>| deadline.map(|it| within.contains(&it));
+            (
+                is_within(stream.deadline),
+                is_within(stream.write_deadline),
+                stream.bytes_extend_deadline,
+            )
+        };
+        for (phase, time, more) in table {
+            assert_eq!(enter(phase, time), (Some(true), None, more), "{phase:?}");
+        }
+        assert_eq!(enter(Phase::Body, 0), (None, None, false));
+        // A write has a time of its own, until the next phase.
+        for phase in [Phase::Reply(8 * 1024), Phase::Receipts(8 * 1024)] {
+            assert_eq!(enter(phase, 9_000).1, Some(true), "{phase:?}");
+        }
+        enter(Phase::Header, 10_000);
+        assert!(stream.write_deadline.is_none());
+    }
+
+    #[test]
+    fn a_body_is_given_up_after_its_silence_and_not_within() {
+        let (mut stream, mut peer) = pair(2 * 200);
+        stream.enter_phase(Phase::Body).unwrap();
+        let mut read = || stream.read(&mut [0; 9]).map_err(|error| error.kind());
+        // So that the receiver can do something else meanwhile.
+        assert_eq!(read(), Err(ErrorKind::WouldBlock));
+        peer.write_all(b"12").unwrap();
+        assert_eq!(read(), Ok(2));
+        assert_eq!(read(), Err(ErrorKind::WouldBlock));
+        assert_eq!(read(), Err(ErrorKind::TimedOut));
+        // A peer that leaves bytes unread resets.
+        (&*stream.stream).write_all(b"unread").unwrap();
+        while peer.peek(&mut [0]).unwrap() == 0 {}
+        drop(peer);
+        stream.enter_phase(Phase::Body).unwrap();
+        let error = stream.read(&mut [0; 9]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+
+    /// A receiver may serve the connections of a sender one after another.
+    #[test]
+    fn a_sender_waits_while_its_other_connections_go_on() {
+        let (stream, mut peer) = pair(100);
+        let progress = Arc::new(AtomicUsize::new(5));
+        let mut stream = stream.of_sender(None, progress.clone(), None);
+        // Ends in time, and not before another one had as much again.
+        let ends = |work: &mut dyn FnMut() -> io::Result<usize>| {
+            progress.fetch_add(1, Ordering::Relaxed);
+            let began = Instant::now();
+            let error = work().err();
+            assert!(error.as_ref().is_none_or(is_timeout), "{error:?}");
+            assert!(error.is_none() || began.elapsed() >= Duration::from_millis(200));
+            error.is_some()
+        };
+        stream.enter_phase(Phase::Receipt { bytes: 0, files: 0 }).unwrap();
+        assert!(ends(&mut || stream.read(&mut [0])));
+        // What comes gives more time, and is no progress of another one.
+        stream.enter_phase(Phase::Receipt { bytes: 0, files: 0 }).unwrap();
+        let before = stream.deadline.unwrap();
+        peer.write_all(&[0; 8]).unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 8);
+        assert_eq!(stream.deadline.unwrap() - before, at_slow_peer(8));
+        assert!(!stream.others_made_progress());
+        // Nor is what is written.
+        assert_eq!(stream.write(&[0; 3]).unwrap() + stream.write(&[0; 4]).unwrap(), 7);
+        assert_eq!((stream.written.1, stream.others_made_progress()), (7, false));
+        while !ends(&mut || stream.write(&[0; 100_000])) {}
+    }
+
+    #[test]
+    fn what_was_written_is_waited_for_until_the_peer_has_it() {
+        let (mut stream, mut peer) = pair(100);
+        stream.write_all(b"all").unwrap();
+        stream.half_close().unwrap();
+        let began = Instant::now();
+        assert!(is_timeout(&stream.wait_acknowledged().unwrap_err()), "the peer has not ended");
+        assert!(began.elapsed() >= Duration::from_millis(100));
+        assert_eq!(peer.read_to_end(&mut Vec::new()).unwrap(), 3);
+        drop(peer);
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        stream.wait_acknowledged().unwrap();
+    }
+}

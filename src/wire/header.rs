@@ -493,6 +493,7 @@ mod tests {
         let interrupted = Err(ErrorKind::Interrupted);
         let steps = [interrupted, Ok(&all[..3]), interrupted, Ok(&all[3..])];
         assert_eq!(read_first(&steps).unwrap().body, 7);
+        assert!(Header::is_begun(&all) && !Header::is_begun(&all[1..]));
         let mut reader =
             Reader::new(Script([interrupted, Ok(&[0]), interrupted, Ok(&[1, 2, 3])].into()));
         assert_eq!(reader.u32().unwrap(), 0x0001_0203);
