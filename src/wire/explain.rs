@@ -253,6 +253,7 @@ mod tests {
                 vec![total(), B64(4 + 10 + 5), NAME, B32(1), B8(1)],
                 "a header with another field after the name",
             ),
+            (vec![B32(510), B64(0x0061_0061_0061_0061)], "a header with the name before the size"),
             // It belongs to no name.
             (vec![total(), B64(4 + 10 + 3), NAME], ""),
             (vec![total(), B64(4 + 3 + 9), B32(3), B32(0x6162_6364)], ""),

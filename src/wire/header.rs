@@ -454,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_text_head_comes_in_pieces_and_not_for_ever() {
-        let head = read_first(&[Ok(b"a.t"), Ok(b"xt#"), Ok(b"#5")]).unwrap();
+        let head = read_first(&[Ok(b"a"), Ok(b"."), Ok(b"txt#"), Ok(b"#5")]).unwrap();
         assert_eq!((head.dialect, head.body), (Dialect::Text, 5));
         for end in [&[][..], &[Err(ErrorKind::TimedOut)]] {
             let steps = [&[Ok(&b"a.t"[..]), Ok(b"xt")], end].concat();
