@@ -205,3 +205,26 @@ pub fn is_own(error: &io::Error) -> bool {
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     error.kind() == ErrorKind::TimedOut
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_disk_that_failed_a_sender_is_told_what_it_can_do() {
+        for (kind, status, message) in [
+            (ErrorKind::StorageFull, Status::NoSpace, "no space left on the receiver's disk"),
+            (ErrorKind::QuotaExceeded, Status::NoSpace, "no space left on the receiver's disk"),
+            (ErrorKind::FileTooLarge, Status::TooLarge, "too large for the receiver's file system"),
+            (
+                ErrorKind::PermissionDenied,
+                Status::StorageFailed,
+                "the receiver could not store it; its log says why",
+            ),
+        ] {
+            let disk = DiskError::at("write", Path::new("/drop/a"))(kind.into());
+            let error = ReceiveError::Store(disk.into());
+            assert_eq!((error.status(), &error.message()[..]), (Some(status), message));
+        }
+    }
+}

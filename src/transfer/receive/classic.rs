@@ -32,10 +32,7 @@ impl Write for StartRecorder<'_> {
 
 impl<C: Connection> Conversation<'_, C> {
     /// Receives a file of the classic transfer, or learns that the stream has ended.
-    ///
-    /// # Errors
-    /// Fails if the connection cannot have a time limit.
-    pub(super) fn receive_classic(&mut self) -> io::Result<Next> {
+    pub(super) fn receive_classic(&mut self) -> Next {
         let before = mem::replace(&mut self.before, Before::More);
         let read = match before {
             Before::Nothing => Header::read_first(&mut self.stream),
@@ -43,7 +40,7 @@ impl<C: Connection> Conversation<'_, C> {
         };
         let mut header = match read {
             Ok(header) => header,
-            Err(HeaderError::None) => return Ok(Next::End(End::Closed)),
+            Err(HeaderError::None) => return Next::End(End::Closed),
             Err(error) => {
                 self.body = BodyProgress::unknown();
                 self.outcomes.commit();
@@ -53,7 +50,7 @@ impl<C: Connection> Conversation<'_, C> {
                     (self.outcomes.observer)(&Event::MayBeCut(stored));
                 }
                 self.refuse(why);
-                return Ok(Next::End(End::Refused));
+                return Next::End(End::Refused);
             }
         };
         let is_first = before == Before::Nothing;
@@ -72,7 +69,7 @@ impl<C: Connection> Conversation<'_, C> {
             }
         };
         let stays_open = header.dialect == Dialect::HeaderSize;
-        Ok(end.map_or(Next::File { stays_open }, Next::End))
+        end.map_or(Next::File { stays_open }, Next::End)
     }
 
     /// Receives a file. Returns whether it may be cut, so that nothing may follow.

@@ -329,7 +329,7 @@ impl<C: Connection> Conversation<'_, C> {
     fn receive_files(&mut self) -> io::Result<End> {
         loop {
             self.stream.get_mut().enter_phase(Phase::Header)?;
-            let next = if self.is_list() { self.receive_list()? } else { self.receive_classic()? };
+            let next = if self.is_list() { self.receive_list()? } else { self.receive_classic() };
             let stays_open = match next {
                 Next::End(end) => return Ok(end),
                 Next::File { stays_open } => stays_open,
@@ -485,12 +485,8 @@ impl<C: Connection> Conversation<'_, C> {
             return;
         }
         while let Some(rest @ 1..) = self.body.remaining() {
-            let bytes = match self.stream.fill_buf() {
-                Ok(bytes) if !bytes.is_empty() => bytes.len(),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                _ => return,
-            };
-            let bytes = bytes.min(usize::try_from(rest).unwrap_or(usize::MAX));
+            let Ok(bytes @ [_, ..]) = self.stream.fill_buf() else { return };
+            let bytes = bytes.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
             self.stream.consume(bytes);
             self.body.received += bytes as u64;
         }
@@ -500,21 +496,18 @@ impl<C: Connection> Conversation<'_, C> {
     fn wait_for_header(&mut self, phase: Phase) -> io::Result<bool> {
         if self.stream.buffer().is_empty() {
             self.stream.get_mut().enter_phase(phase)?;
-            loop {
-                match self.stream.fill_buf() {
-                    Ok([]) => {
-                        // A relay that dies ends the stream as well.
-                        if !self.acknowledges {
-                            self.outcomes.acknowledge();
-                        }
-                        return Ok(false);
+            match self.stream.fill_buf() {
+                Ok([]) => {
+                    // A relay that dies ends the stream as well.
+                    if !self.acknowledges {
+                        self.outcomes.acknowledge();
                     }
-                    Ok(_) => break,
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    // It has brought nothing that could be refused.
-                    Err(error) if error.kind() == ErrorKind::ResourceBusy => return Ok(false),
-                    Err(error) => return Err(error),
+                    return Ok(false);
                 }
+                Ok(_) => {}
+                // It has brought nothing that could be refused.
+                Err(error) if error.kind() == ErrorKind::ResourceBusy => return Ok(false),
+                Err(error) => return Err(error),
             }
             if self.is_last_acknowledgement()? {
                 self.outcomes.acknowledge();
