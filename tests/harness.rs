@@ -408,6 +408,12 @@ pub fn transfer(name: &str, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A transfer in two pieces, in every way, and byte by byte.
+pub fn cuts(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
+    let cuts = (0..=bytes.len()).map(|cut| vec![&bytes[..cut], &bytes[cut..]]);
+    cuts.chain([bytes.chunks(1).collect()]).collect()
+}
+
 /// Half-closes and reads every receipt to the end of the stream.
 pub fn receipts(stream: TcpStream) -> Vec<Receipt> {
     let _ = stream.shutdown(Shutdown::Write);

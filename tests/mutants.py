@@ -47,7 +47,7 @@ UNIT = "unit tests"
 # These read the tree alone, or build it.
 NO_PROGRAM_RUN = {"contrib", "layering", "make", "manual", "pages", "recipes"}
 # These call the library, too, so that they are linked with the mutants besides.
-LINKED, SUFFIX = ("mutation", "vectors", "placement", "receiving", "trees"), " (linked)"
+LINKED, SUFFIX = ("mutation", "vectors", "placement", "planned", "trees"), " (linked)"
 SECONDS = (0.3, 1, 3, 10)  # tests that take less come before those that take longer
 WORKERS = 6  # mutants at a time: most tests wait most of the time
 LARGEST_FILE = 4 << 30  # bytes: a mutant may write without end

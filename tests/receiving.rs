@@ -1,15 +1,11 @@
-//! What senders, disks and people can do to `qdropd`, and what it makes of that: through the real
-//! program, but for reads that only a connection in memory can cut at will.
+//! What senders, disks and people can do to `qdropd`, and what it makes of that: through the real program.
 
 use harness::*;
-use qdrop::disk::inbox::{Inbox, StorePolicy};
 use qdrop::limits;
-use qdrop::transfer::receive::{Event, HeldReceipts, Storage, receive};
-use qdrop::transfer::{Connection, Phase};
 use qdrop::wire::header::{Dialect, Header};
 use qdrop::wire::qdatastream::QString;
 use qdrop::wire::receipt::{Receipt, Status};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -93,12 +89,6 @@ fn idle(qdropd: &Qdropd) {
         last = look;
         asleep.then_some(())
     });
-}
-
-/// A transfer in two pieces, in every way, and byte by byte.
-fn cuts(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
-    let cuts = (0..=bytes.len()).map(|cut| vec![&bytes[..cut], &bytes[cut..]]);
-    cuts.chain([bytes.chunks(1).collect()]).collect()
 }
 
 /// Everything below a directory: files with their content, links with their target.
@@ -186,133 +176,6 @@ fn a_transfer_may_be_cut_anywhere() {
         assert_eq!(qdropd.files(), named([("naïve.bin", &body)]));
         fs::remove_file(qdropd.directory.join("naïve.bin")).unwrap();
     }
-}
-
-/// A connection in memory, whose reads bring what is planned, and the end after it.
-struct Planned<'a> {
-    reads: VecDeque<Result<&'a [u8], ErrorKind>>,
-    /// Whether the last of these phases cannot begin.
-    fails: fn(&[Phase]) -> Option<ErrorKind>,
-    phases: Vec<Phase>,
-    answer: Vec<u8>,
-}
-
-impl<'a> Planned<'a> {
-    fn new(reads: impl IntoIterator<Item = Result<&'a [u8], ErrorKind>>) -> Self {
-        let reads = reads.into_iter().collect();
-        Self { reads, fails: |_| None, phases: Vec::new(), answer: Vec::new() }
-    }
-}
-
-impl Read for Planned<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reads.retain(|read| !read.is_ok_and(<[u8]>::is_empty));
-        match self.reads.front_mut() {
-            Some(Ok(piece)) => piece.read(buffer),
-            Some(_) => Err(self.reads.pop_front().unwrap().unwrap_err().into()),
-            None => Ok(0),
-        }
-    }
-}
-
-impl Write for Planned<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.answer.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Connection for Planned<'_> {
-    fn key(&self) -> u128 {
-        0
-    }
-
-    fn enter_phase(&mut self, phase: Phase) -> io::Result<()> {
-        self.phases.push(phase);
-        (self.fails)(&self.phases).map_or(Ok(()), |kind| Err(kind.into()))
-    }
-
-    fn wait_for_slot(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn account(&mut self, _: &Arc<HeldReceipts>, _: bool) -> bool {
-        true
-    }
-
-    fn pause(&mut self, _: Duration) {}
-
-    fn wait_acknowledged(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn half_close(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Has a receiver in memory receive, and returns what it stored and how its files ended.
-fn receive_planned(planned: &mut Planned<'_>) -> (BTreeMap<String, Vec<u8>>, Vec<String>) {
-    let directory = TempDir::new().unwrap();
-    let rules = StorePolicy { sync: false, ..StorePolicy::default() };
-    let (inbox, _) = Inbox::open(directory.path(), rules).unwrap();
-    let mut ended = Vec::new();
-    receive(planned, &Storage { inbox, max_size: None }, &mut |event| {
-        if let Event::Ended(outcome) = event {
-            ended.push(outcome.as_ref().map_or_else(ToString::to_string, |it| it.name.to_string()));
-        }
-    })
-    .unwrap();
-    (files(directory.path()), ended)
-}
-
-/// Two files of one stream are stored and confirmed, whatever a read brings.
-fn read_in_pieces(is_interrupted: bool) {
-    let bodies = [&noise(40)[..], &noise(41)];
-    let stream = [transfer("one", bodies[0]), transfer("two", bodies[1])].concat();
-    let mut expected = Vec::new();
-    stored("one", bodies[0]).write(&mut expected).unwrap();
-    stored("two", bodies[1]).write(&mut expected).unwrap();
-    for pieces in cuts(&stream) {
-        let first = pieces[0].len();
-        let before = is_interrupted.then_some(Err(ErrorKind::Interrupted));
-        let mut planned = Planned::new(
-            pieces.into_iter().flat_map(|piece| before.into_iter().chain([Ok(piece)])),
-        );
-        let (stored, ended) = receive_planned(&mut planned);
-        assert_eq!(planned.answer, expected, "the first piece has {first} bytes");
-        assert_eq!(stored, named([("one", bodies[0]), ("two", bodies[1])]));
-        assert_eq!(ended, ["one", "two"]);
-    }
-}
-
-#[test]
-fn the_size_of_a_read_changes_nothing() {
-    read_in_pieces(false);
-}
-
-#[test]
-fn an_interrupted_read_is_tried_again() {
-    read_in_pieces(true);
-}
-
-#[test]
-fn a_failure_of_this_machine_is_told_and_takes_no_receipt_away() {
-    let [one, two] = [transfer("one", b"1"), transfer("two", b"2")];
-    let mut planned = Planned::new([Ok(&one[..]), Ok(&two)]);
-    planned.fails = |phases| {
-        let headers = phases.iter().filter(|&&phase| phase == Phase::Header).count();
-        (headers == 2 && phases.ends_with(&[Phase::Header])).then_some(ErrorKind::OutOfMemory)
-    };
-    let (files, ended) = receive_planned(&mut planned);
-    assert_eq!(files, named([("one", b"1")]));
-    assert_eq!(ended, ["one", "the connection failed: out of memory"]);
-    let mut expected = Vec::new();
-    stored("one", b"1").write(&mut expected).unwrap();
-    assert_eq!(planned.answer, expected);
 }
 
 #[test]

@@ -65,9 +65,7 @@ pub(super) fn fill<'a>(
             // The line is quiet: what has come is written, in case nothing more comes.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 advance(0);
-                if filled > 0 {
-                    break;
-                }
+                break;
             }
             Err(error) => end = Err(PumpError::Read(error)),
         }

@@ -391,7 +391,7 @@ impl<'a, C: Connection> Conversation<'a, C> {
             let phase = Phase::Start(have);
             self.stream.get_mut().enter_phase(phase).map_err(|error| broken(&error))?;
         }
-        self.wait_for(size_of::<u64>())?;
+        self.wait_for(size_of::<u64>(), "list")?;
         match Reader::new(&mut self.stream).u64().map_err(|error| read_error(error, "list"))? {
             start if start == 0 || start == have || start == UNSENT => {
                 if have > 0 {
@@ -407,21 +407,21 @@ impl<'a, C: Connection> Conversation<'a, C> {
     }
 
     fn read_seal(&mut self) -> Result<Seal, ReceiveError> {
-        self.wait_for(SEAL)?;
+        self.wait_for(SEAL, "body")?;
         let seal = Seal::read(&mut self.stream).map_err(|error| read_error(error, "body"))?;
         self.body.received += SEAL as u64;
         Ok(seal)
     }
 
-    /// Waits for so many bytes. Whole files do not wait for them if they are slow to come.
-    fn wait_for(&mut self, bytes: usize) -> Result<(), ReceiveError> {
+    /// Waits for so many bytes of this part. Whole files do not wait for them if they are slow to come.
+    fn wait_for(&mut self, bytes: usize, part: &'static str) -> Result<(), ReceiveError> {
         loop {
             match self.stream.peek(bytes) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.outcomes.commit();
                 }
-                Err(error) => return Err(stream_error(&error, "list")),
+                Err(error) => return Err(stream_error(&error, part)),
             }
         }
     }

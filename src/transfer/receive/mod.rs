@@ -412,13 +412,10 @@ impl<C: Connection> Conversation<'_, C> {
         &mut self,
         begin: impl Fn() -> Result<PartialFile, StoreError>,
     ) -> Result<PartialFile, ReceiveError> {
-        let begun = match begin() {
-            Err(StoreError::Disk(_)) if !self.outcomes.whole.is_empty() => {
-                self.outcomes.commit();
-                begin()
-            }
-            begun => begun,
-        };
+        let begun = begin().or_else(|_| {
+            self.outcomes.commit();
+            begin()
+        });
         begun.map_err(ReceiveError::Store)
     }
 

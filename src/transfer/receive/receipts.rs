@@ -122,3 +122,24 @@ fn encode(outcome: &Result<Stored, ReceiveError>, received: u64, bytes: &mut Vec
         debug_assert!(written.is_ok());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_receipts_is_little_more_than_they_need_and_seldom_moves() {
+        let receipts = HeldReceipts::default();
+        let mut sizes = vec![0];
+        for _ in 0..1000 {
+            receipts.add(&Err(ReceiveError::NotAllowed), 0);
+            let (length, memory) = (receipts.length(), receipts.memory());
+            assert!(memory <= length + length / 8, "{memory} bytes for {length}");
+            sizes.push(memory);
+        }
+        sizes.dedup();
+        assert!(sizes.len() < 100, "they move for the {}th time", sizes.len());
+        receipts.lock().writing = 7;
+        assert_eq!(Some(&(receipts.memory() - 7)), sizes.last(), "those that are written count");
+    }
+}

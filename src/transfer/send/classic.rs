@@ -1,6 +1,8 @@
 //! The classic transfer (docs/PROTOCOL.md, 1 and 2): header and body, and the receipt at the end.
 
-use super::{NO_RECEIPT, Outgoing, Sent, broken_answer, read_beginning, read_error};
+use super::{
+    NO_RECEIPT, Outgoing, Sent, broken_answer, pause_after_header, read_beginning, read_error,
+};
 use super::{receipt_error, unasked, verify_receipt, write_error};
 use crate::digest::Xxh64;
 use crate::disk::source::Source;
@@ -53,7 +55,7 @@ impl<C: Connection> Outgoing<C> {
         let mut digest = Xxh64::default();
         let written = self
             .write_part(&header)
-            .and_then(|()| match self.pause_after_header(size, gives_receipts) {
+            .and_then(|()| match pause_after_header(self.dialect, size, gives_receipts) {
                 Some(pause) => self.flush().map(|()| self.connection.pause(pause)),
                 None => Ok(()),
             })

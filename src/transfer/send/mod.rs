@@ -95,19 +95,6 @@ impl<C: Connection> Outgoing<C> {
         Ok(())
     }
 
-    /// Returns how long to pause between a header and a body of this many bytes. `gives_receipts`: whether
-    /// the receiver is known to be none that loses what arrives together (docs/PROTOCOL.md, 1).
-    fn pause_after_header(&self, body: u64, gives_receipts: bool) -> Option<Duration> {
-        match self.dialect {
-            _ if body == 0 => None,
-            // The end of the header shows by the pause alone.
-            Dialect::Text => Some(limits::HEADER_PAUSE),
-            _ if gives_receipts => None,
-            Dialect::HeaderSize => Some(limits::HEADER_PAUSE),
-            _ => (body < limits::WHOLE_BODY).then_some(limits::SHORT_PAUSE),
-        }
-    }
-
     /// Writes the bytes of a file that `digest` has not seen. It has seen what was written if that fails.
     ///
     /// # Errors
@@ -140,6 +127,19 @@ impl<C: Connection> Outgoing<C> {
         let written = self.connection.write_all(&self.buffer[..self.pending]);
         self.pending = 0;
         written
+    }
+}
+
+/// Returns how long to pause between a header and a body of this many bytes. `gives_receipts`: whether the receiver is
+/// known to be none that loses what arrives together (docs/PROTOCOL.md, 1).
+fn pause_after_header(dialect: Dialect, body: u64, gives_receipts: bool) -> Option<Duration> {
+    match dialect {
+        _ if body == 0 => None,
+        // The end of the header shows by the pause alone.
+        Dialect::Text => Some(limits::HEADER_PAUSE),
+        _ if gives_receipts => None,
+        Dialect::HeaderSize => Some(limits::HEADER_PAUSE),
+        _ => (body < limits::WHOLE_BODY).then_some(limits::SHORT_PAUSE),
     }
 }
 
@@ -225,4 +225,39 @@ fn broken(what: &str, error: &io::Error) -> String {
         _ => Reason(error).to_string(),
     };
     format!("the connection broke before the receiver could {what}: {reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use limits::{HEADER_PAUSE, SHORT_PAUSE, WHOLE_BODY};
+
+    #[test]
+    fn receivers_that_lose_what_comes_with_a_header_get_it_later() {
+        use Dialect::{HeaderSize, NameSize, PyQt, Text};
+        for (dialect, body, gives_receipts, pause) in [
+            (NameSize, 1, false, Some(SHORT_PAUSE)),
+            (PyQt, WHOLE_BODY - 1, false, Some(SHORT_PAUSE)),
+            (NameSize, WHOLE_BODY, false, None),
+            (NameSize, 1, true, None),
+            (HeaderSize, 1, false, Some(HEADER_PAUSE)),
+            (HeaderSize, WHOLE_BODY, false, Some(HEADER_PAUSE)),
+            (HeaderSize, 1, true, None),
+            (Text, 1, true, Some(HEADER_PAUSE)),
+            (Text, 0, false, None),
+            (HeaderSize, 0, false, None),
+        ] {
+            assert_eq!(
+                pause_after_header(dialect, body, gives_receipts),
+                pause,
+                "{dialect:?} {body}"
+            );
+        }
+    }
+    #[test]
+    fn a_time_limit_has_the_same_words_everywhere() {
+        let error = io::Error::new(ErrorKind::TimedOut, "as another system says");
+        let expected = "the connection broke before the receiver could answer: timed out";
+        assert_eq!(broken("answer", &error), expected);
+    }
 }
