@@ -293,7 +293,7 @@ mod tests {
     fn after_a_failed_sync_nothing_counts_as_synchronised() {
         let top = std::env::temp_dir().join(format!("qdrop-directories-{}", std::process::id()));
         fs::create_dir(&top).unwrap();
-        let directories = Directories::new(&top, None, true, MakeRoom::new(|| false));
+        let directories = Directories::new(&top, None, true, MakeRoom(None));
         let name = SafeName::map_path(&"a/b".encode_utf16().collect::<Vec<_>>());
         assert_eq!(directories.make(&name).unwrap(), Found::Directory(name.clone()));
         let unsynced = || directories.open(&name).unwrap().1.len();
