@@ -722,8 +722,8 @@ mod tests {
     fn who_makes_room_among_those_without_a_place() {
         use State::*;
         let old = NEW + 10;
-        type Connections = [(u8, State, u64)];
-        let table: [(&Connections, Option<usize>); 11] = [
+        type Connections<'a> = &'a [(u8, State, u64)];
+        let table: [(Connections, Option<usize>); 11] = [
             // Of the address with most.
             (&[(2, Idle, old + 2), (3, Idle, old), (3, Idle, old + 1)], Some(2)),
             (&[(2, Waiting, old), (2, Waiting, old + 1), (3, Waiting, old + 2)], Some(0)),

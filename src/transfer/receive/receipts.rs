@@ -42,12 +42,6 @@ impl HeldReceipts {
         (held.bytes, held.are_dropped) = (Vec::new(), true);
     }
 
-    /// Has receipts of so many bytes.
-    #[cfg(test)]
-    pub fn of(bytes: usize) -> Self {
-        Self(Mutex::new(Held { bytes: Vec::with_capacity(bytes), ..Held::default() }))
-    }
-
     pub(super) fn length(&self) -> usize {
         self.lock().bytes.len()
     }
@@ -120,6 +114,14 @@ fn encode(outcome: &Result<Stored, ReceiveError>, received: u64, bytes: &mut Vec
         // Our own names and messages are shorter than any bound, and a vector takes all bytes.
         let written = receipt.write(bytes);
         debug_assert!(written.is_ok());
+    }
+}
+
+#[cfg(test)]
+impl HeldReceipts {
+    /// Has receipts that take so many bytes of memory.
+    pub fn of(bytes: usize) -> Self {
+        Self(Mutex::new(Held { bytes: Vec::with_capacity(bytes), ..Held::default() }))
     }
 }
 
