@@ -643,8 +643,9 @@ mod tests {
 
         /// Has a connection be waited for now, and for some seconds before, in which it sent these bytes.
         fn waits(&self, index: usize, call: Call, seconds: u64, bytes: u64) {
-            let waited = Duration::from_secs(seconds);
-            let stats = Stats { bytes, waited, call: Some((call, Instant::now())) };
+            let now = Duration::from_secs(5);
+            let waited = Duration::from_secs(seconds) - now;
+            let stats = Stats { bytes, waited, call: Some((call, Instant::now() - now)) };
             *self.registrations[index].activity.lock() = stats;
         }
     }
@@ -686,6 +687,10 @@ mod tests {
             fixture.waits(active.len(), Call::Read, 50, 0);
             fixture.admission.evict_for(&mut fixture.table(), address(waiting));
             assert_eq!(fixture.evicted(), Vec::from_iter(stopped), "{active:?} for {waiting}");
+            for (index, registration) in fixture.registrations[..active.len()].iter().enumerate() {
+                assert_eq!(registration.must_end(), stopped == Some(index));
+                assert_eq!(registration.acquire(), stopped != Some(index));
+            }
             // Who is not waited for owes nothing.
             let fixture = Fixture::new(&states);
             fixture.admission.evict_for(&mut fixture.table(), address(waiting));
@@ -744,6 +749,10 @@ mod tests {
         for (connections, evicted) in table {
             let fixture = Fixture::new(connections);
             assert_eq!(fixture.table().evict_one_without_slot(), evicted.is_some());
+            for (index, (_, state, _)) in connections.iter().enumerate() {
+                let must_end = *state == Draining || evicted == Some(index);
+                assert_eq!(fixture.registrations[index].must_end(), must_end, "{connections:?}");
+            }
             assert_eq!(fixture.evicted(), Vec::from_iter(evicted), "{connections:?}");
         }
     }

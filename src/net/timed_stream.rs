@@ -488,7 +488,9 @@ mod tests {
         stream.enter_phase(Phase::Receipt { bytes: 0, files: 0 }).unwrap();
         let before = stream.deadline.unwrap();
         peer.write_all(&[0; 8]).unwrap();
+        let counted = progress.load(Ordering::Relaxed);
         assert_eq!(stream.read(&mut [0; 8]).unwrap(), 8);
+        assert_eq!(progress.load(Ordering::Relaxed), counted + 1);
         assert_eq!(stream.deadline.unwrap() - before, at_slow_peer(8));
         assert!(!stream.others_made_progress());
         // Nor is what is written.
