@@ -214,6 +214,21 @@ fn files_after_a_refusal_at_which_a_receiver_stopped_are_sent_again() {
     assert_eq!(sent.stderr.matches("refused by the receiver: it failed\n").count(), 6, "{sent:?}");
 }
 
+/// In any dialect.
+#[test]
+fn a_receiver_that_has_given_a_receipt_has_to_give_one_for_each_file() {
+    let source = TempDir::new().unwrap();
+    let to = receiver(|n, mut stream| {
+        let (name, body) = take(&stream).unwrap();
+        let receipt = if n == 0 { stored(&body, &name) } else { Vec::new() };
+        stream.write_all(&receipt).unwrap();
+    });
+    let sent = send_all(to, &["--dialect", "header-size"], &numbered(source.path(), 2));
+    assert_eq!((sent.exit, sent.stdout.lines().count()), (4, 1), "{sent:?}");
+    let why = "the receiver closed without the receipt that it gives\n";
+    assert!(sent.stderr.ends_with(why), "{sent:?}");
+}
+
 /// It does not wait forever for the next list. One that says nothing is another matter.
 #[test]
 fn a_receiver_that_closes_between_two_lists_is_asked_again_and_a_silent_one_is_not() {

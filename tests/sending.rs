@@ -855,6 +855,8 @@ fn without_a_whole_receipt_a_file_is_sent_and_not_more() {
     for cut in [1, 4, 5, 20, whole.len() - 1] {
         let (sent, _) = answered(&[], "a", &content, whole[..cut].to_vec());
         assert_failed(&sent, 4, &["/a ", "in the middle of the receiver's receipt"]);
+        // What may be something else is shown.
+        assert_eq!(sent.stderr.contains("it answered"), cut == 1, "{sent:?}");
     }
 
     // As Qt programs do: closed as soon as everything is there, without awaiting the end.

@@ -69,8 +69,10 @@ impl<C: Connection> Outgoing<C> {
         let digest = failure.is_none().then(|| digest.finish());
         let End { receipt, broken, foreign, answer, closed, .. } =
             self.read_end(failure, size, gives_receipts);
+        if let Some(protocol) = foreign {
+            return Err(SendError::Foreign(protocol));
+        }
         match (receipt, digest, broken) {
-            _ if foreign.is_some() => Err(SendError::Foreign(foreign.unwrap_or_default())),
             (Some(receipt), Some(digest), _) => verify_receipt(receipt, size, digest),
             // The connection broke within the file, so that only a refusal can be true.
             (Some(receipt), None, why) => match verify_receipt(receipt, size, 0) {

@@ -361,12 +361,8 @@ fn check(verdicts: &[Verdict], entries: &[Entry], options: ListOptions) -> Resul
             Verdict::Later => wants,
         };
         wants |= matches!(verdict, Verdict::Send | Verdict::Have(_));
-        match verdict {
-            _ if is_possible => {}
-            Verdict::There(_) => return Err(unasked("has the file already")),
-            _ => {
-                return Err(SendError::Broken("the receiver's answer is not to this list".into()));
-            }
+        if !is_possible {
+            return Err(SendError::Broken("the receiver's answer does not fit this list".into()));
         }
     }
     Ok(())
@@ -407,4 +403,18 @@ fn refusal(receipt: Receipt) -> SendError {
 
 fn count(files: usize) -> u32 {
     u32::try_from(files).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_has_time_to_read_what_it_has() {
+        let have = |have| Verdict::Have(ResumePoint { have, digest: 0 });
+        let entry = |size| Entry { size, modified: 0, name: None };
+        let verdicts = [have(5), Verdict::Send, have(9)];
+        // Before the answer is checked.
+        assert_eq!(kept(&verdicts, &[entry(6), entry(6), entry(7)]), 5 + 7);
+    }
 }
