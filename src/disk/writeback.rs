@@ -142,3 +142,23 @@ impl Drop for BackgroundSync {
         let _ = self.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that is slow to sync is to delay no housekeeping.
+    #[test]
+    fn the_housekeeper_syncs_only_where_no_thread_can_be_started() {
+        for is_started in [true, false] {
+            let writeback = Arc::new(Writeback::default());
+            let mut sync = BackgroundSync::new(writeback.clone());
+            sync.wrote(usize::try_from(limits::WRITEBACK).unwrap(), Path::new(""));
+            let mut pauses = [Duration::from_secs(60)].into_iter();
+            let end = writeback.run(|| is_started, || pauses.next().ok_or("its end"));
+            assert_eq!(end, "its end");
+            let state = lock(&writeback.state);
+            assert_eq!((state.next.is_some(), state.syncing), (is_started, is_started));
+        }
+    }
+}
