@@ -309,7 +309,6 @@ impl<C: Connection> Outgoing<C> {
                 }
             }
             let outcome = match body.digest {
-                Err(error @ (SendError::Source(_) | SendError::Changed(_))) => error,
                 _ if is_stopped => SendError::NotProcessed,
                 Err(error) => error,
                 Ok(_) => SendError::InDoubt(end.clone().unwrap_or_default()),
