@@ -172,7 +172,7 @@ What is printed:
       --progress auto|always|never
                               show a progress bar [auto: on a terminal]
       --json                  print one JSON object for each file, and a summary
-  -q, --quiet                 print only errors
+  -q, --quiet                 print only errors and warnings
   -v, --verbose               also print what is being done
   -h, --help                  print this help
   -V, --version               print the version
