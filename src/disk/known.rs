@@ -107,7 +107,9 @@ impl Inbox {
         let of_file: Vec<PathBuf> = of_file.collect();
         drop(paths);
         let found = of_file.into_iter().filter_map(|path| {
-            let metadata = fs::symlink_metadata(&path).ok()?;
+            // It may be another one by now.
+            let is_ours = |metadata: &Metadata| kept::is_ours(metadata, self.user);
+            let metadata = fs::symlink_metadata(&path).ok().filter(is_ours)?;
             let name = path.file_name()?.to_str().and_then(OwnName::parse);
             let Some(OwnName::Part(owner, _)) = name else { return None };
             let owner = self.with_sweep(None, |mut sweep| sweep.state(owner, &path, &metadata));
@@ -290,5 +292,29 @@ impl Inbox {
     /// Forgets a file whose receipt was acknowledged, or that was not stored.
     pub fn forget(&self, ticket: Ticket) {
         self.unacknowledged.remove(ticket);
+    }
+}
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests {
+    use super::super::inbox::StorePolicy;
+    use super::super::lock;
+    use super::*;
+
+    #[test]
+    fn a_part_that_somebody_else_has_put_there_is_not_taken() {
+        let top = std::env::temp_dir().join(format!("qdrop-known-{}", std::process::id()));
+        fs::create_dir(&top).unwrap();
+        let (mut inbox, _) = Inbox::open(&top, StorePolicy::default()).unwrap();
+        let path = top.join(".qdrop-00000001-2-3-4-0000000000000007.a.part");
+        fs::write(&path, "some").unwrap();
+        lock(&inbox.foreign).push((7, path.clone()));
+        let found = |inbox: &Inbox| inbox.foreign_part(7).map(|(path, ..)| path);
+        assert_eq!(found(&inbox), Some(path));
+        inbox.user += 1;
+        assert_eq!(found(&inbox), None);
+        inbox.close();
+        fs::remove_dir_all(top).unwrap();
     }
 }
