@@ -724,6 +724,35 @@ mod tests {
     }
 
     #[test]
+    fn a_place_is_given_back() {
+        let mut fixture = Fixture::new(&[(2, State::Silent, NEW); 3]);
+        let state = |fixture: &Fixture, index: usize| fixture.table().connections[index].state;
+        let all = &fixture.registrations;
+        assert!(all[0].acquire() && all[1].acquire() && all[1].acquire());
+        // Between two files it has none, and it is in this state from its beginning on.
+        all[0].idle();
+        let since = fixture.table().connections[0].since;
+        all[0].idle();
+        assert_eq!(fixture.table().connections[0].since, since);
+        assert_eq!(state(&fixture, 0), State::Idle);
+        assert!(all[2].acquire());
+        // Who leaves does not come back.
+        all[1].drain();
+        all[1].idle();
+        assert_eq!(state(&fixture, 1), State::Draining);
+        assert!(!all[1].acquire() && all[0].acquire());
+        let gone = fixture.registrations.swap_remove(0);
+        drop(gone);
+        assert_eq!(fixture.table().connections.len(), 2);
+        fixture.add(2, State::Silent, NEW);
+        assert!(fixture.registrations[2].acquire());
+        // What counts for it makes room, or does not.
+        let account =
+            |bytes| fixture.registrations[2].account(&Arc::new(HeldReceipts::of(bytes)), false);
+        assert!(account(limits::ALL_RECEIPTS) && !account(limits::ALL_RECEIPTS + 1));
+    }
+
+    #[test]
     fn who_makes_room_among_those_without_a_place() {
         use State::*;
         let old = NEW + 10;

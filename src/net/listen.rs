@@ -178,8 +178,7 @@ impl Admission {
                     if pause.is_none() {
                         serve(Err(error));
                     }
-                    let (first, longest) = limits::BACK_OFF;
-                    let now = pause.map_or(first, |last: Duration| longest.min(last * 2));
+                    let now = back_off(pause);
                     thread::sleep(now);
                     pause = Some(now);
                 }
@@ -203,5 +202,26 @@ impl Admission {
         };
         thread::Builder::new().stack_size(limits::STACK).spawn(serve)?;
         Ok(())
+    }
+}
+
+/// Returns the pause after an error of `accept`, each twice as long as the `last` one.
+fn back_off(last: Option<Duration>) -> Duration {
+    let (first, longest) = limits::BACK_OFF;
+    last.map_or(first, |last| longest.min(last * 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_last_take_no_time_of_the_processor() {
+        let mut pause = None;
+        for milliseconds in [50, 100, 200, 400, 800, 1600, 2000, 2000] {
+            let now = back_off(pause);
+            assert_eq!(now.as_millis(), milliseconds);
+            pause = Some(now);
+        }
     }
 }
