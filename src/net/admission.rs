@@ -736,6 +736,7 @@ mod tests {
         assert_eq!(fixture.table().connections[0].since, since);
         assert_eq!(state(&fixture, 0), State::Idle);
         assert!(all[2].acquire());
+        assert_eq!([1, 2].map(|index| state(&fixture, index)), [State::Active; 2]);
         // Who leaves does not come back.
         all[1].drain();
         all[1].idle();
@@ -857,6 +858,10 @@ mod tests {
         assert!(evict(&fixture, cut as u64 + 3));
         assert_eq!(fixture.evicted(), [5, cut, cut + 1, cut + 2, cut + 3]);
         assert!(!evict(&fixture, cut as u64 + 4));
+        // So does one that ends by itself.
+        fixture.add(3, State::Active, NEW);
+        fixture.registrations[cut + 4].drain();
+        assert_eq!(fixture.evicted(), [0, 5, cut, cut + 1, cut + 2, cut + 3, cut + 4]);
     }
 
     #[test]
