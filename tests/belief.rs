@@ -225,7 +225,7 @@ fn a_receiver_that_has_given_a_receipt_has_to_give_one_for_each_file() {
     });
     let sent = send_all(to, &["--dialect", "header-size"], &numbered(source.path(), 2));
     assert_eq!((sent.exit, sent.stdout.lines().count()), (4, 1), "{sent:?}");
-    let why = "the receiver closed without the receipt that it gives\n";
+    let why = "the receiver closed without its receipt\n";
     assert!(sent.stderr.ends_with(why), "{sent:?}");
 }
 
