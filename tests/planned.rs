@@ -318,8 +318,8 @@ fn a_receiver_that_stops_after_a_refusal_is_told_from_a_connection_that_breaks()
     let refusal = receipt_bytes(5, (0, 0), None, Some("it failed"));
     let refused = "refused by the receiver: it failed";
     let stopped = ["the receiver closed before it took the file"; 2];
-    let doubt = "the receiver closed without the receipt that it gives; it may be stored; sent again with --resume \
-                 it is stored once";
+    let doubt = "the receiver closed without its receipt; it may be stored; sent again with --resume it is \
+                 stored once";
     let reset = "the connection broke before the receiver could take the file: connection reset";
     for (kind, rest) in [
         (ErrorKind::BrokenPipe, stopped),

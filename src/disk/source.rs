@@ -317,7 +317,7 @@ impl Source {
 
 fn create_unnamed(directory: &Path) -> io::Result<File> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let path = directory.join(format!("qdrop-{}-{now}", std::process::id()));
+    let path = directory.join(format!("qdrop-{now}"));
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     #[cfg(unix)]
