@@ -223,8 +223,9 @@ torture: all
 # Every call that can fail does so once, with each error that is likely: tests/faults.c fails the nth of its kind, and
 # n counts up until none is left. The short form takes half a minute; with QDROP_TORTURE=1 in the environment, every
 # way to transfer and every error, a quarter of an hour. QDROP_NTH=group tries one way alone.
-# Debian: apt-get install gcc
+# Debian: apt-get install gcc patch
 nth-call-test: all
+	@for plant in tests/planted/*.patch; do patch --dry-run --quiet --strip 1 <$$plant || exit 1; done
 	QDROP_BIN=$(binaries) $(tests) --test nth_call -- --nocapture
 
 # Whether it finds the faults of tests/planted, each in a copy with its own build. Takes some minutes.

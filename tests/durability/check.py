@@ -32,6 +32,7 @@ from runs import OLD, ROOT, Bench, Trial, eventually
 CUTS, CUTS_IN_SHORT = 3, 1
 POLICIES = [[], ["--on-conflict", "replace"], ["--on-conflict", "refuse"]]
 FILE_SYSTEMS = ["", "exfat", "vfat"]
+FAULTS = tomllib.loads((Path(__file__).parent / "faults.toml").read_text())["fault"]
 # Which calls change a name depends on the machine, and on tests/faults.c.
 LINK, MKDIR, RENAME, UNLINK = "?link,linkat", "?mkdir,mkdirat", "?rename,?renameat,renameat2", "?unlink,unlinkat"
 LARGE, COME = 700_000, 300_000  # bytes: more than waits for others (limits::SMALL_BODY), and a part of it
@@ -248,18 +249,26 @@ def build(fault, here):
     """The directory of both programs with a fault."""
     for name in ("src", "Cargo.toml", "Cargo.lock"):
         subprocess.run(["cp", "-R", ROOT / name, here], check=True)
-    for path, old, new in fault["edits"]:
-        file = here / "src" / path
-        text = file.read_text()
-        if text.count(old) != 1:
-            sys.exit(f"{fault['name']}: src/{path} has {text.count(old)} times what is to be changed:\n{old}")
-        file.write_text(text.replace(old, new))
+    for path, text in changed(fault, here / "src").items():
+        path.write_text(text)
     cargo = [*os.environ.get("CARGO", "cargo").split(), "build", "--quiet", "--locked", "--bins"]
     target = os.environ | {"CARGO_TARGET_DIR": here / "target"}
     built = subprocess.run(cargo, cwd=here, env=target, capture_output=True)
     if built.returncode != 0:
         sys.exit(f"{fault['name']}: it does not build:\n{built.stderr.decode()}")
     return here / "target/debug"
+
+
+def changed(fault, source):
+    """Returns the files below source/ that have this fault, with their texts."""
+    texts = {}
+    for name, old, new in fault["edits"]:
+        path = source / name
+        text = texts.get(path) or path.read_text()
+        if text.count(old) != 1:
+            sys.exit(f"{fault['name']}: src/{name} has {text.count(old)} times what is to be changed:\n{old}")
+        texts[path] = text.replace(old, new)
+    return texts
 
 
 def is_found(fault, binaries, seed):
@@ -278,8 +287,7 @@ def is_found(fault, binaries, seed):
 
 def planted(seed, only):
     """Returns the number of faults that were not found."""
-    faults = tomllib.loads((Path(__file__).parent / "faults.toml").read_text())["fault"]
-    faults = [fault for fault in faults if only in fault["name"]]
+    faults = [fault for fault in FAULTS if only in fault["name"]]
     with tempfile.TemporaryDirectory(prefix="qdrop-planted-") as here:
         missed = sum(not is_found(fault, build(fault, Path(here)), seed) for fault in faults)
     print(f"durability: {len(faults) - missed} of {len(faults)} planted faults were found (--seed {seed})")
@@ -295,6 +303,8 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # So that it tidies up as well.
     if options.planted is not None:
         sys.exit(planted(options.seed, options.planted) > 0)
+    for fault in FAULTS:
+        changed(fault, ROOT / "src")  # They follow the source.
     began = time.monotonic()
     bench = Bench(os.environ["QDROP_BIN"], options.seed, CUTS_IN_SHORT if options.short else CUTS)
     try:
