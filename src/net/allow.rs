@@ -55,11 +55,9 @@ impl FromStr for Network {
                     format!("{bits:?} is not a number of bits, 0 to {most}, as in 192.168.1.0/24")
                 })?,
         };
-        // A network of IPv4-mapped addresses is one of IPv4.
+        // A network of IPv4-mapped addresses is one of IPv4, which has no 96 bits itself.
         match (address.to_canonical(), bits.checked_sub(96)) {
-            (canonical @ IpAddr::V4(_), Some(bits)) if address.is_ipv6() => {
-                Ok(Self { address: canonical, bits })
-            }
+            (canonical @ IpAddr::V4(_), Some(bits)) => Ok(Self { address: canonical, bits }),
             _ => Ok(Self { address, bits }),
         }
     }
