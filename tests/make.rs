@@ -229,7 +229,8 @@ fn install_copies_what_was_built_and_uninstall_removes_it() {
     assert_eq!(tree(&units), BTreeSet::from(names.map(|name| format!("{name} 644"))));
     for name in names {
         let unit = fs::read_to_string(units.join(name)).unwrap();
-        assert_eq!(unit, read(&format!("contrib/systemd/{name}")).replace("/usr/", "/usr/local/"));
+        let here = read(&format!("contrib/systemd/{name}"));
+        assert_eq!(unit, here.replace("/usr/bin/qdropd", "/usr/local/bin/qdropd"));
     }
 
     // What others have installed there stays.
