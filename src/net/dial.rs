@@ -228,13 +228,9 @@ impl<'a> Dialer<'a> {
             addresses.map(|address| (address, ErrorKind::TimedOut.into())).collect();
         let reached = *self.reached();
         tried.sort_by_key(|(address, _)| Some(*address) != reached);
-        let rounds = if tried.len() > 1 { &limits::CONNECT_ROUNDS[..] } else { &[] };
-        let mut left = self.timeout;
-        for round in rounds.iter().copied().chain([self.timeout]) {
-            let time = round.min(left);
-            left -= time;
+        for time in rounds(tried.len(), self.timeout) {
             for (address, error) in &mut tried {
-                if time.is_zero() || error.kind() != ErrorKind::TimedOut {
+                if error.kind() != ErrorKind::TimedOut {
                     continue;
                 }
                 let is_early = |why: &io::Error| {
@@ -261,6 +257,18 @@ impl<'a> Dialer<'a> {
     fn reached(&self) -> MutexGuard<'_, Option<SocketAddr>> {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns how long each of so many addresses is tried in each round, `timeout` in all.
+fn rounds(addresses: usize, timeout: Duration) -> Vec<Duration> {
+    let first = if addresses > 1 { &limits::CONNECT_ROUNDS[..] } else { &[] };
+    let mut left = timeout;
+    let times = first.iter().copied().chain([timeout]).map(|round| {
+        let time = round.min(left);
+        left -= time;
+        time
+    });
+    times.filter(|time| !time.is_zero()).collect()
 }
 
 #[cfg(test)]
@@ -323,6 +331,18 @@ mod tests {
     }
 
     #[test]
+    fn each_of_several_addresses_gets_a_short_time_first() {
+        let rounds = |addresses, timeout| {
+            let times = rounds(addresses, Duration::from_millis(timeout));
+            times.iter().map(Duration::as_millis).collect::<Vec<_>>()
+        };
+        assert_eq!(rounds(1, 10_000), [10_000]);
+        assert_eq!(rounds(2, 10_000), [250, 1000, 8750]);
+        assert_eq!(rounds(2, 1250), [250, 1000]);
+        assert_eq!(rounds(3, 300), [250, 50]);
+    }
+
+    #[test]
     fn each_reason_once() {
         let refused = |address: &str| {
             (address.parse().unwrap(), io::Error::from(ErrorKind::ConnectionRefused))
@@ -331,6 +351,7 @@ mod tests {
         assert_eq!(error.to_string(), "cannot connect: connection refused at ::1 and 127.0.0.1");
         let error = DialError::Unreached(vec![refused("127.0.0.1:1")]);
         assert_eq!(error.to_string(), "cannot connect: connection refused");
+        assert!(error.has(ErrorKind::ConnectionRefused) && !error.has(ErrorKind::TimedOut));
         let error = "failed to lookup address information: Name or service not known";
         let error = DialError::Unresolved(io::Error::other(error));
         assert_eq!(error.to_string(), "cannot find the host: Name or service not known");
