@@ -146,6 +146,7 @@ impl TimedStream {
 
     /// If the peer has closed, waits for the reset with which it answers what comes when it has left before it had
     /// everything. Behind the end of its stream a read does not show that, and a write that sends nothing does.
+    #[cfg(windows)]
     fn wait_for_reset(&self) -> io::Result<()> {
         self.stream.set_nonblocking(true)?;
         let has_closed = matches!(self.stream.peek(&mut [0]), Ok(0));
@@ -247,9 +248,8 @@ impl Connection for TimedStream {
     }
 
     fn half_close(&mut self) -> io::Result<()> {
-        if cfg!(windows) {
-            self.wait_for_reset()?;
-        }
+        #[cfg(windows)]
+        self.wait_for_reset()?;
         self.stream.shutdown(Shutdown::Write)
     }
 
@@ -497,6 +497,20 @@ mod tests {
         assert_eq!(stream.write(&[0; 3]).unwrap() + stream.write(&[0; 4]).unwrap(), 7);
         assert_eq!((stream.written.1, stream.others_made_progress()), (7, false));
         while !ends(&mut || stream.write(&[0; 100_000])) {}
+    }
+
+    #[test]
+    fn a_receiver_that_has_left_is_told_at_once_whatever_other_connections_do() {
+        let (stream, peer) = pair(60_000);
+        let progress = Arc::new(AtomicUsize::new(5));
+        let mut stream = stream.of_sender(None, progress.clone(), None);
+        // A peer that leaves bytes unread resets.
+        stream.write_all(b"unread").unwrap();
+        while peer.peek(&mut [0]).unwrap() == 0 {}
+        drop(peer);
+        while stream.stream.peer_addr().is_ok() {}
+        progress.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(stream.write(b"more").unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
 
     #[test]
