@@ -459,6 +459,18 @@ fn a_file_system_with_the_rules_of_exfat_takes_every_name() {
 }
 
 #[test]
+fn a_peer_that_gives_up_in_the_queue_is_no_failure() {
+    let (drop, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let refused = log.path().join("refused");
+    let mut command = faulty("qdropd", "", &refused);
+    // ECONNABORTED.
+    let qdropd = Qdropd::spawn(command.env("NTH", "accept:1:103"), drop.path());
+    assert_eq!(deliver(&qdropd, "a", b"x"), [stored("a", b"x")]);
+    assert_eq!(refusals(&refused, "nth"), 1);
+    assert!(!qdropd.logged("stored").contains("cannot accept"));
+}
+
+#[test]
 fn a_failing_disk_stores_nothing_and_is_told() {
     let faults = [("fsync", 5, "fsync"), ("late", 4, "fsync"), ("full", 4, "write")];
     for (fault, status, call) in faults {

@@ -124,7 +124,7 @@ pub fn standard_streams(
 }
 
 /// Copies to the end, and flushes what each read has brought: a receiver says little, and waits then.
-fn write_at_once(mut from: &UnixStream, mut to: impl Write) -> io::Result<()> {
+fn write_at_once(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
     let mut buffer = vec![0; limits::SMALL_BUFFER];
     loop {
         match from.read(&mut buffer) {
@@ -149,4 +149,45 @@ fn is_same(one: &dyn AsFd, other: &dyn AsFd, is_kind: fn(&FileType) -> bool) -> 
 /// Duplicates a descriptor. Child processes do not inherit it.
 fn owned(stream: &dyn AsFd) -> io::Result<OwnedFd> {
     stream.as_fd().try_clone_to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_signal_does_not_end_what_is_copied() {
+        struct Interrupted(u8);
+        impl Read for Interrupted {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0 += 1;
+                match self.0 {
+                    1 | 3 => Err(ErrorKind::Interrupted.into()),
+                    2 => b"ab".as_slice().read(buffer),
+                    4 => b"cd".as_slice().read(buffer),
+                    _ => Ok(0),
+                }
+            }
+        }
+        let mut output = Vec::new();
+        write_at_once(Interrupted(0), &mut output).unwrap();
+        assert_eq!(output, b"abcd");
+    }
+
+    #[test]
+    fn a_bridge_is_waited_for() {
+        let (sender, outgoing) = mpsc::channel();
+        let bridge = Bridge { outgoing };
+        let writer = thread::spawn(move || {
+            // Nothing waits for it when it has begun, so that who does not wait is early.
+            thread::sleep(Duration::from_millis(50));
+            let ended = Instant::now();
+            drop(sender);
+            ended
+        });
+        bridge.wait(Duration::from_secs(60));
+        let waited = Instant::now();
+        assert!(writer.join().unwrap() <= waited);
+    }
 }

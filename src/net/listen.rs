@@ -216,6 +216,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn where_others_reach_a_listener() {
+        for address in ["127.0.0.1", "192.0.2.7", "2001:db8::7"] {
+            let address = address.parse().unwrap();
+            assert_eq!(reachable_address(address), Some(address));
+        }
+    }
+
+    #[test]
     fn errors_that_last_take_no_time_of_the_processor() {
         let mut pause = None;
         for milliseconds in [50, 100, 200, 400, 800, 1600, 2000, 2000] {

@@ -150,3 +150,26 @@ pub fn read_lines(stderr: impl Read, mut on_line: impl FnMut(&str)) {
         on_line("(further lines are left out)");
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn waiting_takes_no_time_of_the_processor() {
+        let words = ["sh", "-c", "exec 2>&-; sleep 1"].map(str::to_owned);
+        let (_stream, mut tunnel) = Tunnel::start(&words, |_| {}).unwrap();
+        assert!(tunnel.stderr.recv().is_err(), "its standard error is closed");
+        // In hundredths of a second (proc_pid_stat(5)).
+        let taken = || {
+            let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+            let fields: Vec<_> = stat.split(") ").last().unwrap().split(' ').collect();
+            fields[11].parse::<u32>().unwrap() + fields[12].parse::<u32>().unwrap()
+        };
+        let before = taken();
+        let status = wait(&mut tunnel.child, &tunnel.stderr, Duration::from_secs(60)).unwrap();
+        assert!(status.unwrap().success());
+        assert!(taken() - before < 20);
+    }
+}
