@@ -68,17 +68,22 @@ SANDBOX = (
 IS_MUTANT = """
 /// Whether this mutant is to run. Notes that it was reached, if that is asked for.
 pub fn is_mutant(number: usize) -> bool {
-    use std::sync::{LazyLock, atomic::{AtomicBool, Ordering}};
+    use std::sync::{LazyLock, OnceLock, atomic::{AtomicBool, Ordering}};
     static CHOSEN: LazyLock<Option<usize>> = LazyLock::new(|| std::env::var("QDROP_MUTANT").ok()?.parse().ok());
     static NOTES: LazyLock<Option<std::path::PathBuf>> = LazyLock::new(|| {
         Some(std::path::Path::new(&std::env::var_os("TMPDIR")?).join("reached")).filter(|notes| notes.exists())
     });
+    // Opened early, and as if to create it: the tests let openings fail.
+    static FILE: OnceLock<std::fs::File> = OnceLock::new();
     static NOTED: [AtomicBool; COUNT] = [const { AtomicBool::new(false) }; COUNT];
     if let Some(notes) = &*NOTES {
+        if FILE.get().is_none() {
+            let _ = std::fs::File::options().append(true).create(true).open(notes).map(|file| FILE.set(file));
+        }
         if !NOTED[number].load(Ordering::Relaxed) {
-            let file = std::fs::File::options().append(true).open(notes);
-            let written = file.and_then(|mut file| std::io::Write::write_all(&mut file, format!("{number}\n").as_bytes()));
-            NOTED[number].store(written.is_ok(), Ordering::Relaxed);
+            let line = format!("{number}\n");
+            let is_written = FILE.get().is_some_and(|mut file| std::io::Write::write_all(&mut file, line.as_bytes()).is_ok());
+            NOTED[number].store(is_written, Ordering::Relaxed);
         }
     }
     *CHOSEN == Some(number)
@@ -138,6 +143,7 @@ def list_mutants():
             function = mutant["file"] + ": " + mutant["function"]["function_name"]
             starts = functions[function]
             function += f" {starts.setdefault(mutant['function']['span']['start']['line'], len(starts))}"
+        mutant["in"] = function
         text = "\n".join([mutant["file"], function, *changed])
         seen[text] += 1
         mutant["key"] = hashlib.sha256(f"{text}\n{seen[text]}".encode()).hexdigest()[:16]
@@ -341,6 +347,11 @@ class Tests:
         programs = {name: path for name, path in build_tests(CLEAN).items() if name not in NO_PROGRAM_RUN}
         self.clean = self.programs(CLEAN, programs)
         self.switched_mutants, self.elsewhere = switch(mutants)
+        # Those at the beginning of each function.
+        self.starts = collections.defaultdict(set)
+        for mutant in mutants:
+            if mutant["genre"] == "FnValue" and mutant["number"] in self.switched_mutants:
+                self.starts[mutant["in"]].add(mutant["number"])
         self.switched = self.programs(SWITCHED, programs)
         self.note(mutants)
 
@@ -390,13 +401,19 @@ class Tests:
                 self.caught[place, program] += outcome != "passed"
         self.killers[result["file"], result["by"]] += 1
 
+    def reached_with(self, mutant):
+        """The mutants of which one is reached where this one is, or None if they are not known."""
+        if mutant["number"] in self.switched_mutants:
+            return {mutant["number"]}
+        return self.starts.get(mutant["in"])
+
     def groups(self, mutant):
         """The tests that reach a mutant, as programs with some of their tests and the seconds that these take: first
         what is likely to find most in a second."""
         groups = collections.defaultdict(lambda: ([], []))
-        is_switched = mutant["number"] in self.switched_mutants
+        same = self.reached_with(mutant)
         for (program, test), (seconds, reached) in self.reached.items():
-            if mutant["number"] in reached or not is_switched:
+            if same is None or not same.isdisjoint(reached):
                 speed = sum(seconds > it for it in SECONDS)
                 if self.killers[mutant["file"], f"{program}: {test}"]:
                     speed = -1
@@ -526,12 +543,16 @@ def main():
                 lines.write(json.dumps(result) + "\n")
             print(f"{outcome:9} {time.monotonic() - began:4.0f} s {mutant['name']} [{by or ''}]", flush=True)
 
+        def try_single():
+            for mutant in todo:
+                if mutant["number"] not in tests.switched_mutants:
+                    try_one(mutant)
+
         with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+            # There is one place to build them, so that they are tried one by one, beside the others.
+            single = pool.submit(try_single)
             list(pool.map(try_one, [it for it in todo if it["number"] in tests.switched_mutants]))
-        # There is one place to build them.
-        for mutant in todo:
-            if mutant["number"] not in tests.switched_mutants:
-                try_one(mutant)
+            single.result()
     report(mutants, known, same)
 
 
