@@ -151,8 +151,10 @@ pub fn read_lines(stderr: impl Read, mut on_line: impl FnMut(&str)) {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
+    #![cfg(target_os = "linux")]
+
     use super::*;
     use std::fs;
 
