@@ -287,12 +287,12 @@ impl<V> Default for Bounded<V> {
 #[cfg(unix)]
 #[cfg(test)]
 mod tests {
+    use super::super::tests::Directory;
     use super::*;
 
     #[test]
     fn after_a_failed_sync_nothing_counts_as_synchronised() {
-        let top = std::env::temp_dir().join(format!("qdrop-directories-{}", std::process::id()));
-        fs::create_dir(&top).unwrap();
+        let top = Directory::new();
         let directories = Directories::new(&top, None, true, MakeRoom(None));
         let name = SafeName::map_path(&"a/b".encode_utf16().collect::<Vec<_>>());
         assert_eq!(directories.make(&name).unwrap(), Found::Directory(name.clone()));
@@ -306,7 +306,6 @@ mod tests {
         assert_eq!(unsynced(), 0);
         assert!(directories.synced(Err(ErrorKind::Other.into())).is_err());
         assert_eq!(unsynced(), 2);
-        fs::remove_dir_all(top).unwrap();
     }
 
     #[test]

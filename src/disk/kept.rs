@@ -185,13 +185,13 @@ pub(super) fn names(_: &Metadata) -> u64 {
 #[cfg(unix)]
 #[cfg(test)]
 mod tests {
+    use super::super::tests::Directory;
     use super::*;
 
     /// A new directory, and our user.
-    fn directory(name: &str) -> (PathBuf, u32) {
-        let directory = std::env::temp_dir().join(format!("qdrop-{name}-{}", std::process::id()));
-        fs::create_dir(&directory).unwrap();
-        let our_user = user(&fs::metadata(&directory).unwrap());
+    fn directory() -> (Directory, u32) {
+        let directory = Directory::new();
+        let our_user = user(&fs::metadata(&*directory).unwrap());
         (directory, our_user)
     }
 
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn of_two_of_one_file_the_one_of_more_use_is_kept() {
-        let (directory, our_user) = directory("release");
+        let (directory, our_user) = directory();
         let (part, path) = (directory.join("part"), directory.join(kept(1)));
         let release = |our_user| {
             let released = release(&part, 1, our_user).unwrap();
@@ -240,12 +240,11 @@ mod tests {
         // What is not ours stays.
         make(&part, (5, 1));
         assert_eq!(release(our_user + 1), (false, 4));
-        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
     fn what_is_kept_is_no_longer_than_its_file() {
-        let (directory, our_user) = directory("find");
+        let (directory, our_user) = directory();
         let path = directory.join(kept(1));
         // Of a file of 2 bytes: what is found, and whether the name stays.
         let table = [
@@ -266,12 +265,11 @@ mod tests {
             };
             assert_eq!((found, path.exists()), (expected, stays), "{file:?}");
         }
-        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
     fn whoever_has_the_most_loses_its_oldest() {
-        let (directory, _) = directory("note");
+        let (directory, _) = directory();
         let parts = KeptParts::new(limits::KEEP_PARTIAL);
         let path = |n: usize| directory.join(n.to_string());
         let note = |n: usize, age: u64, key| {
@@ -294,6 +292,5 @@ mod tests {
         fs::remove_file(path(2)).unwrap();
         note(limits::KEPT + 2, 0, 8);
         assert_eq!(gone(limits::KEPT + 3), [0, 1, 2]);
-        fs::remove_dir_all(directory).unwrap();
     }
 }

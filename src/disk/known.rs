@@ -300,12 +300,12 @@ impl Inbox {
 mod tests {
     use super::super::inbox::StorePolicy;
     use super::super::lock;
+    use super::super::tests::Directory;
     use super::*;
 
     #[test]
     fn a_part_that_somebody_else_has_put_there_is_not_taken() {
-        let top = std::env::temp_dir().join(format!("qdrop-known-{}", std::process::id()));
-        fs::create_dir(&top).unwrap();
+        let top = Directory::new();
         let (mut inbox, _) = Inbox::open(&top, StorePolicy::default()).unwrap();
         let path = top.join(".qdrop-00000001-2-3-4-0000000000000007.a.part");
         fs::write(&path, "some").unwrap();
@@ -315,6 +315,5 @@ mod tests {
         inbox.user += 1;
         assert_eq!(found(&inbox), None);
         inbox.close();
-        fs::remove_dir_all(top).unwrap();
     }
 }

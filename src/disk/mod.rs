@@ -140,3 +140,38 @@ fn changed(file: &Metadata) -> Option<SystemTime> {
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::ops::Deref;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A new directory for a unit test. It is removed when it is dropped.
+    pub(super) struct Directory(PathBuf);
+
+    impl Directory {
+        pub(super) fn new() -> Self {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(format!("qdrop-test-{process}-{count}"));
+            fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Deref for Directory {
+        type Target = Path;
+
+        fn deref(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+}

@@ -373,18 +373,18 @@ impl Drop for TemporaryName {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::Directory;
     use super::*;
 
     #[test]
     fn what_is_opened_and_read_is_the_file_that_was_looked_at() {
-        let top = std::env::temp_dir().join(format!("qdrop-expected-{}", std::process::id()));
-        fs::create_dir(&top).unwrap();
+        let top = Directory::new();
         let [path, other] = ["a", "b"].map(|name| top.join(name));
         fs::write(&path, b"1234").unwrap();
         fs::write(&other, b"1234").unwrap();
-        let [ours, directory] = [&path, &top].map(|it| Identity::of(&fs::metadata(it).unwrap()));
+        let [ours, directory] = [&*path, &top].map(|it| Identity::of(&fs::metadata(it).unwrap()));
         assert_eq!(open_expected(&path, ours).unwrap().1, 4);
-        for (path, expected) in [(&other, ours), (&top, directory), (&top.join("c"), ours)] {
+        for (path, expected) in [(&*other, ours), (&top, directory), (&top.join("c"), ours)] {
             let opened = open_expected(path, expected);
             assert_eq!(opened.unwrap_err().kind(), ErrorKind::NotFound, "{path:?}");
         }
@@ -394,8 +394,7 @@ mod tests {
             let read = read_exactly(&mut File::open(&path).unwrap(), length, |_| Ok(()));
             assert_eq!(read.err().map(|error| error.kind()), expected, "{length}");
         }
-        let read = read_exactly(&mut File::open(&top).unwrap(), 1, |_| Ok(()));
+        let read = read_exactly(&mut File::open(&*top).unwrap(), 1, |_| Ok(()));
         assert_eq!(read.unwrap_err().kind(), ErrorKind::IsADirectory);
-        fs::remove_dir_all(top).unwrap();
     }
 }

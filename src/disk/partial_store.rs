@@ -296,13 +296,13 @@ impl Drop for ActiveBody<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::inbox::{Inbox, StorePolicy};
+    use super::super::tests::Directory;
     use super::*;
     use std::time::Duration;
 
     #[test]
     fn a_body_with_bytes_whose_sender_is_silent_may_be_taken() {
-        let top = std::env::temp_dir().join(format!("qdrop-silent-{}", std::process::id()));
-        std::fs::create_dir(&top).unwrap();
+        let top = Directory::new();
         let (inbox, _) = Inbox::open(&top, StorePolicy::default()).unwrap();
         let begin = || inbox.begin_body(inbox.begin(&SafeName::map(&[])).unwrap());
         let (mut body, empty) = (begin(), begin());
@@ -319,6 +319,5 @@ mod tests {
         assert!(store.state(0) == Use::Free && store.take(0).is_none());
         assert!(body.finish().is_none() && empty.finish().is_some());
         drop(inbox);
-        std::fs::remove_dir_all(top).unwrap();
     }
 }

@@ -201,6 +201,7 @@ impl Sweep<'_> {
 mod tests {
     use super::super::name::SafeName;
     use super::super::owner::started;
+    use super::super::tests::Directory;
     use super::*;
     use std::fs::File;
 
@@ -252,7 +253,7 @@ mod tests {
 
     #[test]
     fn whose_parts_are_swept() {
-        let top = std::env::temp_dir().join(format!("qdrop-sweep-{}", std::process::id()));
+        let top = Directory::new();
         let below = top.join("a/b");
         fs::create_dir_all(&below).unwrap();
         let us = Owner::current();
@@ -287,7 +288,7 @@ mod tests {
             (former, week, None, false, "the same, of last week"),
         ];
         for (name, age, sign, stands, what) in &table {
-            for directory in [&top, &below] {
+            for directory in [&*top, &below] {
                 let path = directory.join(name);
                 aged(&path, *age);
                 let sign = sign.map(|(owner, age)| (top.join(owner.alive()), age));
@@ -297,13 +298,11 @@ mod tests {
                 sign.iter().for_each(|(path, _)| drop(fs::remove_file(path)));
             }
         }
-        fs::remove_dir_all(top).unwrap();
     }
 
     #[test]
     fn a_time_in_the_future_does_not_protect_a_part_and_the_past_does_not_condemn_one() {
-        let top = std::env::temp_dir().join(format!("qdrop-future-{}", std::process::id()));
-        fs::create_dir(&top).unwrap();
+        let top = Directory::new();
         let other = owner("0badb007-1-1");
         let path = top.join(other.part(1, 0, &SafeName::map(&[]), limits::FILE_NAME));
         let year = Duration::from_secs(365 * 24 * 60 * 60);
@@ -313,13 +312,12 @@ mod tests {
             let (swept, _) = swept(&top, later, 0, &KeptParts::new(limits::KEEP_PARTIAL));
             assert_eq!((swept, path.exists()), (usize::from(!stands), stands));
         }
-        fs::remove_dir_all(top).unwrap();
     }
 
     /// The drop directory takes none.
     #[test]
     fn directories_are_swept_while_there_are_descriptors() {
-        let top = std::env::temp_dir().join(format!("qdrop-deep-{}", std::process::id()));
+        let top = Directory::new();
         let directories = ["", "d", "d/d", "d/d/d"].map(|it| top.join(it));
         fs::create_dir_all(&directories[3]).unwrap();
         let part = owner("0badb007-1-1").part(1, 0, &SafeName::map(&[]), limits::FILE_NAME);
@@ -331,12 +329,11 @@ mod tests {
             let left = directories.each_ref().map(|it| it.join(&part).exists());
             assert_eq!(left, [0, 1, 2, 3].map(|depth| depth > spare), "{spare}");
         }
-        fs::remove_dir_all(top).unwrap();
     }
 
     #[test]
     fn what_is_kept_of_whom_and_for_how_long() {
-        let top = std::env::temp_dir().join(format!("qdrop-whose-{}", std::process::id()));
+        let top = Directory::new();
         let [_, (boot, above, since)] = running();
         let (ended, other) =
             (owner(&format!("{boot}-{above}-{}", since + 1)), owner("0badb007-1-1"));
@@ -383,6 +380,5 @@ mod tests {
             assert!(is_foreign || foreign.is_empty(), "{n}: {foreign:?}");
             assert_eq!((swept, left.first(), is_foreign, is_noted), expected, "{n}");
         }
-        fs::remove_dir_all(top).unwrap();
     }
 }
