@@ -151,10 +151,9 @@ pub fn read_lines(stderr: impl Read, mut on_line: impl FnMut(&str)) {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[cfg(test)]
 mod tests {
-    #![cfg(target_os = "linux")]
-
     use super::*;
     use std::fs;
 
