@@ -18,14 +18,16 @@ unlinked=(x86_64-apple-darwin aarch64-apple-darwin x86_64-unknown-freebsd)
 # The end-to-end tests that are run, those of the two programs: the others read the source and the
 # documents, know only programs of this machine, or try things by the thousand.
 tests=(receiving sending lists dialects)
-# Beside these where no qemu is between: they break connections at a moment, and start other programs.
-native_tests=(flaky services)
+# Those for a static program where no qemu is between: some break connections at a moment, and start other programs.
+native_tests=(sending lists flaky services)
+# And for a tiny one.
+tiny_tests=(sending lists services)
 # Those for a foreign static program, and for a foreign one with one of this machine at the other end.
-static_tests=(sending lists)
 peer_tests=(lists)
 # What of them is left out of a foreign or static program: faults.c is a library of this machine.
 preloading=(
 	a_failing_disk_stores_nothing_and_is_told
+	a_peer_that_gives_up_in_the_queue_is_no_failure
 	a_file_system_with_the_rules_of_exfat_takes_every_name
 	what_fails_while_a_large_body_comes_is_told_at_its_end
 )
@@ -282,9 +284,9 @@ check() {
 		# Its dynamic programs are those of `make test`.
 		runner='env'
 		build "$1" static
-		run "$1 static" "$here"/static/{qdrop,qdropd} "${static_tests[@]}" "${native_tests[@]}"
+		run "$1 static" "$here"/static/{qdrop,qdropd} "${native_tests[@]}"
 		build "$1" tiny
-		run "$1 tiny" "$here"/tiny/{qdrop,qdropd} "${static_tests[@]}" services
+		run "$1 tiny" "$here"/tiny/{qdrop,qdropd} "${tiny_tests[@]}"
 		return
 	fi
 	if [ "$qemu" = wine ]; then
@@ -300,7 +302,7 @@ check() {
 	if [ "$1" = mipsel ]; then
 		# Its qemu (7.2) hands the errors of connections on with the numbers of this machine, and sometimes
 		# one of many programs at once dies of SIGSEGV; whose defect that is, is not known.
-		local tests=(lists) static_tests=(lists)
+		local tests=(lists)
 		echo 'LEFT OUT: mipsel: all end-to-end tests but lists: its qemu is not good enough' >&2
 	fi
 	build "$1" dynamic
@@ -312,7 +314,7 @@ check() {
 	run "$(uname -m) qdrop to $1 qdropd" "$out/release/qdrop" "$here/dynamic/qdropd" "${peer_tests[@]}"
 	build "$1" static
 	find_runner "$here/static/qdropd"
-	run "$1 static" "$here"/static/{qdrop,qdropd} "${static_tests[@]}"
+	run "$1 static" "$here"/static/{qdrop,qdropd} "${peer_tests[@]}"
 }
 
 what=${1:-}
