@@ -306,8 +306,8 @@ mod tests {
         let (inbox, _) = Inbox::open(&top, StorePolicy::default()).unwrap();
         let begin = || inbox.begin_body(inbox.begin(&SafeName::map(&[])).unwrap());
         let (mut body, empty) = (begin(), begin());
-        body.write_all(b"x").unwrap();
         let (store, began) = (&inbox.store, Instant::now());
+        body.write_all(b"x").unwrap();
         let is_free = store.state(0) == Use::Free && store.take(0).is_none();
         assert!(is_free || began.elapsed() >= limits::TAKEOVER_SILENCE, "it was heard from");
         while store.state(0) == Use::Free {
