@@ -23,7 +23,7 @@ pub mod testkit;
 /// How long a condition may take that should come about at once. Only a failure waits this long, of which
 /// `make mutants` has thousands.
 pub const PATIENCE: Duration =
-    Duration::from_secs(if option_env!("QDROP_MUTANTS").is_some() { 10 } else { 120 });
+    Duration::from_secs(if option_env!("QDROP_MUTANTS").is_some() { 20 } else { 120 });
 
 /// Whether the tests are run at full length, which takes minutes (`make torture`).
 pub fn long() -> bool {

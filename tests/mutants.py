@@ -303,9 +303,11 @@ def run(program, tests, binaries, limit, mutant=None, noting=False):
             notes.touch()
             notes.chmod(0o666)
         sandbox = [*SANDBOX, directory] if os.geteuid() == 0 else []
+        # Where cargo starts the tests of a package.
+        package = "tree" if Path(program).name.startswith("qdrop-") else "tree/tests"
         process = subprocess.Popen(
             [*sandbox, program, "--exact", *tests],
-            cwd=CLEAN / "tree/tests",
+            cwd=CLEAN / package,
             env=ENV | {"QDROP_BIN": str(binaries), "TMPDIR": directory, "QDROP_MUTANT": str(mutant)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
