@@ -297,7 +297,8 @@ def wrong(files, error):
 def run(program, tests, binaries, limit, mutant=None, noting=False):
     """Runs these tests of a program until one fails. Returns its name, or None if all passed, and the numbers of the
     mutants that were reached."""
-    with tempfile.TemporaryDirectory(prefix="qdrop-mutants-") as directory:
+    # What is killed below may still make files in it.
+    with tempfile.TemporaryDirectory(prefix="qdrop-mutants-", ignore_cleanup_errors=True) as directory:
         notes = Path(directory, "reached")
         if noting:
             notes.touch()
