@@ -155,6 +155,15 @@ fn a_reserved_name_that_cannot_be_examined_stays() {
     assert!(refusals(&log.path().join("refused"), "stat") > 0);
 }
 
+#[test]
+fn what_takes_a_reserved_name_stays_though_the_rename_fails() {
+    let [drop, log] = [(); 2].map(|()| TempDir::new().unwrap());
+    let qdropd = faulty_receiver("exfat-taken", &drop, &log, &[]);
+    assert_eq!(codes(&deliver(&qdropd, "a", b"x")), [5]);
+    assert_eq!(qdropd.settled(), BTreeMap::from([("a".to_owned(), b"theirs".to_vec())]));
+    assert!(refusals(&log.path().join("refused"), "rename") > 0);
+}
+
 /// On eCryptfs a name has 143 bytes, and that of a part is longer than that of its file.
 #[test]
 fn where_names_are_short_a_file_of_any_name_is_stored_and_found_again() {

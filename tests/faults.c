@@ -3,6 +3,7 @@
  *   exfat      no hard links, and no new name with a character that DOS reserves
  *   exfat-slow likewise, and whoever makes a file that is no part sleeps until it has bytes, or 0.6 s
  *   exfat-blind  likewise, and an empty file that is no part cannot be examined by its name
+ *   exfat-taken  likewise, and a rename fails, before which another file got that name
  *   vfat       no hard links, a new name is on the disk once the file has been synchronised again, and what
  *              had that name has to be open then, or its bytes are free before
  *   short-names  no name of more than 143 bytes, as on eCryptfs
@@ -158,8 +159,8 @@ static int is_kept(int file)
 
 static int has_no_links(void)
 {
-    return faulty("exfat") || faulty("exfat-slow") || faulty("exfat-blind") || faulty("vfat")
-        || faulty("lost-reply-vfat");
+    return faulty("exfat") || faulty("exfat-slow") || faulty("exfat-blind") || faulty("exfat-taken")
+        || faulty("vfat") || faulty("lost-reply-vfat");
 }
 
 /* The file with a name that is not on the disk yet, and what had that name and some bytes. */
@@ -278,6 +279,12 @@ int rename(const char *from, const char *to)
         return refuse("rename\n", ENAMETOOLONG);
     if (unlucky("rename\n"))
         return -1;
+    if (faulty("exfat-taken") && syscall(SYS_unlinkat, AT_FDCWD, to, 0) == 0) {
+        int other = syscall(SYS_openat, AT_FDCWD, to, O_WRONLY | O_CREAT | O_EXCL, 0600);
+        syscall(SYS_write, other, "theirs", 6);
+        close(other);
+        return refuse("rename\n", EIO);
+    }
     one_step_more();
     has_to_be_on_disk(from);
     struct stat status;

@@ -70,9 +70,7 @@ IS_MUTANT = """
 pub fn is_mutant(number: usize) -> bool {
     use std::sync::{LazyLock, OnceLock, atomic::{AtomicBool, Ordering}};
     static CHOSEN: LazyLock<Option<usize>> = LazyLock::new(|| std::env::var("QDROP_MUTANT").ok()?.parse().ok());
-    static NOTES: LazyLock<Option<std::path::PathBuf>> = LazyLock::new(|| {
-        Some(std::path::Path::new(&std::env::var_os("TMPDIR")?).join("reached")).filter(|notes| notes.exists())
-    });
+    static NOTES: LazyLock<Option<std::ffi::OsString>> = LazyLock::new(|| std::env::var_os("QDROP_REACHED"));
     // Opened early, and as if to create it: the tests let openings fail.
     static FILE: OnceLock<std::fs::File> = OnceLock::new();
     static NOTED: [AtomicBool; COUNT] = [const { AtomicBool::new(false) }; COUNT];
@@ -299,17 +297,19 @@ def run(program, tests, binaries, limit, mutant=None, noting=False):
     mutants that were reached."""
     # What is killed below may still make files in it.
     with tempfile.TemporaryDirectory(prefix="qdrop-mutants-", ignore_cleanup_errors=True) as directory:
+        variables = {"QDROP_BIN": str(binaries), "TMPDIR": directory, "QDROP_MUTANT": str(mutant)}
         notes = Path(directory, "reached")
         if noting:
             notes.touch()
             notes.chmod(0o666)
+            variables["QDROP_REACHED"] = str(notes)
         sandbox = [*SANDBOX, directory] if os.geteuid() == 0 else []
         # Where cargo starts the tests of a package.
         package = "tree" if Path(program).name.startswith("qdrop-") else "tree/tests"
         process = subprocess.Popen(
             [*sandbox, program, "--exact", *tests],
             cwd=CLEAN / package,
-            env=ENV | {"QDROP_BIN": str(binaries), "TMPDIR": directory, "QDROP_MUTANT": str(mutant)},
+            env=ENV | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -332,6 +332,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_of_other_processes_is_bounded() {
+        let top = Directory::new();
+        let name = SafeName::map(&[]);
+        for id in 0..=limits::FOREIGN_PARTS as u64 {
+            fs::write(top.join(owner("0badb007-1-1").part(1, id, &name, 255)), b"x").unwrap();
+        }
+        let kept = KeptParts::new(limits::KEEP_PARTIAL);
+        let (swept, foreign) = swept(&top, Duration::ZERO, 0, &kept);
+        assert_eq!((swept, foreign.len()), (0, limits::FOREIGN_PARTS));
+    }
+
+    #[test]
     fn what_is_kept_of_whom_and_for_how_long() {
         let top = Directory::new();
         let [_, (boot, above, since)] = running();

@@ -870,11 +870,17 @@ mod tests {
         // Of each its address, its bytes, whether its program stays connected, and for how many milliseconds a
         // write has waited for it; whether there is room then; and whose receipts are left.
         type Held<'a> = &'a [(u8, usize, bool, Option<u64>)];
-        let table: [(Held, bool, &[usize]); 8] = [
+        let table: [(Held, bool, &[usize]); 9] = [
             (&[(2, MOST - 1, true, Some(1000)), (3, 1, false, None)], true, &[0, 1]),
             (&[(2, MOST, false, None), (3, 1, true, None)], true, &[0]),
             (&[(2, MOST, false, None), (3, 1, false, Some(1000))], true, &[0]),
             (&[(2, MOST, false, None), (3, 1, false, Some(0))], false, &[0, 1]),
+            // Nobody has to leave who has none.
+            (
+                &[(2, MOST, false, None), (3, 1, false, None), (4, 0, false, Some(1000))],
+                false,
+                &[0, 1, 2],
+            ),
             // Of programs that stay, or else of peers that take none, the most of the address with most.
             (&[(2, MOST, false, Some(1000)), (3, 2, true, None), (4, 1, true, None)], true, &[0]),
             (
@@ -917,7 +923,8 @@ mod tests {
             let mut table = fixture.table();
             assert_eq!(table.make_room_for_receipts(), has_room, "{held:?}");
             let all = table.connections.iter().enumerate();
-            let kept: Vec<_> = all.filter(|(_, it)| it.receipts() > 0).map(|(n, _)| n).collect();
+            let kept: Vec<_> =
+                all.filter(|(_, it)| it.receipts.is_some()).map(|(n, _)| n).collect();
             assert_eq!(kept, left, "{held:?}");
         }
     }

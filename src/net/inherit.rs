@@ -157,7 +157,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn a_signal_does_not_end_what_is_copied() {
+    fn an_error_ends_what_is_copied_and_a_signal_does_not() {
         struct Interrupted(u8);
         impl Read for Interrupted {
             fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -166,13 +166,14 @@ mod tests {
                     1 | 3 => Err(ErrorKind::Interrupted.into()),
                     2 => b"ab".as_slice().read(buffer),
                     4 => b"cd".as_slice().read(buffer),
+                    5 => Err(ErrorKind::ConnectionReset.into()),
                     _ => Ok(0),
                 }
             }
         }
         let mut output = Vec::new();
-        write_at_once(Interrupted(0), &mut output).unwrap();
-        assert_eq!(output, b"abcd");
+        let error = write_at_once(Interrupted(0), &mut output).unwrap_err();
+        assert_eq!((error.kind(), &*output), (ErrorKind::ConnectionReset, &b"abcd"[..]));
     }
 
     #[test]
