@@ -81,6 +81,7 @@ class State(NamedTuple):
 # Those that more than one place asks for.
 LATE = "the receipts are acknowledged before the source is removed"
 NEITHER = "a size is enough to both sides"
+DUMB = "a receiver does not answer"
 SHARED = ("two connections find a kept part", "a body that is taken over stays with its connection")
 
 
@@ -419,7 +420,8 @@ class Model:
                 if verdict not in ("later", "busy"):
                     wanted.append((*key, verdict[0], here))
             conn = after.conns[number]
-            down = conn.down if conn.left else conn.down + (("answer", tuple(verdicts)),)
+            is_silent = conn.left or self.plant == DUMB
+            down = conn.down if is_silent else conn.down + (("answer", tuple(verdicts)),)
             copies = tuple((key, None) for key in asked)
             conn = conn._replace(down=down, resume=resume, wanted=tuple(wanted), copies=copies)
             earlier = frozenset(n for n, it in enumerate(after.conns) if it.copies and n != number)
@@ -568,7 +570,7 @@ class Model:
                     continue
                 state = self.store(state, number, file, shared[1] if shared else body)
             known = get(state.memory, key)
-            if known and known[1] == ticket:
+            if known and known[1] == ticket and self.plant != "what has its name is still being stored":
                 memory = without(state.memory, key) + ((key, ticket, body, known[3]),)
                 state = state._replace(memory=tuple(sorted(memory)))
                 if self.case.links and self.plant != "no link is kept":
@@ -679,12 +681,12 @@ def search(case, plant=""):
                 into.append([])
             into[number].append(at)
     stuck = unfinished(case, states, into)
-    return len(states), FINISHED if stuck else None, way(before, stuck) if stuck else []
+    return (len(states), None, []) if stuck is None else (len(states), FINISHED, way(before, stuck))
 
 
 def unfinished(case, states, into):
-    """Returns a state from which no way leads to the end of all senders, or 0. Where there is no connection left
-    for another try, the case is too small to tell."""
+    """Returns a state from which no way leads to the end of all senders, which may be the first one, or None. Where
+    there is no connection left for another try, the case is too small to tell."""
 
     def is_end(state):
         full = len(state.conns) == case.connections
@@ -697,7 +699,7 @@ def unfinished(case, states, into):
             if at not in can:
                 can.add(at)
                 good.append(at)
-    return next((at for at in range(len(states)) if at not in can), 0)
+    return next((at for at in range(len(states)) if at not in can), None)
 
 
 def way(before, at):
@@ -750,6 +752,8 @@ PLANTS = {
     "a source is removed before its receipt": "--remove-source",
     LATE: "--remove-source",
     "an earlier list replaces a later one": "--on-conflict replace",
+    "what has its name is still being stored": "a line that breaks twice",
+    DUMB: "a line that breaks twice",
 }
 
 
