@@ -414,6 +414,13 @@ fn a_link_in_the_place_of_a_directory_is_never_followed() {
         symlink(outside.path(), qdropd.directory.join("new")).unwrap();
         assert_eq!(place(&deliver(&qdropd, "new/b", b"b")), "new (1)/b");
         assert_eq!(tree(outside.path()), BTreeMap::new());
+        // One that leads to where the directory is by now, with the one below that was in use.
+        assert_eq!(place(&deliver(&qdropd, "moved/sub/a", b"a")), "moved/sub/a");
+        let moved = outside.path().join("moved");
+        fs::rename(qdropd.directory.join("moved"), &moved).unwrap();
+        symlink(&moved, qdropd.directory.join("moved")).unwrap();
+        assert_eq!(place(&deliver(&qdropd, "moved/sub/b", b"b")), "moved (1)/sub/b");
+        assert_eq!(fs::read_dir(moved.join("sub")).unwrap().count(), 1);
     }
 }
 

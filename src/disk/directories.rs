@@ -14,6 +14,7 @@ use crate::limits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -89,13 +90,11 @@ impl Directories {
         self.walk(asked, false)
     }
 
-    /// For the directory of the last file, and for others that are known, one look is enough: a link in
-    /// the place of one above would lead to another directory.
+    /// For the directory of the last file, and for others that are known, one look at each component is enough.
     fn walk(&self, asked: &SafeName, makes: bool) -> Result<Found, DiskError> {
         let known = lock(&self.entered).0.get(asked.as_str()).cloned();
         if let Some((directory, identity)) = known {
-            if matches!(self.look(&directory), Ok(Occupant::Directory(there)) if there == identity)
-            {
+            if self.leads_to(&directory, identity) {
                 return Ok(Found::Directory(directory));
             }
         }
@@ -112,6 +111,17 @@ impl Directories {
         let size = directory.as_str().len();
         lock(&self.entered).insert(asked.as_str(), (directory.clone(), identity), size);
         Ok(Found::Directory(directory))
+    }
+
+    /// Returns whether a name leads to this directory through directories alone. A link leads there as well, if it is
+    /// in the place of a directory above that was moved.
+    fn leads_to(&self, name: &SafeName, directory: Identity) -> bool {
+        let at = |name: &SafeName| match self.look(name) {
+            Ok(Occupant::Directory(identity)) => Some(identity),
+            _ => None,
+        };
+        let mut above = iter::successors(name.parent(), SafeName::parent);
+        above.all(|name| at(&name).is_some()) && at(name) == Some(directory)
     }
 
     /// Returns the first name that is a directory or free. If `makes`, a free one is made.
