@@ -480,6 +480,22 @@ fn a_file_that_nobody_may_write_to_is_known() {
     assert_eq!(arrived(there.path()), files.into_iter().collect());
 }
 
+/// Nobody looks for it there.
+#[test]
+fn a_file_that_is_remembered_of_a_directory_that_is_gone_is_not_called_stored_again() {
+    let top = TempDir::new().unwrap();
+    let place = top.path().join("drop");
+    fs::create_dir(&place).unwrap();
+    let qdropd = Qdropd::start_in(&place, &[]);
+    let content = noise(1000);
+    end(deliver(&qdropd, ACKNOWLEDGES, "a", &content));
+    let stream = qdropd.connect();
+    assert_eq!(ask(&stream, AGAIN, "a", &content), whole(&content));
+    fs::rename(&place, top.path().join("old")).unwrap();
+    fs::create_dir(&place).unwrap();
+    assert_eq!(confirm(&stream, &content).status.code(), 5);
+}
+
 /// A person, or a program, may have done anything with the file meanwhile.
 #[test]
 fn what_became_of_a_stored_file_is_left_as_it_is() {

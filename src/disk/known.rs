@@ -211,7 +211,10 @@ impl Inbox {
         key: u128,
     ) -> Result<(StoredFile, Option<Ticket>), DiskError> {
         let (path, expected, name) = match file {
-            KnownFile::Remembered(stored, ticket) => return Ok((stored, Some(ticket))),
+            KnownFile::Remembered(stored, ticket) => {
+                self.location.check(&self.handle)?;
+                return Ok((stored, Some(ticket)));
+            }
             KnownFile::OnDisk { path, identity, name } => (path, identity, name),
         };
         let (open, size) = open_expected(&path, expected).map_err(DiskError::at("open", &path))?;
