@@ -209,9 +209,6 @@ impl Directories {
         let opened = handle.metadata().map_err(DiskError::at("examine", &path))?;
         let opened = Identity::of(&opened);
         let mut unsynced = Vec::new();
-        if self.is_synced(directory, opened) {
-            return Ok((handle, unsynced));
-        }
         let mut reached: Option<(SafeName, Identity)> = None;
         for component in directory.components() {
             let above = reached.as_ref().map(|(directory, _)| directory);
@@ -221,7 +218,8 @@ impl Directories {
                 let error = ErrorKind::NotADirectory.into();
                 return Err(DiskError::at("enter", &self.top.join(name))(error));
             };
-            if !self.is_synced(&name, identity) {
+            // What is known was moved, perhaps, if it is in another directory by now.
+            if !unsynced.is_empty() || !self.is_synced(&name, identity) {
                 unsynced.push(Unsynced { name: name.clone(), identity, parent });
             }
             reached = Some((name, identity));
@@ -316,6 +314,27 @@ mod tests {
         assert_eq!(unsynced(), 0);
         assert!(directories.synced(Err(ErrorKind::Other.into())).is_err());
         assert_eq!(unsynced(), 2);
+    }
+
+    #[test]
+    fn a_directory_that_was_moved_into_another_one_is_synchronised_there() {
+        let top = Directory::new();
+        let directories = Directories::new(&top, None, true, MakeRoom(None));
+        let name = SafeName::map_path(&"a/b/c".encode_utf16().collect::<Vec<_>>());
+        directories.make(&name).unwrap();
+        let unsynced = || directories.open(&name).unwrap().1.len();
+        for (moved, expected) in [("a", 3), ("a/b", 2)] {
+            assert!(directories.open_synced(std::slice::from_ref(&name)).iter().all(Result::is_ok));
+            assert_eq!(unsynced(), 0);
+            // Another directory takes its place, with what was in this one.
+            let [old, new] = [top.join("old"), top.join(moved)];
+            fs::rename(&new, &old).unwrap();
+            fs::create_dir(&new).unwrap();
+            let within = if moved == "a" { "b" } else { "c" };
+            fs::rename(old.join(within), new.join(within)).unwrap();
+            fs::remove_dir(old).unwrap();
+            assert_eq!(unsynced(), expected, "{moved}");
+        }
     }
 
     #[test]
