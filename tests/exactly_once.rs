@@ -233,6 +233,23 @@ fn a_file_that_comes_twice_at_once_is_stored_once() {
     assert!(settled.keys().eq(["0", "1", "2"]), "{:?}", settled.keys());
 }
 
+/// One that waits for its name has its receipt before the next one, which another connection has stored.
+#[test]
+fn receipts_come_in_the_order_of_the_bodies_whoever_has_stored_them() {
+    let qdropd = Qdropd::start(&[]);
+    let (waits, comes_twice) = (noise(10), noise(20));
+    let mut stream = qdropd.connect();
+    stream.write_all(&list_bytes(AGAIN, &[(10, 1000, "a"), (20, 1000, "b")])).unwrap();
+    assert_eq!(read_answer(&stream).unwrap(), [Verdict::Send, Verdict::Send]);
+    let other = deliver(&qdropd, AGAIN, "b", &comes_twice);
+    stream.write_all(&[whole_body(&waits), whole_body(&comes_twice)].concat()).unwrap();
+    for (name, content) in [("a", &waits), ("b", &comes_twice)] {
+        assert_eq!(receipt(&stream), stored(name, content));
+    }
+    [stream, other].into_iter().for_each(acknowledge);
+    assert!(qdropd.settled().keys().eq(["a", "b"]));
+}
+
 #[test]
 fn a_hook_is_run_once() {
     let directory = TempDir::new().unwrap();
