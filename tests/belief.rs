@@ -195,6 +195,30 @@ fn files_whose_receipts_broke_off_are_in_doubt_and_not_sent_again() {
     assert!(sent.stderr.contains("is stored once; trying again in 1 s (1 of 9)"), "{sent:?}");
 }
 
+/// The receiver may have stored it, and knows it until its sender has the receipt.
+#[test]
+fn receipts_that_did_not_all_come_are_not_acknowledged() {
+    let source = TempDir::new().unwrap();
+    let paths = numbered(source.path(), 2);
+    for receipts in 0..=2 {
+        let receiver = Receiver::start(move |mut stream| {
+            let files = take_files(&stream).unwrap();
+            for (name, content) in &files[..receipts] {
+                stream.write_all(&stored(content, name)).unwrap();
+            }
+            if receipts < files.len() {
+                stream.shutdown(Shutdown::Write).unwrap();
+            }
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).unwrap();
+            rest
+        });
+        let sent = send_all(receiver.address, &["--resume"], &paths);
+        let (exit, acknowledged) = if receipts == 2 { (0, &[0xFF][..]) } else { (4, &[][..]) };
+        assert_eq!((sent.exit, &*receiver.join()), (exit, acknowledged), "{receipts}: {sent:?}");
+    }
+}
+
 /// A receiver that has to refuse a body may stop there, and says so by its end.
 #[test]
 fn files_after_a_refusal_at_which_a_receiver_stopped_are_sent_again() {
