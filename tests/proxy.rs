@@ -304,6 +304,30 @@ fn each_peer_behind_a_proxy_has_its_own_share() {
     }
 }
 
+/// Asks for a file, and returns what is here of it.
+fn ask(mut stream: &TcpStream, name: &str) -> Verdict {
+    stream.write_all(&list_bytes(ACKNOWLEDGES | RESUME, &[(100, 1000, name)])).unwrap();
+    read_answer(stream).unwrap().remove(0)
+}
+
+/// Who has many interrupted bodies pushes out its own, and not those of another peer of the same proxy.
+#[test]
+fn what_is_kept_counts_for_the_peer_of_the_header() {
+    let qdropd = Qdropd::start(&[PROXY]);
+    let names: Vec<String> = (0..limits::KEPT + 2).map(|number| number.to_string()).collect();
+    for (number, name) in names.iter().enumerate() {
+        let client = if number == 0 { "192.0.2.7:1" } else { "192.0.2.8:1" };
+        let mut stream = connect(&qdropd, &[&line(client)]);
+        assert_eq!(ask(&stream, name), Verdict::Send);
+        stream.write_all(&[&[0; 8][..], &[7; 50]].concat()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+    let verdicts = names.iter().map(|name| ask(&connect(&qdropd, &[&line("192.0.2.7:2")]), name));
+    let kept: Vec<bool> = verdicts.map(|it| matches!(it, Verdict::Have(50, _))).collect();
+    assert!(kept[0] && !kept[1] && !kept[2] && kept[3..].iter().all(|it| *it), "{kept:?}");
+}
+
 /// More connections than there is room for, of one client and of a proxy that says nothing.
 #[test]
 fn a_flood_through_the_proxy_shuts_nobody_out() {
