@@ -623,6 +623,33 @@ fn a_body_is_gone_on_with_while_its_own_connection_is_silent() {
     assert_eq!(qdropd.settled(), BTreeMap::from([("a".to_owned(), content)]));
 }
 
+/// So few bytes are written to the disk when there are more of them.
+#[test]
+fn a_body_stays_with_a_connection_that_brings_a_byte_now_and_then() {
+    let qdropd = Qdropd::start(&[]);
+    let content = noise(500_000);
+    let mut attempt = 0..;
+    eventually("no byte takes long on this machine", || {
+        let modified = attempt.next().unwrap();
+        let first = qdropd.connect();
+        ask(&first, RESUME, content.len(), modified, "a");
+        assert_eq!(go(&first).0, 0);
+        let began = limits::SMALL_BUFFER + 1;
+        beginning(&first, 0, &content[..began]);
+        let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+        for byte in &content[began..][..30] {
+            thread::sleep(limits::TAKEOVER_SILENCE / 15);
+            (&first).write_all(&[*byte]).unwrap();
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+        }
+        let here = have(&qdropd, RESUME, content.len(), modified, "a");
+        let is_silent = longest.max(last.elapsed()) >= limits::TAKEOVER_SILENCE;
+        assert!(is_silent || here == 0, "{here} bytes were taken from it");
+        (!is_silent).then_some(())
+    });
+}
+
 /// What has come on a line that is silent now, and fills no buffer, counts as well.
 #[test]
 fn few_bytes_of_a_silent_line_are_gone_on_with() {
