@@ -1019,6 +1019,26 @@ fn a_receiver_whose_directory_is_gone_ends_for_its_supervisor_to_start_it_again(
     });
 }
 
+/// Also while the disk takes the name of a file.
+#[test]
+fn a_file_in_a_directory_that_goes_before_its_receipt_is_not_called_stored() {
+    // A busy machine may come too late.
+    let is_refused = (0..10).any(|_| {
+        let (top, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let place = top.path().join("drop");
+        fs::create_dir(&place).unwrap();
+        let mut command = faulty("qdropd", "slow-directory", &log.path().join("refused"));
+        let qdropd = Qdropd::spawn(&mut command, &place);
+        let mut stream = qdropd.connect();
+        stream.write_all(&transfer("a", b"x")).unwrap();
+        eventually("it has its name", || place.join("a").exists().then_some(()));
+        fs::rename(&place, place.with_extension("old")).unwrap();
+        fs::create_dir(&place).unwrap();
+        codes(&receipts(stream)) == [5]
+    });
+    assert!(is_refused, "each was called stored");
+}
+
 #[test]
 fn a_receiver_ends_when_something_is_mounted_over_its_directory_or_unmounted() {
     if !can_unshare("a drop directory that is mounted and unmounted under a receiver") {
@@ -1272,6 +1292,20 @@ fn a_sign_of_life_is_renewed(fault: &str) {
     eventually("it is made again", || heartbeat.exists().then_some(()));
     drop(stream);
     eventually("both are gone", || own_names(&qdropd.directory).is_empty().then_some(()));
+}
+
+/// All of the file has come, and its part may be in the disk's hands for long.
+#[test]
+fn a_sign_of_life_is_there_while_a_part_is_synchronised() {
+    let (drop_directory, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let qdropd = faulty_receiver("slow-file", &drop_directory, &log, &[]);
+    let mut stream = qdropd.connect();
+    stream.write_all(&transfer("a", b"x")).unwrap();
+    eventually("there is a heartbeat", || {
+        assert!(!drop_directory.path().join("a").exists(), "there was none");
+        own_names(&qdropd.directory).iter().any(|name| is_alive(name)).then_some(())
+    });
+    assert_eq!(place(&receipts(stream)), "a");
 }
 
 /// A box that was cloned from ours has its machine ID and host name, and another boot.
