@@ -373,8 +373,26 @@ impl Drop for TemporaryName {
 
 #[cfg(test)]
 mod tests {
+    use super::super::inbox::{Inbox, StorePolicy};
     use super::super::tests::Directory;
     use super::*;
+
+    /// With an old time others could take it for one that nobody writes to.
+    #[test]
+    fn a_part_whose_time_is_set_has_a_heartbeat() {
+        let top = Directory::new();
+        let (inbox, _) = Inbox::open(&top, StorePolicy::default()).unwrap();
+        let part = inbox.begin(&SafeName::map(&[])).unwrap();
+        let has_heartbeat = || {
+            let mut names = fs::read_dir(&*top).unwrap().map(|entry| entry.unwrap().file_name());
+            names.any(|name| name.to_str().unwrap().ends_with("-alive.part"))
+        };
+        assert!(!has_heartbeat());
+        part.set_modified(0).unwrap();
+        assert!(has_heartbeat());
+        drop(part);
+        inbox.close();
+    }
 
     #[test]
     fn what_is_opened_and_read_is_the_file_that_was_looked_at() {
