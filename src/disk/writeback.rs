@@ -161,6 +161,7 @@ mod tests {
             assert_eq!((state.next.is_some(), state.syncing), (is_started, is_started));
         }
     }
+
     /// A kernel that reports an error once may have dropped what was written by then. Only on Linux is /dev/null a file
     /// that cannot be synchronised.
     #[cfg(target_os = "linux")]
