@@ -67,8 +67,8 @@ def mixed(bench, _is_short):
                     receipts = trial.deliver(receiver, contents(GROUP))
                     assert len(receipts) == len(GROUP), receipts
                     trial.deliver(receiver, [("large", noise("large", LARGE)), ("a", b"last")])
-                    trial.send(receiver, "--preserve")
-                    trial.send(receiver, "--skip-existing", "--remove-source")
+                    trial.send_all(receiver, "--preserve")
+                    trial.send_all(receiver, "--skip-existing", "--remove-source")
                 yield label(*policy, *subdirs, faults), trial
 
 
@@ -78,7 +78,7 @@ def directories(bench, _is_short):
     trial = Trial(bench, ["--subdirs"], others=["tree/0/0", "tree/1", "theirs/a/b"], sources=tree(10))
     with trial.receiver() as receiver:
         trial.deliver(receiver, contents([("theirs/a/b/1", 5), (f"{deep}/2", 6)]))
-        trial.send(receiver)
+        trial.send_all(receiver)
     yield "of somebody else", trial
 
 
@@ -87,7 +87,7 @@ def jobs(bench, _is_short):
     for options in [*POLICIES, ["--keep-partial", "0"]]:
         trial = Trial(bench, ["--subdirs", *options], sources=tree(150))
         with trial.receiver() as receiver:
-            trial.send(receiver, "--jobs", "4", "--remove-source")
+            trial.send_all(receiver, "--jobs", "4", "--remove-source")
         yield label(*options), trial
     trial = Trial(bench, ["--subdirs"])
     with trial.receiver() as receiver:
@@ -126,10 +126,10 @@ def resume(bench, _is_short):
                 if how == "kept":
                     wire.converse(stream, b"")
                 if how != "killed":
-                    trial.send(receiver, "--resume", "--remove-source", "--retry", "9")
+                    trial.send_all(receiver, "--resume", "--remove-source", "--retry", "9")
             if how == "killed":
                 with trial.receiver() as receiver:
-                    trial.send(receiver, "--resume", "--remove-source")
+                    trial.send_all(receiver, "--resume", "--remove-source")
             stream.close()
             assert not (trial.source / "tree/film").exists(), "it was not sent"
             yield label(faults, how), trial
@@ -149,6 +149,7 @@ def failing(bench, _is_short):
                 trial.deliver(receiver, contents(GROUP))
                 trial.send(receiver, "--remove-source")
                 trial.deliver(receiver, contents([("new/deep/g", 12), ("sub/h", 13)]))
+            assert receiver.has_failed(), (fault, injected)
             yield label(*policy, fault, injected), trial
 
 
@@ -165,6 +166,7 @@ def background(bench, is_short):
                 stream.sendall(data[:-1])
                 eventually("it is synchronised while it comes", lambda: subprocess.run(begun).returncode == 0)
                 wire.converse(stream, data[-1:])
+        assert receiver.has_failed() == (injected is not None)
         yield label(injected), trial
 
 
@@ -241,6 +243,10 @@ def run(bench, is_short):
     for name, trial in trials(bench, is_short):
         for fault in trial.judge():
             print(f"durability: {name}: {fault}", flush=True)
+            found += 1
+    for what in ("kills", "receipts", "states made and recovered from", "sources removed"):
+        if not bench.counts[what]:
+            print(f"durability: no {what}, so that nothing is proved", flush=True)
             found += 1
     return found
 

@@ -6,6 +6,7 @@
 - Each change of a name (a file or directory made, a link, a rename, an unlink) that was not synchronised may be there
   or not, whatever becomes of the others, later ones of the same name included. A rename is one change of two names.
 - A change is synchronised by an fsync of the directory, nothing else: no fsync of the file, no later change.
+- The time of a file that was set since its last fsync may be there or not. It is asked for with the receipt alone.
 - A name leads to all synchronised bytes of its file; on vfat one that a rename gave leads to none of them before the
   file has been synchronised again (`Change.settled`).
 
@@ -39,6 +40,7 @@ class File:
     dirty: list = field(default_factory=list)
     slots: set = field(default_factory=set)  # names that it has had
     born: object = None  # the first of them
+    timed: Call | None = None  # what has set its time, until that is synchronised
 
     def write(self, at, data, call):
         end = at + len(data)
@@ -53,6 +55,9 @@ class File:
 
     def sync(self, call):
         covered = [it for it in self.dirty if ended(it.call, call)]
+        # fdatasync is for the bytes alone.
+        if call.ok and call.name == "fsync" and self.timed and ended(self.timed, call):
+            self.timed = None
         if call.ok:
             self.dirty = [it for it in self.dirty if it.lost or it not in covered]
             for change in (change for slot in self.slots for change in slot.possible()):
@@ -133,6 +138,7 @@ class Disk:
         self.top, self.root = os.path.realpath(top), Directory()
         self.touched, self.uncertain = set(), []
         self.on_change = lambda slot, change, before: None
+        self.on_timed = lambda file, call: None
         for path, content in look(top).items():
             directory, name = self.locate(path)
             slot = directory.get(name)
@@ -265,7 +271,7 @@ HARMLESS = set(
     "access accept bind clock_nanosleep connect epoll_create1 epoll_ctl epoll_pwait epoll_wait eventfd2 execve "
     "faccessat2 fadvise64 fstat fstatfs getcwd getdents64 getpeername getsockname getsockopt inotify_init1 ioctl "
     "listen lstat mmap newfstatat pipe2 poll ppoll pread64 readlink readlinkat rmdir setsockopt shutdown socketpair "
-    "stat statfs statx utimensat".split()
+    "stat statfs statx".split()
 )
 
 
@@ -384,6 +390,12 @@ class Program:
             self.on_received(call, source.reader, b"".join(call.strings())[: call.result])
 
     end_recvfrom = end_read
+
+    def begin_utimensat(self, call):
+        node = self.described(call).node
+        if isinstance(node, File):
+            node.timed = call
+            self.disk.on_timed(node, call)
 
     def end_lseek(self, call):
         self.described(call).position = call.result

@@ -7,6 +7,8 @@ from disk import BEFORE, Directory, File, Program
 from wire import ACKNOWLEDGEMENT, Reader, xxh64
 
 TEMPORARY = re.compile(r"\.qdrop-.*\.part")
+HEARTBEAT = re.compile(r"\.qdrop-.*-alive\.part")
+LEASE = 20  # seconds (limits::LEASE)
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Judge:
         self.disk, self.rules = disk, rules
         self.faults, self.promises = [], []
         self.moments = self.looks = 0
-        disk.on_change = self.changed
+        disk.on_change, disk.on_timed = self.changed, self.timed
 
     def program(self):
         program = Program(self.disk, Reader)
@@ -56,11 +58,22 @@ class Judge:
 
     def changed(self, slot, change, before):
         """Looks at a change of a name by itself: a final one is given once, and is not taken away."""
+        if change.call.name.startswith("link") and not self.rules.has_links:
+            self.fault("there are links: the machine of tests/faults.c is not in force")
         if TEMPORARY.fullmatch(slot.name) or before is None or self.is_placeholder(slot, before):
             return
         how = "removed" if change.node is None else "changed"
         if change.node is None or not self.rules.replaces or isinstance(before, Directory):
             self.fault(f"{plain(slot.path())} was there and is {how} ({change.call.name})")
+
+    def timed(self, file, call):
+        """Looks at a file whose time is set: with an old one, others take it for one that nobody writes any more. One
+        without bytes is there for a moment, perhaps, to see what the file system makes of a time."""
+        second = int(re.findall(r"tv_sec=(-?\d+)", call.text)[-1])
+        is_old = second < call.begin // 10**9 - LEASE
+        is_alive = any(slot.now for name, slot in self.disk.root.slots.items() if HEARTBEAT.fullmatch(name))
+        if file.content and is_old and not is_alive:
+            self.fault("the time of a file is set before there is a heartbeat")
 
     def is_placeholder(self, slot, node):
         """Whether it is the empty file that reserves a name where there are no links."""
@@ -127,6 +140,8 @@ class Judge:
         if not fits:
             self.fault(f"a receipt was given for {plain(receipt.name)}, which is not there")
             return
+        if fits[-1].node.timed:
+            self.fault(f"a receipt was given for {plain(receipt.name)}, whose time is not synchronised")
         # Of two with the same bytes the first: a receipt may be given again. One that took its place has come later.
         before = slot.promise.since if slot.promise else BEFORE.begin
         slot.promise = Promise(max(fits[0].call.begin, before), receipt.size, receipt.digest)

@@ -87,6 +87,10 @@ class Receiver:
             sys.exit(f"qdropd does not listen:\n{(trace / 'log').read_text()}")
         self.port = int(line.rsplit(":", 1)[1]) if line else None
 
+    def has_failed(self):
+        """Whether a call has failed that is to fail."""
+        return b"(INJECTED)" in self.trace.read_bytes() or (self.trace.parent / "refused").exists()
+
     def was_killed(self):
         """Waits for the end of one that serves one connection."""
         return self.process.wait(PATIENCE) == -signal.SIGKILL
@@ -179,6 +183,11 @@ class Trial:
         has_ended(trace, process.pid)
         self.senders.append((trace, disk, look(self.source)))
         return process.returncode
+
+    def send_all(self, receiver, *options):
+        """All sources likewise, where nothing fails."""
+        status = self.send(receiver, *options)
+        assert status == 0, f"qdrop {' '.join(options)} ends with {status}"
 
     def judge(self):
         """Returns the faults. The trial is over then."""
