@@ -212,6 +212,15 @@ fn how_a_stream_breaks_is_told_in_each_part_of_it() {
     }
 }
 
+/// Nothing can be refused, and an answer that nobody asked for is none.
+#[test]
+fn who_makes_room_before_its_first_byte_is_told_nothing() {
+    let mut planned = Planned::new([Err(ErrorKind::ResourceBusy)]);
+    let (stored, ended) = receive_planned(&mut planned, false);
+    assert!(stored.is_empty() && ended.is_empty(), "{ended:?}");
+    assert_eq!(planned.answer, b"");
+}
+
 /// Else each waits for the disk by itself.
 #[test]
 fn the_next_file_is_waited_for_before_those_that_are_whole_get_their_names() {
