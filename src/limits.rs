@@ -63,9 +63,9 @@ pub const PATH: usize = 3_200;
 /// a peer's header of 7 KB could name thousands.
 pub const DEPTH: usize = 64;
 
-/// Entries of each cache of directories: those that were entered, and those that were synchronised.
+/// Directories of which it is known that their names are on the disk.
 pub const DIRECTORIES: usize = 1_024;
-/// Bytes of the names in such a cache.
+/// Bytes of their names.
 pub const DIRECTORIES_MEMORY: usize = 256 * 1024;
 
 /// How long a sender must be silent before another connection may take over its body. It is shorter
@@ -379,5 +379,5 @@ const _: () = assert!(20 + NAME as usize <= BUFFER, "a sender's header fits into
 const _: () = assert!(BUFFER as u64 <= DRAIN);
 const _: () = assert!(COMMANDS_MEMORY > 8 * COMMANDS * NAME as usize, "names of any length");
 const _: () = assert!(PATH + DEPTH * " (123456)".len() + FILE_NAME + "./\0".len() < 4096);
-const _: () = assert!(DIRECTORIES_MEMORY > 4 * PATH, "a name and what it led to");
+const _: () = assert!(DIRECTORIES_MEMORY > PATH);
 const _: () = assert!(LEASE.as_secs() >= 4 * RENEWAL.as_secs());

@@ -14,7 +14,6 @@ use crate::limits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
-use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -29,10 +28,8 @@ pub(super) struct Directories {
     /// Whether a directory whose name is taken gets another one.
     renames: bool,
     make_room: MakeRoom,
-    /// By the name that was asked for: which directory that led to.
-    entered: Mutex<Bounded<(SafeName, Identity)>>,
     /// By its name: a directory that is on the disk, as are those above it.
-    synced: Mutex<Bounded<Identity>>,
+    synced: Mutex<Known>,
 }
 
 /// A directory whose name, in another one, may not be on the disk.
@@ -70,8 +67,8 @@ impl Directories {
         renames: bool,
         make_room: MakeRoom,
     ) -> Self {
-        let (entered, synced) = (Mutex::default(), Mutex::default());
-        Self { top: top.to_owned(), trusted: shared, renames, make_room, entered, synced }
+        let synced = Mutex::default();
+        Self { top: top.to_owned(), trusted: shared, renames, make_room, synced }
     }
 
     /// Returns the directory in which the files of `asked` are, and makes what is missing.
@@ -90,38 +87,17 @@ impl Directories {
         self.walk(asked, false)
     }
 
-    /// For the directory of the last file, and for others that are known, one look at each component is enough.
     fn walk(&self, asked: &SafeName, makes: bool) -> Result<Found, DiskError> {
-        let known = lock(&self.entered).0.get(asked.as_str()).cloned();
-        if let Some((directory, identity)) = known {
-            if self.leads_to(&directory, identity) {
-                return Ok(Found::Directory(directory));
-            }
-        }
-        let mut reached: Option<(SafeName, Identity)> = None;
+        let mut reached = None;
         for component in asked.components() {
-            let wanted = component.below(reached.as_ref().map(|(directory, _)| directory));
+            let wanted = component.below(reached.as_ref());
             match self.choose(&wanted, makes)? {
-                (directory, Occupant::Directory(identity)) => reached = Some((directory, identity)),
+                (directory, Occupant::Directory(_)) => reached = Some(directory),
                 (_, Occupant::Free) => return Ok(Found::Absent),
                 (_, Occupant::InTheWay) => return Ok(Found::InTheWay),
             }
         }
-        let Some((directory, identity)) = reached else { return Ok(Found::Absent) };
-        let size = directory.as_str().len();
-        lock(&self.entered).insert(asked.as_str(), (directory.clone(), identity), size);
-        Ok(Found::Directory(directory))
-    }
-
-    /// Returns whether a name leads to this directory through directories alone. A link leads there as well, if it is
-    /// in the place of a directory above that was moved.
-    fn leads_to(&self, name: &SafeName, directory: Identity) -> bool {
-        let at = |name: &SafeName| match self.look(name) {
-            Ok(Occupant::Directory(identity)) => Some(identity),
-            _ => None,
-        };
-        let mut above = iter::successors(name.parent(), SafeName::parent);
-        above.all(|name| at(&name).is_some()) && at(name) == Some(directory)
+        Ok(reached.map_or(Found::Absent, Found::Directory))
     }
 
     /// Returns the first name that is a directory or free. If `makes`, a free one is made.
@@ -130,20 +106,21 @@ impl Directories {
         let in_the_way = |number| Ok(self.look(&numbered(number))? == Occupant::InTheWay);
         for _ in 0..TRIES {
             let mut number = 0;
-            while number < u32::MAX && in_the_way(number)? {
+            let mut found = self.look(wanted)?;
+            while found == Occupant::InTheWay && number < u32::MAX {
                 if !self.renames {
-                    return Ok((numbered(number), Occupant::InTheWay));
+                    return Ok((wanted.clone(), found));
                 }
                 number = match number {
                     0..IN_ORDER => number + 1,
                     _ => gallop(number, in_the_way)?,
                 };
+                found = self.look(&numbered(number))?;
             }
-            let name = numbered(number);
-            match self.look(&name)? {
-                Occupant::Free if makes => self.create(&name)?,
+            match found {
+                Occupant::Free if makes => self.create(&numbered(number))?,
                 Occupant::InTheWay => {}
-                slot => return Ok((name, slot)),
+                found => return Ok((numbered(number), found)),
             }
         }
         let path = self.top.join(wanted);
@@ -195,7 +172,7 @@ impl Directories {
                     self.sync(&handle).map_err(DiskError::at("fsync", &parent))?;
                     synced.insert(parent);
                 }
-                lock(&self.synced).insert(name.as_str(), identity, 0);
+                lock(&self.synced).insert(name.as_str(), identity);
             }
             Ok(handle)
         };
@@ -263,32 +240,24 @@ impl Directories {
     }
 }
 
-/// What is known of directories, by their names. It is forgotten as a whole when it grows too large:
-/// peers choose the names.
-#[derive(Debug)]
-struct Bounded<V>(BTreeMap<String, V>, usize);
+/// Directories by their names, which have so many bytes. They are forgotten as a whole when they grow too many: peers
+/// choose the names.
+#[derive(Debug, Default)]
+struct Known(BTreeMap<String, Identity>, usize);
 
-impl<V> Bounded<V> {
-    /// `size`: the bytes of the value.
-    fn insert(&mut self, name: &str, value: V, size: usize) {
-        let bytes = name.len() + size;
-        if self.0.len() >= limits::DIRECTORIES || self.1 + bytes > limits::DIRECTORIES_MEMORY {
+impl Known {
+    fn insert(&mut self, name: &str, directory: Identity) {
+        if self.0.len() >= limits::DIRECTORIES || self.1 + name.len() > limits::DIRECTORIES_MEMORY {
             self.clear();
         }
-        self.1 += bytes;
-        self.0.insert(name.to_owned(), value);
+        self.1 += name.len();
+        self.0.insert(name.to_owned(), directory);
         debug_assert!(self.0.len() <= limits::DIRECTORIES);
     }
 
     fn clear(&mut self) {
         self.0.clear();
         self.1 = 0;
-    }
-}
-
-impl<V> Default for Bounded<V> {
-    fn default() -> Self {
-        Self(BTreeMap::new(), 0)
     }
 }
 
@@ -339,13 +308,15 @@ mod tests {
 
     #[test]
     fn what_is_known_of_directories_is_bounded() {
-        for (length, size) in [(10, 0), (1000, 0), (10, 1000)] {
-            let mut known = Bounded::default();
+        let top = Directory::new();
+        let directory = Identity::of(&fs::metadata(&*top).unwrap());
+        for length in [10, 1000] {
+            let mut known = Known::default();
             for n in 0..3 * limits::DIRECTORIES {
-                known.insert(&format!("{n:0length$}"), (), size);
+                known.insert(&format!("{n:0length$}"), directory);
                 let count = known.0.len();
                 assert!((1..=limits::DIRECTORIES).contains(&count));
-                assert!(count * (length + size) <= limits::DIRECTORIES_MEMORY);
+                assert!(count * length <= limits::DIRECTORIES_MEMORY);
             }
         }
     }
