@@ -377,6 +377,12 @@ fn is_own(path: &str) -> bool {
     path.rsplit('/').next().unwrap().starts_with(".qdrop-")
 }
 
+/// The path that was sent, of one of which components have got numbers.
+fn unnumbered(path: &str) -> String {
+    let components = path.split('/').map(|it| it.split(" (").next().unwrap());
+    components.collect::<Vec<_>>().join("/")
+}
+
 /// Whether it is a part that nobody may come back for.
 fn has_to_go(path: &str) -> bool {
     is_own(path) && !is_alive(path) && !path.contains(".qdrop-kept-") && !path.contains(NOBODYS)
@@ -871,9 +877,10 @@ impl Run<'_> {
             self.case.before.iter().map(|&(path, size)| (path, noise(size))).collect();
         let there = tree(&self.there());
         for (path, bytes) in there.iter().filter(|(path, _)| !is_own(path)) {
-            let is_whole = content.values().chain(before.get(&**path)).any(|it| it == bytes);
+            let sent = content.get(&*unnumbered(path));
+            let is_whole = sent.into_iter().chain(before.get(&**path)).any(|it| it == bytes);
             if !is_whole && (path != "after" || *bytes != noise(500)) {
-                wrong.push(format!("{path} has {} bytes that nobody sent", bytes.len()));
+                wrong.push(format!("{path} has {} bytes that nobody sent as that", bytes.len()));
             }
         }
         let replaces = self.case.receiver.contains(&"--on-conflict=replace");
@@ -888,9 +895,10 @@ impl Run<'_> {
                 wrong.push(format!("{name} is not there as {stored}"));
             }
         }
-        for path in content.keys() {
+        let removes = self.case.sender.contains(&"--remove-source");
+        for path in content.keys().filter(|path| !self.here().join(path).exists()) {
             let is_claimed = verdicts.claims.iter().any(|(name, _)| name == path);
-            if !self.here().join(path).exists() && !is_claimed && self.fault.kind != "print" {
+            if !removes || !is_claimed && self.fault.kind != "print" {
                 wrong.push(format!("{path} was removed, and is not told to be stored"));
             }
         }
