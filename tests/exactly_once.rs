@@ -250,6 +250,29 @@ fn receipts_come_in_the_order_of_the_bodies_whoever_has_stored_them() {
     assert!(qdropd.settled().keys().eq(["a", "b"]));
 }
 
+/// An older list has been found not to be outdated, and its file is about to get its name.
+#[test]
+fn a_file_of_an_older_list_does_not_replace_a_newer_one_that_overtakes_it() {
+    let (there, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let refused = log.path().join("refused");
+    let mut command = faulty("qdropd", "slow-rename", &refused);
+    let qdropd = Qdropd::spawn(command.args(["--on-conflict", "replace"]), there.path());
+    let contents = [noise(10), noise(11)];
+    let lists = contents.each_ref().map(|content| {
+        let stream = qdropd.connect();
+        assert_eq!(ask(&stream, AGAIN, "a", content), Verdict::Send);
+        stream
+    });
+    { &lists[0] }.write_all(&whole_body(&contents[0])).unwrap();
+    eventually("it is renamed", || (refusals(&refused, "rename") == 1).then_some(()));
+    { &lists[1] }.write_all(&whole_body(&contents[1])).unwrap();
+    for (stream, content) in lists.into_iter().zip(&contents) {
+        assert_eq!(receipt(&stream), stored("a", content));
+        acknowledge(stream);
+    }
+    assert_eq!(fs::read(there.path().join("a")).unwrap(), contents[1]);
+}
+
 #[test]
 fn a_hook_is_run_once() {
     let directory = TempDir::new().unwrap();
@@ -459,21 +482,23 @@ fn what_another_receiver_had_stored_when_it_was_killed_is_known_at_once() {
 
 /// What was killed may not have come to that.
 #[test]
-fn the_directory_of_a_stored_file_is_synchronised_before_another_receipt() {
+fn a_stored_file_and_its_directory_are_synchronised_before_another_receipt() {
     let (there, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let mut qdropd = Qdropd::start_in(there.path(), &["--no-sync"]);
     let content = noise(1000);
     end(deliver(&qdropd, ACKNOWLEDGES, "a", &content));
     qdropd.kill();
-    let refused = log.path().join("refused");
-    let again = Qdropd::spawn(&mut faulty("qdropd", "fsync-directory:1", &refused), there.path());
-    for code in [5, 0] {
-        let stream = again.connect();
-        assert_eq!(ask(&stream, AGAIN, "a", &content), whole(&content));
-        assert_eq!(confirm(&stream, &content).status.code(), code);
-        end(stream);
+    for (fault, codes) in [("fsync", &[5][..]), ("fsync-directory:1", &[5, 0])] {
+        let refused = log.path().join(codes.len().to_string());
+        let again = Qdropd::spawn(&mut faulty("qdropd", fault, &refused), there.path());
+        for code in codes {
+            let stream = again.connect();
+            assert_eq!(ask(&stream, AGAIN, "a", &content), whole(&content));
+            assert_eq!(confirm(&stream, &content).status.code(), *code, "{fault}");
+            end(stream);
+        }
+        assert_eq!(refusals(&refused, "fsync"), 1);
     }
-    assert_eq!(refusals(&refused, "fsync"), 1);
     assert_eq!(arrived(there.path()), BTreeMap::from([("a".to_owned(), content)]));
 }
 

@@ -26,6 +26,7 @@
  *   no-fsync-directory:N  every fsync of a directory fails with the error N
  *   slow-directory     fsync of a directory takes 0.3 s
  *   slow-file  fsync of a file takes 12 s
+ *   slow-rename  the first rename takes 0.5 s
  *   no-directory       no directory below the first can be opened: there is no descriptor
  *   lost-directory:N   once the part of a file has been made, an open directory can be looked at no more, with
  *              the error N
@@ -287,6 +288,11 @@ int rename(const char *from, const char *to)
     }
     one_step_more();
     has_to_be_on_disk(from);
+    static atomic_int calls;
+    if (faulty("slow-rename") && calls++ == 0) {
+        refuse("rename\n", 0);
+        usleep(500000);
+    }
     struct stat status;
     ino_t there = stat(to, &status) == 0 && status.st_size > 0 ? status.st_ino : 0;
     int result = syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
