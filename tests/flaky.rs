@@ -650,6 +650,21 @@ fn a_body_stays_with_a_connection_that_brings_a_byte_now_and_then() {
     });
 }
 
+/// It may take longer than any time limit, on a slow disk.
+#[test]
+fn a_sender_has_time_to_read_what_it_is_told_to_be_there() {
+    let qdropd = Qdropd::start(&["--timeout", "1"]);
+    let content = noise(4 * usize::try_from(limits::SLOW_DISK).unwrap());
+    let come = content.len() - 1;
+    begin(&qdropd, 1, "a", &content, come);
+    let stream = qdropd.connect();
+    ask(&stream, RESUME, content.len(), 1, "a");
+    assert_eq!(go(&stream).0, come as u64);
+    thread::sleep(Duration::from_secs(2));
+    body(&stream, come as u64, &content);
+    assert_eq!(receipt(&stream), stored("a", &content));
+}
+
 /// What has come on a line that is silent now, and fills no buffer, counts as well.
 #[test]
 fn few_bytes_of_a_silent_line_are_gone_on_with() {

@@ -623,13 +623,32 @@ fn a_silent_sender_is_told_that_it_timed_out() {
     qdropd.logged("refused slow.bin: the sender was silent for too long in the body");
 }
 
+/// Whether nothing more comes of it, or byte after byte.
 #[test]
 fn a_header_has_a_fixed_time_that_no_option_stretches() {
     let qdropd = Qdropd::start(&["--timeout", "600"]);
-    let mut stream = qdropd.connect();
-    stream.write_all(&header("slow.bin", 40)[..10]).unwrap();
-    assert_refused(&answer(stream), 8, 0);
-    qdropd.logged("refused: the sender was silent for too long in the header");
+    let name = "slow".repeat(50);
+    let (classic, list) = (header(&name, 40), list_bytes(0, &[(40, 1000, &*name)]));
+    thread::scope(|scope| {
+        for (bytes, at_once) in [(&classic, 10), (&list, 24)] {
+            for trickles in [false, true] {
+                let mut stream = qdropd.connect();
+                stream.write_all(&bytes[..at_once]).unwrap();
+                let answered = stream.try_clone().unwrap();
+                let answered = scope.spawn(move || answer(answered));
+                let mut rest = bytes[at_once..].iter().filter(move |_| trickles);
+                scope.spawn(move || {
+                    while !answered.is_finished() {
+                        thread::sleep(Duration::from_millis(200));
+                        rest.next().map(|byte| stream.write_all(&[*byte]));
+                    }
+                    assert_refused(&answered.join().unwrap(), 8, 0);
+                });
+            }
+        }
+    });
+    let why = "refused: the sender was silent for too long in the header";
+    eventually("all are logged", || (qdropd.log().matches(why).count() == 4).then_some(()));
 }
 
 #[test]
