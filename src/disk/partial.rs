@@ -394,6 +394,24 @@ mod tests {
         inbox.close();
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_part_in_whose_place_a_link_came_is_not_reopened() {
+        let top = Directory::new();
+        let [path, away, other] = ["part", "away", "other"].map(|name| top.join(name));
+        fs::write(&path, b"1234").unwrap();
+        fs::write(&other, b"12345").unwrap();
+        let expected = Identity::of(&fs::metadata(&path).unwrap());
+        let name = SafeName::map(&[]);
+        let reopen =
+            || PartialFile::reopen(path.clone(), &name, 1, expected, None, &MakeRoom(None));
+        fs::rename(&path, &away).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert_eq!(reopen().unwrap_err().kind(), ErrorKind::NotFound);
+        fs::rename(&away, &path).unwrap();
+        assert_eq!(reopen().unwrap().length(), 4);
+    }
+
     #[test]
     fn what_is_opened_and_read_is_the_file_that_was_looked_at() {
         let top = Directory::new();
