@@ -371,8 +371,8 @@ fn so_many_are_kept_over_a_restart() {
     for n in 0..all {
         begin(&qdropd, &n.to_string(), &content, come(n));
         there_are(limits::KEPT.min(n + 1));
-        // So that their times tell them apart.
-        thread::sleep(Duration::from_millis(5));
+        // So that their times tell them apart, which a sweep takes from the disk: in ticks of up to 10 ms.
+        thread::sleep(Duration::from_millis(20));
     }
     check(&qdropd, 4);
     qdropd.kill();
