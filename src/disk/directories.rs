@@ -272,6 +272,8 @@ mod tests {
         let top = Directory::new();
         let directories = Directories::new(&top, None, true, MakeRoom(None));
         let name = SafeName::map_path(&"a/b".encode_utf16().collect::<Vec<_>>());
+        assert_eq!(directories.find(&name).unwrap(), Found::Absent);
+        assert!(fs::read_dir(&*top).unwrap().next().is_none(), "who looks makes nothing");
         assert_eq!(directories.make(&name).unwrap(), Found::Directory(name.clone()));
         let unsynced = || directories.open(&name).unwrap().1.len();
         assert_eq!(unsynced(), 2);
@@ -310,13 +312,12 @@ mod tests {
     fn what_is_known_of_directories_is_bounded() {
         let top = Directory::new();
         let directory = Identity::of(&fs::metadata(&*top).unwrap());
-        for length in [10, 1000] {
+        for (length, most) in [(10, limits::DIRECTORIES), (1024, limits::DIRECTORIES_MEMORY / 1024)]
+        {
             let mut known = Known::default();
             for n in 0..3 * limits::DIRECTORIES {
                 known.insert(&format!("{n:0length$}"), directory);
-                let count = known.0.len();
-                assert!((1..=limits::DIRECTORIES).contains(&count));
-                assert!(count * length <= limits::DIRECTORIES_MEMORY);
+                assert_eq!(known.0.len(), n % most + 1);
             }
         }
     }
