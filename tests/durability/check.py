@@ -97,7 +97,7 @@ def jobs(bench, _is_short):
 
 def together(bench, _is_short):
     """Two qdropd that store into one directory at once, and come to each name and each new directory together."""
-    slow = f"{LINK},{MKDIR},{RENAME}:delay_enter=3000"
+    slow = f"{LINK},{MKDIR},{RENAME}:delay_enter=10000"
     for policy in POLICIES:
         trial = Trial(bench, ["--subdirs", *policy], before={"a": b"old"}, others=["tree/0"], sources=tree(30))
         with trial.receiver(inject=slow) as one, trial.receiver(inject=slow) as other, ThreadPoolExecutor(2) as pool:
