@@ -228,10 +228,11 @@ nth-call-test: all
 	@for plant in tests/planted/*.patch; do patch --dry-run --quiet --strip 1 <$$plant || exit 1; done
 	QDROP_BIN=$(binaries) $(tests) --test nth_call -- --nocapture
 
-# Whether it finds the faults of tests/planted, each in a copy with its own build. Takes some minutes.
+# Whether it finds the faults of tests/planted, one after the other in a copy, up to the first that is not. Takes some
+# minutes.
 # Debian: apt-get install gcc patch
 nth-call-plants:
-	@tests/planted.sh
+	@CARGO='$(CARGO)' tests/planted.sh
 
 # Every state of a model of the list transfer: lines that break, a receiver and a sender that are killed, sources that change.
 # Shows that nothing is lost, doubled, mixed or stuck, and that the search finds each fault that is put into the model.
@@ -249,7 +250,7 @@ state-search:
 # and fetches Debian's kernel.
 # Debian: apt-get install qemu-system-x86 kmod e2fsprogs xfsprogs btrfs-progs f2fs-tools dosfstools exfatprogs
 power-cut:
-	@CARGO_TARGET_DIR=$(abspath $(target)) tests/power_cut.py
+	@CARGO='$(CARGO)' CARGO_TARGET_DIR=$(abspath $(target)) tests/power_cut.py
 
 # What vsftpd, tftpd, sftp-server, rsync, nc, a Qt program and qdropd leave of a file whose sender is
 # killed in the middle. Those that are not installed are left out. As root, for tftpd.
@@ -264,13 +265,13 @@ torture-peers: all
 
 # Whether a power cut could break a promise: judges the calls of real runs, under strace, at each moment and for each
 # order in which what was not synchronised may reach the disk (tests/durability/disk.py). Takes ten minutes;
-# DURABILITY=--short, a minute, leaves out most of the kills.
+# DURABILITY=--short, a minute, leaves out most of the kills, and what is synchronised while it comes.
 # Debian: apt-get install strace gcc python3
 durability: all
 	@QDROP_BIN=$(binaries) python3 -B tests/durability/check.py $(DURABILITY)
 
 # Whether that finds each fault of tests/durability/faults.toml, built with it in a directory for temporary files. Takes
-# ten minutes; DURABILITY='…' is a word of the one fault that is wanted.
+# ten minutes; DURABILITY='…' is a part of the names of those that are wanted.
 durability-planted:
 	@CARGO='$(CARGO)' python3 -B tests/durability/check.py --planted $(if $(DURABILITY),'$(DURABILITY)')
 
@@ -287,12 +288,12 @@ fuzz:
 
 # Changes src/ in each way that cargo-mutants lists, and says which changes no test notices (tests/mutants.py).
 # Goes on where it was stopped. MUTANTS='--layer disk --sample 100 --minutes 60' tries some, MUTANTS=--report says what
-# is known. As root, so that a mutant can write nowhere else. What it needs of Python is downloaded.
+# is known. As root, or a mutant could write anywhere. What it needs of Python is downloaded.
 # Debian: apt-get install gcc patch rsync util-linux python3-venv; and cargo install --locked cargo-mutants
 mutants:
 	@for tool in cargo-mutants patch rsync; do \
 		command -v $$tool >/dev/null || { \
-			echo "mutants needs $$tool (Debian: apt-get install patch rsync; cargo install cargo-mutants)" >&2; \
+			echo "mutants needs $$tool (Debian: apt-get install patch rsync; cargo install --locked cargo-mutants)" >&2; \
 			exit 1; }; \
 	done
 	python3 -m venv $(target)/mutants/python
@@ -300,8 +301,8 @@ mutants:
 		install 'tree-sitter~=0.26.1' 'tree-sitter-rust~=0.24.2'
 	CARGO_TARGET_DIR=$(abspath $(target)) nice $(target)/mutants/python/bin/python tests/mutants.py $(MUTANTS)
 
-# Every part that has threads under 200,000 orders of their turns each, then some forty faults, of which each has to be
-# found (interleavings/README.md). Takes half an hour on two cores. Needs a newer Rust than the crate, 1.87, and what
+# Every part that has threads under 200,000 orders of their turns each, then the faults of edits/faults, of which each has to
+# be found (interleavings/README.md). Takes half an hour on two cores. Needs a newer Rust than the crate, 1.87, and what
 # cargo downloads for it.
 interleavings:
 	cd interleavings && $(CARGO) run --release --quiet --locked

@@ -3,6 +3,7 @@
 # model finds it.
 set -eu
 cd "$(dirname "$0")"
+grep -q "^== .*${1-}" edits/faults || { echo "no fault has the words '$1'" >&2; exit 1; }
 failures=0
 while read -r line; do
 	title=${line#== }

@@ -9,8 +9,10 @@ test that fails has caught it, if it fails once more alone and passes with the u
 has caught it as well, if it does not with the unchanged ones.
 
 Every outcome is a line of target/mutants/results.jsonl, so that a run that was stopped goes on where it was: a change
-that has an outcome is not tried again, but with --again those that live. What tests/mutants.txt lists makes the same
-program, and is not tried.
+that has an outcome is not tried again, but for those that are undecided, and with --again those that live. After a test
+has changed, reached.json has to go. The outcomes are: caught (a test failed), timeout (one took too long), unviable (it
+does not compile), elsewhere (it is code of other systems), same (tests/mutants.txt says why it is not tried), lives (all
+tests that reach it passed), undecided (--seconds have passed, or what failed does so without it).
 
 A mutant may do anything: as root, the tests run where nothing but a directory of their own can be written.
 """

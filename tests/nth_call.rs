@@ -1,7 +1,7 @@
 //! Every call that can fail does so once: faults.c fails the nth call of a kind, and n counts up until no run comes so
 //! far, for each error that is likely, each way to transfer, and both programs. Whatever fails, nothing false is
-//! told, no file is damaged, one line says what failed, and the receiver goes on. A short form by default; all of it
-//! with `make nth-call-test`.
+//! told, no file is damaged, one line says what failed, and the receiver goes on. By default some ways and two
+//! errors of each kind; all with QDROP_TORTURE=1.
 
 use harness::*;
 use qdrop::digest::xxh64;
@@ -1123,5 +1123,5 @@ fn the_nth_call_fails() {
         longest.as_secs_f64()
     ));
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(runs > 100 || only.is_some());
+    assert!(runs > if only.is_some() { 0 } else { 100 }, "only {runs} calls failed");
 }

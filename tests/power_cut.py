@@ -112,7 +112,7 @@ def unpack():
 def build(source, target):
     """Static programs of a source; returns their directory."""
     flags = ENV | {"RUSTFLAGS": "-C target-feature=+crt-static -Awarnings"}
-    command = ["cargo", "build", "--quiet", "--release", "--locked", "--target", TRIPLE, "--target-dir", target]
+    command = [*os.environ.get("CARGO", "cargo").split(), "build", "--quiet", "--release", "--locked", "--target", TRIPLE, "--target-dir", target]
     if subprocess.run(command, cwd=source, env=flags).returncode:
         sys.exit("power-cut: static programs cannot be built")
     return target / TRIPLE / "release"

@@ -4,7 +4,7 @@ that break and leave their bytes on the way, a receiver that is killed, sources 
 must never be. With --plants: puts faults into the model, one by one, and shows the shortest way on which each is found.
 
 A step is what one program does without being seen by another in between. A comment says which function it is.
-Usage: states.py [CASE...], or states.py --plants [FAULT...]"""
+Usage: states.py [CASE...], or states.py --plants [FAULT...]; CASES and PLANTS have the names."""
 
 import sys
 import time
@@ -772,6 +772,8 @@ def main():
     args = sys.argv[1:]
     plants = args[:1] == ["--plants"]
     names = args[plants:]
+    if unknown := set(names) - set(PLANTS if plants else CASES):
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}")
     if plants:
         found = [run(case, plant)[1] for plant, case in PLANTS.items() if not names or plant in names]
         print(f"{sum(found)} of {len(found)} planted faults found")

@@ -4,11 +4,11 @@
 Runs qdropd and qdrop under strace, for each policy, with and without hard links, with lists, jobs, resumed
 files, kills and failing disks, and judges by the calls alone (judge.py) what a power cut at any moment may leave,
 whatever part of what was not synchronised has reached the disk (disk.py). Some of these states are made and
-given to another qdropd, to which all files are sent once more, and which is judged alike. QDROP_BIN is the
+given to another qdropd, to which qdrop sends its files once more, and which is judged alike. QDROP_BIN is the
 directory of qdrop and qdropd.
 
---short leaves out most of the kills. --planted builds the programs with each fault of faults.toml, or those with
-a word, in a directory for temporary files, and fails if one of them is not found. --seed N repeats the choice of
+--short leaves out most of the kills, and what is synchronised while it comes. --planted builds the programs with each
+fault of faults.toml, or those with a word, in a directory for temporary files, and fails if one of them is not found. --seed N repeats the choice of
 states and steps."""
 
 import argparse
@@ -28,7 +28,7 @@ from pathlib import Path
 import wire
 from runs import OLD, ROOT, Bench, Trial, eventually
 
-# Each is one more state that a qdropd is started with, of each trial.
+# In how many states of each trial another qdropd is started.
 CUTS, CUTS_IN_SHORT = 3, 1
 POLICIES = [[], ["--on-conflict", "replace"], ["--on-conflict", "refuse"]]
 FILE_SYSTEMS = ["", "exfat", "vfat"]
@@ -295,6 +295,8 @@ def is_found(fault, binaries, seed):
 def planted(seed, only):
     """Returns the number of faults that were not found."""
     faults = [fault for fault in FAULTS if only in fault["name"]]
+    if not faults:
+        sys.exit(f"no fault of faults.toml is called '{only}'")
     with tempfile.TemporaryDirectory(prefix="qdrop-planted-") as here:
         missed = sum(not is_found(fault, build(fault, Path(here)), seed) for fault in faults)
     print(f"durability: {len(faults) - missed} of {len(faults)} planted faults were found (--seed {seed})")
