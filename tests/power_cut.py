@@ -11,8 +11,9 @@ files they have. For each it must hold:
 - every other final name is a whole file that was being sent. Where no hard links are (vfat, exfat) it may be empty,
   as docs/DESIGN.md says of that fallback, and is counted.
 
-vfat has no journal, and is mounted as it is. What is left there for fsck is counted, too: directories that cannot be
-read, of which nothing was promised, and parts and whole files under their short names.
+vfat and exfat have no journal, and are mounted as they are. What is left there for fsck is counted, too: on vfat
+directories that cannot be read, of which nothing was promised, and parts and whole files under their short names, on
+exfat parts that have lost the end of their name.
 
 A write that overlaps a flush counts as flushed: the log does not tell when it began. The seed decides what is sent,
 where the cuts are and what they lose; the guest's own timing decides the log. Where something is lost, log and disks
@@ -64,8 +65,11 @@ FILE_SYSTEMS = {
 WITHOUT_LINKS = ["vfat", "exfat"]
 DISKS = ["virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "crc32c_generic", "crc32_generic"]
 NAMES = ["nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8"]
-# A part whose long name is lost, and a directory that cannot be read.
-FOR_FSCK = {"vfat": re.compile(r"/QD(ROP-|[0-9A-F]{4})~\d+\.PAR|^find: ")}
+# A part whose long name is lost, or of which the beginning alone is left, and a directory that cannot be read.
+FOR_FSCK = {
+    "vfat": re.compile(r"/QD(ROP-|[0-9A-F]{4})~\d+\.PAR|^find: "),
+    "exfat": re.compile(r"^find: \S+/\.qdrop-[^/]*: "),
+}
 # What is planted, so that it has to be found: options of qdropd, a change of the source, on which file systems, and
 # with cuts while what is stored where. The last shows at few moments (about one cut of fifteen), so it has more cuts.
 PLACEMENT = "src/disk/placement.rs"
@@ -357,8 +361,10 @@ class Verdict:
                 "is an older one" if there in known else "is damaged"  # fmt: skip
             (self.lost if came else self.damaged).append(f"cut {cut}: {name} {what}")
         whole = {digest for marks in history.values() for _, digest in marks}
-        strange = (f"nobody sent {name}" for name in names if self.kind not in FOR_FSCK or names[name] not in whole)
-        self.for_fsck += sum(self.kind in FOR_FSCK and digest in whole for digest in names.values())
+        # Under short names.
+        shortened = {name for name, digest in names.items() if self.kind == "vfat" and digest in whole}
+        strange = (f"nobody sent {name}" for name in names.keys() - shortened)
+        self.for_fsck += len(shortened)
         for line in [*words, *strange]:
             if self.kind in FOR_FSCK and FOR_FSCK[self.kind].search(line):
                 self.for_fsck += 1
