@@ -532,9 +532,9 @@ def main():
     results = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     known, same, mutants = {result["key"]: result for result in results}, same_program(), list_mutants()
     if not options.report:
+        end = time.monotonic() + 60 * options.minutes
         todo = chosen([it for it in mutants if (it["title"], it["line"]) not in same], options, known)
         tests = Tests(mutants, results)
-        end = time.monotonic() + 60 * options.minutes
 
         def try_one(mutant):
             if (began := time.monotonic()) > end:
