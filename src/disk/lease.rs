@@ -153,11 +153,13 @@ impl Drop for LeaseGuard {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::Directory;
     use super::*;
 
     #[test]
     fn a_heartbeat_has_the_time_of_the_file_systems_clock() {
-        let path = std::env::temp_dir().join(format!("qdrop-lease-{}", std::process::id()));
+        let directory = Directory::new();
+        let path = directory.join("heartbeat");
         let lease = Lease::new(path.clone());
         let (guard, is_first) = lease.hold();
         assert!(is_first);
