@@ -61,7 +61,7 @@ pub fn run() {
         // An earlier receiver has left some of it.
         let part = inbox.join(kept(identity(&source).id()));
         fs::write(&part, &BODY[..40]).unwrap();
-        storage.inbox.kept.note(part, Duration::ZERO, 1);
+        storage.inbox.kept.note(part, Instant::now() + keep_partial, 1);
     }
     refuse_one_in([0, 3][choose(2) as usize]);
     let senders: Vec<_> = (0..=choose(2))

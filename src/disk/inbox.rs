@@ -253,7 +253,7 @@ impl Inbox {
             user: self.user,
             deep: self.policy.subdirs,
             clock: &clock,
-            now,
+            now: now.map(|now| (now, Instant::now())),
             descriptors: &self.descriptors,
             meanwhile: &meanwhile,
             kept: &self.kept,

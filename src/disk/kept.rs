@@ -44,11 +44,10 @@ impl KeptParts {
         !self.keep_time.is_zero()
     }
 
-    /// Notes what is kept at `path`, since this time. Above [`limits::KEPT`] the address or network of which the
+    /// Notes what is kept at `path` until then. Above [`limits::KEPT`] the address or network of which the
     /// most are kept loses its oldest.
-    pub(super) fn note(&self, path: PathBuf, age: Duration, key: u128) {
+    pub(super) fn note(&self, path: PathBuf, until: Instant, key: u128) {
         let mut parts = lock(&self.parts);
-        let until = Instant::now() + self.keep_time.saturating_sub(age);
         match parts.iter_mut().find(|part| part.path == path) {
             Some(known) if key == 0 => known.until = until,
             Some(known) => (known.until, known.key) = (until, key),
@@ -270,11 +269,11 @@ mod tests {
     #[test]
     fn whoever_has_the_most_loses_its_oldest() {
         let (directory, _) = directory();
-        let parts = KeptParts::new(limits::KEEP_PARTIAL);
+        let (parts, now) = (KeptParts::new(limits::KEEP_PARTIAL), Instant::now());
         let path = |n: usize| directory.join(n.to_string());
         let note = |n: usize, age: u64, key| {
             fs::write(path(n), b"x").unwrap();
-            parts.note(path(n), Duration::from_secs(age), key);
+            parts.note(path(n), now + limits::KEEP_PARTIAL - Duration::from_secs(age), key);
         };
         let gone = |all: usize| (0..all).filter(|&n| !path(n).exists()).collect::<Vec<_>>();
         // A sweep has found them all, and then most were gone on with.

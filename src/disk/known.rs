@@ -15,7 +15,7 @@ use crate::digest::Xxh64;
 use crate::limits;
 use std::fs::{self, Metadata};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What is here of a file.
 #[derive(Debug)]
@@ -260,7 +260,7 @@ impl Inbox {
         let Some(mut name) = file.close() else { return };
         if let Ok(Some(path)) = kept::release(&name.path, id, self.user) {
             name.gone = true;
-            self.kept.note(path, Duration::ZERO, key);
+            self.kept.note(path, Instant::now() + self.kept.keep_time(), key);
             self.writeback.wake();
         }
     }

@@ -7,7 +7,7 @@ use super::{DiskError, changed, user};
 use crate::limits;
 use std::fs::{self, DirEntry, Metadata};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// One sweep of a drop directory. The owner of a partial file
 ///
@@ -28,8 +28,8 @@ pub(super) struct Sweep<'a> {
     pub(super) deep: bool,
     /// Returns the time of the file system's clock.
     pub(super) clock: &'a dyn Fn() -> SystemTime,
-    /// The cached result of `clock`.
-    pub(super) now: Option<SystemTime>,
+    /// The cached result of `clock`, and when it was asked.
+    pub(super) now: Option<(SystemTime, Instant)>,
     /// For directories below the first.
     pub(super) descriptors: &'a Descriptors,
     /// What is to be done now and then while a large directory is swept.
@@ -116,7 +116,7 @@ impl Sweep<'_> {
                 match kept::release(path, id, self.user) {
                     Ok(Some(path)) => {
                         if !is_stored {
-                            self.kept.note(path, Duration::ZERO, 0);
+                            self.note_kept(path, Duration::ZERO);
                         }
                         false
                     }
@@ -130,7 +130,7 @@ impl Sweep<'_> {
                 if state == OwnerState::Lost {
                     // It counts for the number of those that are kept, and makes room like them.
                     let age = self.kept_for(file);
-                    self.kept.note(path.to_owned(), age, 0);
+                    self.note_kept(path.to_owned(), age);
                 }
                 if self.foreign.len() < limits::FOREIGN_PARTS {
                     self.foreign.push((id, path.to_owned()));
@@ -147,15 +147,26 @@ impl Sweep<'_> {
         let is_stored = names(file) > 1;
         let is_stale = age >= self.kept.keep_time() || file.len() == 0 && !is_stored;
         if !is_stale && !is_stored {
-            self.kept.note(path.to_owned(), age, 0);
+            self.note_kept(path.to_owned(), age);
         }
         is_stale
+    }
+
+    /// Notes what was kept for so long when the clock was asked: a sweep may take longer than those it finds are apart.
+    fn note_kept(&mut self, path: PathBuf, age: Duration) {
+        let left = self.kept.keep_time().saturating_sub(age);
+        self.kept.note(path, self.now().1 + left, 0);
+    }
+
+    /// Returns the time of the file system's clock when it was asked, and when that was.
+    fn now(&mut self) -> (SystemTime, Instant) {
+        *self.now.get_or_insert_with(|| ((self.clock)(), Instant::now()))
     }
 
     /// Returns the time since the last change of the inode, which does not count what its modification time was
     /// set to.
     fn kept_for(&mut self, file: &Metadata) -> Duration {
-        let now = *self.now.get_or_insert_with(self.clock);
+        let (now, _) = self.now();
         let since = changed(file).or_else(|| file.modified().ok());
         since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default()
     }
@@ -188,7 +199,7 @@ impl Sweep<'_> {
     /// Returns the time since a file was modified. If that is in the future, a sender set the time, and the
     /// result is the time since the last change of the inode.
     fn age(&mut self, file: &Metadata) -> Duration {
-        let now = *self.now.get_or_insert_with(self.clock);
+        let (now, _) = self.now();
         let since = |time: SystemTime| now.duration_since(time).ok();
         let written = file.modified().ok().and_then(since);
         written.or_else(|| since(changed(file)?)).unwrap_or_default()
@@ -200,10 +211,11 @@ impl Sweep<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::name::SafeName;
-    use super::super::owner::started;
+    use super::super::owner::{kept as kept_name, started};
     use super::super::tests::Directory;
     use super::*;
     use std::fs::File;
+    use std::thread;
 
     /// Returns the owner with these fields: `B-PID-STARTED`.
     fn owner(fields: &str) -> Owner {
@@ -232,9 +244,20 @@ mod tests {
         spare: usize,
         kept: &KeptParts,
     ) -> (usize, Vec<(u64, PathBuf)>) {
+        swept_while(top, later, spare, kept, &|| {})
+    }
+
+    /// Likewise, with something to be done before each name.
+    fn swept_while(
+        top: &Path,
+        later: Duration,
+        spare: usize,
+        kept: &KeptParts,
+        meanwhile: &dyn Fn(),
+    ) -> (usize, Vec<(u64, PathBuf)>) {
         let user = user(&fs::metadata(top).unwrap());
         let (us, now, deep) = (Owner::current(), None, spare > 0);
-        let (clock, meanwhile) = (&|| SystemTime::now() + later, &|| {});
+        let clock = &|| SystemTime::now() + later;
         let descriptors = &Descriptors::default();
         descriptors.take(limits::SPARE_DESCRIPTORS - spare);
         let foreign = Vec::new();
@@ -312,6 +335,26 @@ mod tests {
             let (swept, _) = swept(&top, later, 0, &KeptParts::new(limits::KEEP_PARTIAL));
             assert_eq!((swept, path.exists()), (usize::from(!stands), stands));
         }
+    }
+
+    #[test]
+    fn of_too_many_that_are_kept_the_oldest_goes_whenever_the_sweep_comes_to_it() {
+        let top = Directory::new();
+        let paths: Vec<_> = (0..=limits::KEPT as u64).map(|id| top.join(kept_name(id))).collect();
+        let mut last = None;
+        for path in &paths {
+            // File systems do not tell times apart that are next to each other.
+            let is_later = || {
+                fs::write(path, b"x").unwrap();
+                changed(&fs::metadata(path).unwrap()) > last
+            };
+            while !is_later() {}
+            last = changed(&fs::metadata(path).unwrap());
+        }
+        let (kept, pause) = (KeptParts::new(limits::KEEP_PARTIAL), Duration::from_millis(2));
+        swept_while(&top, Duration::ZERO, 0, &kept, &|| thread::sleep(pause));
+        let left: Vec<_> = paths.iter().filter(|path| path.exists()).collect();
+        assert!(left.into_iter().eq(&paths[1..]));
     }
 
     /// The drop directory takes none.
