@@ -233,6 +233,26 @@ fn a_file_that_comes_twice_at_once_is_stored_once() {
     assert!(settled.keys().eq(["0", "1", "2"]), "{:?}", settled.keys());
 }
 
+/// The first line has broken meanwhile, so that nobody else acknowledges it.
+#[test]
+fn whoever_brings_what_another_connection_has_stored_has_its_receipt_and_acknowledges_it() {
+    for options in [&[][..], &["--on-conflict=refuse"]] {
+        let (qdropd, content) = (Qdropd::start(options), noise(1000));
+        let [first, second] = [(); 2].map(|()| {
+            let stream = qdropd.connect();
+            assert_eq!(ask(&stream, AGAIN, "a", &content), Verdict::Send);
+            stream
+        });
+        for mut stream in [&first, &second] {
+            stream.write_all(&whole_body(&content)).unwrap();
+            assert_eq!(receipt(stream), stored("a", &content), "{options:?}");
+        }
+        drop(first);
+        acknowledge(second);
+        assert_eq!(qdropd.settled(), BTreeMap::from([("a".to_owned(), content)]));
+    }
+}
+
 /// One that waits for its name has its receipt before the next one, which another connection has stored.
 #[test]
 fn receipts_come_in_the_order_of_the_bodies_whoever_has_stored_them() {

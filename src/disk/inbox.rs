@@ -379,20 +379,24 @@ impl Inbox {
     /// Fails if the disk fails, or if the policy is to refuse and the name is taken, so that the body
     /// need not be sent. Whether a free name stays free is decided at its placement.
     pub fn begin(&self, name: &SafeName) -> Result<PartialFile, StoreError> {
-        self.create(name, 0)
+        self.check_conflict(name)?;
+        Ok(self.hold(self.create_spelled(name, 0)?))
     }
 
-    /// Like [`Inbox::begin`], for a file whose sender says what tells it from others.
+    /// Like [`Inbox::begin`], for a file whose sender says what tells it from others. If `is_stored`, its own name
+    /// may be in use by itself.
     ///
     /// # Errors
     /// Fails if [`Inbox::begin`] would.
-    pub fn begin_listed(&self, file: &FileIdentity) -> Result<PartialFile, StoreError> {
-        self.create(&file.name, file.id())
-    }
-
-    fn create(&self, name: &SafeName, id: u64) -> Result<PartialFile, StoreError> {
-        self.check_conflict(name)?;
-        Ok(self.hold(self.create_spelled(name, id)?))
+    pub fn begin_listed(
+        &self,
+        file: &FileIdentity,
+        is_stored: bool,
+    ) -> Result<PartialFile, StoreError> {
+        if !is_stored {
+            self.check_conflict(&file.name)?;
+        }
+        Ok(self.hold(self.create_spelled(&file.name, file.id())?))
     }
 
     /// Lets the heartbeat speak for a partial file.

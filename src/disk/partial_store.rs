@@ -61,14 +61,7 @@ struct Entry {
 }
 
 /// The files of a list by their IDs, and what another connection has stored meanwhile.
-type Duplicates = BTreeMap<u64, Option<Duplicate>>;
-
-#[derive(Clone, Debug)]
-struct Duplicate {
-    stored: StoredFile,
-    /// Whether its sender may be one that asks again.
-    may_be_again: bool,
-}
+type Duplicates = BTreeMap<u64, Option<(StoredFile, Ticket)>>;
 
 #[derive(Debug)]
 struct State {
@@ -119,10 +112,10 @@ impl PartialStore {
     }
 
     /// Notes that a file was stored, for all lists that have it as well.
-    pub(super) fn note_stored(&self, Ticket { id, may_be_again, .. }: Ticket, stored: &StoredFile) {
+    pub(super) fn note_stored(&self, ticket: Ticket, stored: &StoredFile) {
         for list in lock(&self.lists).iter() {
-            if let Some(copy) = lock(list).get_mut(&id) {
-                *copy = Some(Duplicate { stored: stored.clone(), may_be_again });
+            if let Some(copy) = lock(list).get_mut(&ticket.id) {
+                *copy = Some((stored.clone(), ticket));
             }
         }
     }
@@ -208,12 +201,16 @@ impl ActiveList<'_> {
         file.listed = self.names.as_ref().map(|names| ListedName::new(names, &identity.name));
     }
 
-    /// Returns the file that another connection has stored since this one was added, if its sender or that of this
-    /// list, which then asks with `may_be_again`, may have asked for one file twice.
-    pub fn stored_meanwhile(&self, id: &FileIdentity, may_be_again: bool) -> Option<StoredFile> {
+    /// Returns the file that another connection has stored since this one was added, and how to forget it, if its
+    /// sender or that of this list, which then asks with `may_be_again`, may have asked for one file twice.
+    pub fn stored_meanwhile(
+        &self,
+        id: &FileIdentity,
+        may_be_again: bool,
+    ) -> Option<(StoredFile, Ticket)> {
         let duplicates = lock(&self.duplicates);
-        let copy = duplicates.get(&id.id())?.as_ref()?;
-        (copy.may_be_again || may_be_again).then(|| copy.stored.clone())
+        let stored = duplicates.get(&id.id())?.as_ref();
+        stored.filter(|(_, ticket)| ticket.may_be_again || may_be_again).cloned()
     }
 }
 

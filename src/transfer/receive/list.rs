@@ -282,7 +282,8 @@ impl<'a, C: Connection> Conversation<'a, C> {
             // What is here is none of it.
             here => {
                 drop(here);
-                self.begin_body(&identity, start)?
+                let is_stored = active.stored_meanwhile(&identity, options.resume).is_some();
+                self.begin_body(&identity, start, is_stored)?
             }
         };
         if start > 0 {
@@ -292,18 +293,19 @@ impl<'a, C: Connection> Conversation<'a, C> {
     }
 
     /// Begins a body of which nothing is here. `start`: where its sender starts, as it was told before that could
-    /// not be read.
+    /// not be read. `is_stored`: whether another connection may have stored it meanwhile.
     fn begin_body(
         &mut self,
         identity: &FileIdentity,
         start: u64,
+        is_stored: bool,
     ) -> Result<ResumedBody<'a>, ReceiveError> {
         if start > 0 {
             let why = "what the receiver had of it could not be read";
             return Err(ReceiveError::Broken(why.to_owned()));
         }
         let inbox = &self.storage.inbox;
-        let fresh = self.begin_file(|| inbox.begin_listed(identity))?;
+        let fresh = self.begin_file(|| inbox.begin_listed(identity, is_stored))?;
         let path = fresh.path().to_owned();
         Ok(ResumedBody { body: inbox.begin_body(fresh), path })
     }
@@ -336,10 +338,11 @@ impl<'a, C: Connection> Conversation<'a, C> {
         let may_be_again = options.resume;
         let stored_meanwhile = || {
             let stored = active.stored_meanwhile(&identity, may_be_again);
-            stored.filter(|it| (it.size, it.digest) == (size, digest))
+            stored.filter(|(it, _)| (it.size, it.digest) == (size, digest))
         };
-        if let Some(stored) = stored_meanwhile() {
+        if let Some((stored, ticket)) = stored_meanwhile() {
             self.outcomes.repeat(sent, stored);
+            self.outcomes.unacknowledged.push(ticket);
             return Ok(());
         }
         let key = self.stream.get_ref().key();
