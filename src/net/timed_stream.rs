@@ -29,7 +29,9 @@ pub struct Timeouts {
 pub struct TimedStream {
     pub(super) stream: Arc<TcpStream>,
     timeouts: Timeouts,
-    /// The end of a phase whose reads have a time limit as a whole.
+    /// Until its first read: how long the reads of a phase may take as a whole.
+    time: Option<Duration>,
+    /// The end of that time.
     deadline: Option<Instant>,
     /// Whether each byte that arrives moves the deadline by what it takes at [`limits::SLOW_PEER`].
     bytes_extend_deadline: bool,
@@ -71,6 +73,7 @@ impl TimedStream {
         Ok(Self {
             stream,
             timeouts,
+            time: None,
             deadline: None,
             bytes_extend_deadline: false,
             silence: None,
@@ -223,9 +226,8 @@ impl Connection for TimedStream {
         self.bytes_extend_deadline =
             matches!(phase, Phase::Answer(_) | Phase::Digests(_) | Phase::Receipt { .. });
         self.reads_own = matches!(phase, Phase::Start(1..));
-        let now = Instant::now();
         self.progress.1 = self.progress.0.load(Ordering::Relaxed);
-        self.deadline = whole.then(|| now + time);
+        (self.time, self.deadline) = (whole.then_some(time), None);
         self.silence = (!whole).then_some(Duration::ZERO);
         if whole { Ok(()) } else { self.stream.set_read_timeout(Some(time.min(limits::QUIET))) }
     }
@@ -271,12 +273,13 @@ impl Connection for TimedStream {
 
 impl Read for TimedStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut read = self.read_until(self.deadline, buffer);
+        let left = self.time_left();
+        let mut read = self.read_within(left, buffer);
         // A sender waits for an answer or for receipts.
         if self.bytes_extend_deadline {
             while read.as_ref().is_err_and(is_timeout) && self.others_made_progress() {
                 self.deadline = Some(Instant::now() + self.timeouts.idle);
-                read = self.read_until(self.deadline, buffer);
+                read = self.read_within(Some(self.timeouts.idle), buffer);
             }
             if let (Ok(bytes), Some(deadline)) = (&read, &mut self.deadline) {
                 *deadline += at_slow_peer(*bytes as u64);
@@ -303,9 +306,16 @@ impl Read for TimedStream {
 }
 
 impl TimedStream {
-    fn read_until(&self, deadline: Option<Instant>, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(deadline) = deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
+    /// Returns the time that is left of a phase's reads. It begins with the first of them, so that what has come
+    /// before is not overlooked, however late that is: other threads may have had the processors.
+    fn time_left(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let first = self.time.take().inspect(|&time| self.deadline = Some(now + time));
+        first.or_else(|| Some(self.deadline?.saturating_duration_since(now)))
+    }
+
+    fn read_within(&self, left: Option<Duration>, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(left) = left {
             if left.is_zero() {
                 return Err(ErrorKind::TimedOut.into());
             }
@@ -423,28 +433,45 @@ mod tests {
             (Phase::Receipt { bytes: 24 * 1024 * 1024, files: 100 }, 12_000, true),
         ];
         let (mut stream, _peer) = pair(7_000);
-        let mut enter = |phase, time| {
-            let time = Duration::from_millis(time);
-            let earliest = Instant::now() + time;
-            stream.enter_phase(phase).unwrap();
-            let within = earliest..=Instant::now() + time;
-            let is_within = |deadline: Option<Instant>| deadline.map(|it| within.contains(&it));
-            (
-                is_within(stream.deadline),
-                is_within(stream.write_deadline),
-                stream.bytes_extend_deadline,
-            )
-        };
         for (phase, time, more) in table {
-            assert_eq!(enter(phase, time), (Some(true), None, more), "{phase:?}");
+            stream.enter_phase(phase).unwrap();
+            assert_eq!(stream.time, Some(Duration::from_millis(time)), "{phase:?}");
+            assert_eq!(stream.bytes_extend_deadline, more, "{phase:?}");
         }
-        assert_eq!(enter(Phase::Body, 0), (None, None, false));
+        stream.enter_phase(Phase::Body).unwrap();
+        assert!(stream.time.is_none() && !stream.bytes_extend_deadline);
         // A write has a time of its own, until the next phase.
         for phase in [Phase::Reply(8 * 1024), Phase::Receipts(8 * 1024)] {
-            assert_eq!(enter(phase, 9_000).1, Some(true), "{phase:?}");
+            let (time, earliest) = (Duration::from_secs(9), Instant::now());
+            stream.enter_phase(phase).unwrap();
+            let within = earliest + time..=Instant::now() + time;
+            assert!(within.contains(&stream.write_deadline.unwrap()), "{phase:?}");
         }
-        enter(Phase::Header, 10_000);
+        stream.enter_phase(Phase::Header).unwrap();
         assert!(stream.write_deadline.is_none());
+    }
+
+    #[test]
+    fn what_has_come_is_read_however_late_its_reader_is() {
+        let (mut stream, mut peer) = pair(100);
+        for (phase, time) in [
+            (Phase::Gap, limits::NEXT_FILE_TIME),
+            (Phase::PeerClose, limits::CLOSE_TIME),
+            (Phase::Trailing { is_text: false }, limits::TRAILING_TIME),
+        ] {
+            peer.write_all(b"x").unwrap();
+            stream.enter_phase(phase).unwrap();
+            // Other threads have the processors.
+            thread::sleep(time * 2);
+            let began = Instant::now();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 1, "{phase:?}");
+            assert!(is_timeout(&stream.read(&mut [0]).unwrap_err()), "{phase:?}");
+            assert!(began.elapsed() >= time, "{phase:?}");
+            peer.write_all(b"x").unwrap();
+            assert!(is_timeout(&stream.read(&mut [0]).unwrap_err()), "it is over: {phase:?}");
+            stream.enter_phase(Phase::Header).unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 1);
+        }
     }
 
     #[test]
@@ -486,12 +513,12 @@ mod tests {
         assert!(ends(&mut || stream.read(&mut [0])));
         // What comes gives more time, and is no progress of another one.
         stream.enter_phase(Phase::Receipt { bytes: 0, files: 0 }).unwrap();
-        let before = stream.deadline.unwrap();
         peer.write_all(&[0; 8]).unwrap();
-        let counted = progress.load(Ordering::Relaxed);
+        let (counted, began) = (progress.load(Ordering::Relaxed), Instant::now());
         assert_eq!(stream.read(&mut [0; 8]).unwrap(), 8);
         assert_eq!(progress.load(Ordering::Relaxed), counted + 1);
-        assert_eq!(stream.deadline.unwrap() - before, at_slow_peer(8));
+        let more = Duration::from_millis(100) + at_slow_peer(8);
+        assert!((began + more..=Instant::now() + more).contains(&stream.deadline.unwrap()));
         assert!(!stream.others_made_progress());
         // Nor is what is written.
         assert_eq!(stream.write(&[0; 3]).unwrap() + stream.write(&[0; 4]).unwrap(), 7);
