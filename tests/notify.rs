@@ -204,6 +204,21 @@ fn a_service_manager_is_not_told_more_often_than_it_may_want() {
 }
 
 #[test]
+fn a_number_of_transfers_for_which_there_was_no_room_is_told_later() {
+    let (manager, directory) = (Manager::new(false), TempDir::new().unwrap());
+    let qdropd = Qdropd::spawn(&mut manager.qdropd(), directory.path());
+    assert_eq!(manager.next(), "READY=1");
+    manager.fill();
+    let mut stream = qdropd.connect();
+    let bytes = transfer("a", &noise(1000));
+    stream.write_all(&bytes[..500]).unwrap();
+    eventually("it is under way", || parts(directory.path()).pop());
+    manager.status(1);
+    stream.write_all(&bytes[500..]).unwrap();
+    manager.status(0);
+}
+
+#[test]
 fn a_service_manager_is_told_of_the_end_after_the_commands_which_do_not_know_it() {
     let (manager, directory, out) =
         (Manager::new(false), TempDir::new().unwrap(), TempDir::new().unwrap());

@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::env;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -162,12 +162,12 @@ impl Server {
         }
     }
 
-    /// Sends a message to the service manager, if there is one. That it does not take it is no failure, and was
-    /// mostly logged at the start.
-    pub(super) fn notify(&self, message: &str) {
-        if let Some(socket) = &self.notify_socket {
-            let _ = notify::notify(socket, message, None);
-        }
+    /// Sends a message to the service manager, if there is one. Returns false if that has to read earlier ones first.
+    /// Any other failure was mostly logged at the start.
+    pub(super) fn notify(&self, message: &str) -> bool {
+        let Some(socket) = &self.notify_socket else { return true };
+        let sent = notify::notify(socket, message, None);
+        !sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
     /// Waits for the outcome: without --once until the drop directory is gone, if ever. Meanwhile tells the
@@ -184,9 +184,11 @@ impl Server {
             if let Some(outcome) = state.outcome {
                 return outcome;
             }
-            told = state.transfers;
+            let transfers = state.transfers;
             drop(state);
-            self.notify(&format!("STATUS=transfers under way: {told}"));
+            if self.notify(&format!("STATUS=transfers under way: {transfers}")) {
+                told = transfers;
+            }
             // What changes meanwhile is one message.
             let no_outcome = |state: &mut State| state.outcome.is_none();
             let pause = limits::STATUS_PAUSE;
