@@ -239,10 +239,12 @@ impl Inbox {
         work: impl FnOnce(Sweep<'_>) -> T,
     ) -> T {
         let clock = || {
+            let asked = Instant::now();
             let now = self
                 .probe()
                 .and_then(|fresh| fresh.modified().map_err(DiskError::at("examine", &self.path)));
-            now.inspect(|&now| self.lease.set_clock(now)).unwrap_or_else(|_| SystemTime::now())
+            now.inspect(|&now| self.lease.set_clock((now, asked)))
+                .unwrap_or_else(|_| SystemTime::now())
         };
         let meanwhile = || {
             self.lease.renew();
@@ -439,6 +441,25 @@ impl Inbox {
             return Err(StoreError::Exists(name.clone()));
         }
         Ok(())
+    }
+
+    /// Like [`Inbox::check_conflict`], for a file of a list. Its name may be taken by itself: another connection is
+    /// storing it or has stored it, of a sender that may have asked twice, as that of this list if `may_be_again`.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn check_listed(
+        &self,
+        file: &FileIdentity,
+        list: &ActiveList<'_>,
+        may_be_again: bool,
+    ) -> Result<(), StoreError> {
+        // In this order: what is stored was noted before the other connection was done with it.
+        self.check_conflict(&file.name).or_else(|taken| {
+            let is_own = self.unacknowledged.is_placing(file.id(), may_be_again)
+                || list.stored_meanwhile(file, may_be_again).is_some();
+            if is_own { Ok(()) } else { Err(taken) }
+        })
     }
 
     /// Returns the file of this name: where it is, and its metadata.

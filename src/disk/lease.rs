@@ -32,8 +32,8 @@ struct State {
 struct Heartbeat {
     file: File,
     identity: Identity,
-    /// A time of the file system's clock, and when it was read. The clock of this machine may differ, and
-    /// may jump.
+    /// A time of the file system's clock, and when it was asked: a disk may be slow to answer. The clock of this
+    /// machine may differ, and may jump.
     clock: (SystemTime, Instant),
     /// When it was renewed last.
     renewed: Instant,
@@ -82,10 +82,10 @@ impl Lease {
         next
     }
 
-    /// Sets the time of the file system's clock.
-    pub(super) fn set_clock(&self, now: SystemTime) {
+    /// Sets the time of the file system's clock, and when it was asked.
+    pub(super) fn set_clock(&self, clock: (SystemTime, Instant)) {
         if let Some(heartbeat) = &mut *lock(&self.heartbeat) {
-            heartbeat.clock = (now, Instant::now());
+            heartbeat.clock = clock;
         }
     }
 
@@ -125,9 +125,10 @@ impl LeaseGuard {
 
 impl Heartbeat {
     fn create(path: &Path) -> io::Result<Self> {
+        let asked = Instant::now();
         let file = OpenOptions::new().write(true).create_new(true).open(path)?;
         let metadata = file.metadata()?;
-        let clock = (metadata.modified()?, Instant::now());
+        let clock = (metadata.modified()?, asked);
         let renewed = Instant::now();
         Ok(Self { file, identity: Identity::of(&metadata), clock, renewed })
     }
@@ -189,9 +190,9 @@ mod tests {
         beat(&|_| ());
         guard.beat();
         assert!(is_near(now));
-        // The clock is another, and goes on.
-        lease.set_clock(now + 2 * minute);
-        beat(&|heartbeat| heartbeat.clock.1 -= minute / 2);
+        // The clock is another, and went on while it was asked.
+        lease.set_clock((now + 2 * minute, Instant::now() - minute / 2));
+        beat(&|_| ());
         guard.beat();
         assert!(is_near(now + 2 * minute + minute / 2));
         assert_eq!(identity(), first);
