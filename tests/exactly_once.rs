@@ -4,7 +4,7 @@
 use harness::*;
 use qdrop::digest::xxh64;
 use qdrop::limits;
-use qdrop::wire::receipt::Receipt;
+use qdrop::wire::receipt::{Receipt, Status};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -233,24 +233,79 @@ fn a_file_that_comes_twice_at_once_is_stored_once() {
     assert!(settled.keys().eq(["0", "1", "2"]), "{:?}", settled.keys());
 }
 
-/// The first line has broken meanwhile, so that nobody else acknowledges it.
+/// Two connections that have been told to send a file.
+fn both_asked(qdropd: &Qdropd, flags: [u32; 2], content: &[u8]) -> [TcpStream; 2] {
+    flags.map(|flags| {
+        let stream = qdropd.connect();
+        assert_eq!(ask(&stream, flags, "a", content), Verdict::Send);
+        stream
+    })
+}
+
+/// The first line has broken meanwhile, so that nobody else acknowledges it. But another sender's word is not its.
 #[test]
-fn whoever_brings_what_another_connection_has_stored_has_its_receipt_and_acknowledges_it() {
+fn whoever_brings_what_another_connection_has_stored_has_its_receipt_and_acknowledges_its_own() {
     for options in [&[][..], &["--on-conflict=refuse"]] {
-        let (qdropd, content) = (Qdropd::start(options), noise(1000));
-        let [first, second] = [(); 2].map(|()| {
-            let stream = qdropd.connect();
-            assert_eq!(ask(&stream, AGAIN, "a", &content), Verdict::Send);
-            stream
-        });
-        for mut stream in [&first, &second] {
-            stream.write_all(&whole_body(&content)).unwrap();
-            assert_eq!(receipt(stream), stored("a", &content), "{options:?}");
+        for flags in [AGAIN, ACKNOWLEDGES] {
+            let (qdropd, content) = (Qdropd::start(options), noise(1000));
+            let [first, second] = both_asked(&qdropd, [AGAIN, flags], &content);
+            for mut stream in [&first, &second] {
+                stream.write_all(&whole_body(&content)).unwrap();
+                assert_eq!(receipt(stream), stored("a", &content), "{options:?}");
+            }
+            drop(first);
+            acknowledge(second);
+            if flags == ACKNOWLEDGES {
+                let again = qdropd.connect();
+                assert_eq!(ask(&again, AGAIN, "a", &content), whole(&content));
+                assert_eq!(confirm(&again, &content), stored("a", &content));
+                acknowledge(again);
+            }
+            assert_eq!(qdropd.settled(), BTreeMap::from([("a".to_owned(), content)]));
         }
-        drop(first);
-        acknowledge(second);
-        assert_eq!(qdropd.settled(), BTreeMap::from([("a".to_owned(), content)]));
     }
+}
+
+/// It has its name already, but that is not on the disk yet.
+#[test]
+fn a_file_that_is_being_stored_is_neither_there_nor_in_its_own_way() {
+    let policies =
+        ["rename", "refuse"].map(|policy| [AGAIN, AGAIN | PRESERVE | SKIP].map(|it| (policy, it)));
+    for (policy, flags) in policies.into_iter().flatten() {
+        eventually("it is asked for in time", || {
+            let (there, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+            let mut command = faulty("qdropd", "slow-directory", &log.path().join("refused"));
+            let qdropd = Qdropd::spawn(command.args(["--on-conflict", policy]), there.path());
+            let content = noise(1000);
+            let [mut first, mut second] = both_asked(&qdropd, [flags; 2], &content);
+            first.write_all(&whole_body(&content)).unwrap();
+            eventually("it has its name", || there.path().join("a").exists().then_some(()));
+            second.write_all(&whole_body(&content)).unwrap();
+            let verdict = asked(&qdropd, flags, "a", &content);
+            let statuses = [&first, &second].map(|stream| receipt(stream).status);
+            assert_eq!(asked(&qdropd, flags, "a", &content), whole(&content));
+            assert_eq!(files(there.path()).len(), 2, "the file, and what is remembered of it");
+            let is_late = verdict == whole(&content) || statuses[1] == Status::Stored;
+            (!is_late).then(|| {
+                assert!(matches!(verdict, Verdict::No(7, _)), "{policy} {flags}: {verdict:?}");
+                assert_eq!(statuses, [Status::Stored, Status::Busy], "{policy} {flags}");
+            })
+        });
+    }
+}
+
+/// A sender whose receipt was lost is not refused for its own file because of that.
+#[test]
+fn other_bytes_of_the_same_name_size_and_time_that_are_refused_change_nothing() {
+    let qdropd = Qdropd::start(&["--on-conflict=refuse"]);
+    let (content, other) = (noise(1000), vec![0; 1000]);
+    let [mut first, mut second] = both_asked(&qdropd, [AGAIN; 2], &content);
+    first.write_all(&whole_body(&content)).unwrap();
+    assert_eq!(receipt(&first), stored("a", &content));
+    drop(first);
+    second.write_all(&whole_body(&other)).unwrap();
+    assert_eq!(receipt(&second).status, Status::Exists);
+    assert_eq!(asked(&qdropd, AGAIN, "a", &content), whole(&content));
 }
 
 /// One that waits for its name has its receipt before the next one, which another connection has stored.

@@ -385,19 +385,17 @@ impl Inbox {
         Ok(self.hold(self.create_spelled(name, 0)?))
     }
 
-    /// Like [`Inbox::begin`], for a file whose sender says what tells it from others. If `is_stored`, its own name
-    /// may be in use by itself.
+    /// Like [`Inbox::begin`], for a file of a list.
     ///
     /// # Errors
-    /// Fails if [`Inbox::begin`] would.
+    /// Fails if the disk fails, or if [`Inbox::check_listed`] does.
     pub fn begin_listed(
         &self,
         file: &FileIdentity,
-        is_stored: bool,
+        list: &ActiveList<'_>,
+        may_be_again: bool,
     ) -> Result<PartialFile, StoreError> {
-        if !is_stored {
-            self.check_conflict(&file.name)?;
-        }
+        self.check_listed(file, list, may_be_again)?;
         Ok(self.hold(self.create_spelled(&file.name, file.id())?))
     }
 

@@ -84,8 +84,7 @@ impl Unacknowledged {
     ) -> Result<Ticket, AlreadyPlacing> {
         let may_be_again = record.may_be_again;
         let mut records = lock(&self.0);
-        let is_same = |it: &Record| it.stored.is_none() && (it.may_be_again || may_be_again);
-        if records.all.get(&id).is_some_and(is_same) || is_stored() {
+        if records.is_placing(id, may_be_again) || is_stored() {
             return Err(AlreadyPlacing);
         }
         let number = records.next_number;
@@ -97,6 +96,11 @@ impl Unacknowledged {
         drop(records);
         drop((before, removed));
         Ok(Ticket { id, number, may_be_again })
+    }
+
+    /// Returns whether another connection is storing a file, and its sender or this one may be one that asks again.
+    pub(super) fn is_placing(&self, id: u64, may_be_again: bool) -> bool {
+        lock(&self.0).is_placing(id, may_be_again)
     }
 
     /// Notes that a file has its name, and another one until its receipt is acknowledged.
@@ -147,6 +151,11 @@ impl Unacknowledged {
 }
 
 impl Records {
+    fn is_placing(&self, id: u64, may_be_again: bool) -> bool {
+        let is_same = |it: &Record| it.stored.is_none() && (it.may_be_again || may_be_again);
+        self.all.get(&id).is_some_and(is_same)
+    }
+
     fn insert(&mut self, id: u64, record: Record) {
         self.bytes += record.bytes();
         self.all.insert(id, record);

@@ -180,19 +180,17 @@ impl<'a, C: Connection> Conversation<'a, C> {
             wanted.add(Wanted { name, identity, have: size, here }, size, receipt);
             return Ok(Verdict::Have(ResumePoint { have: size, digest: 0 }));
         }
+        if matches!(known, Known::InUse) {
+            self.outcomes.began(&text(), size);
+            return Err(ReceiveError::InUse);
+        }
         if let Some(stored) = options.skip.then(|| inbox.find_stored(&identity)).flatten() {
             (self.outcomes.observer)(&Event::Skipped(&text(), &stored));
             let there: Vec<u16> = stored.as_str().encode_utf16().collect();
             return Ok(Verdict::There((there != name).then_some(there)));
         }
-        let refusal = match inbox.check_conflict(&identity.name) {
-            Ok(()) if matches!(known, Known::InUse) => Some(ReceiveError::InUse),
-            checked => checked.err().map(ReceiveError::Store),
-        };
-        if let Some(why) = refusal {
-            self.outcomes.began(&text(), size);
-            return Err(why);
-        }
+        let checked = inbox.check_listed(&identity, &wanted.active, options.resume);
+        checked.map_err(ReceiveError::Store).inspect_err(|_| self.outcomes.began(&text(), size))?;
         // What is kept waits for no other body: of each it would be an open file more.
         let is_kept = matches!(known, Known::Part(_));
         if !wanted.has_room(size, receipt) || is_kept && !wanted.files.is_empty() {
@@ -282,8 +280,7 @@ impl<'a, C: Connection> Conversation<'a, C> {
             // What is here is none of it.
             here => {
                 drop(here);
-                let is_stored = active.stored_meanwhile(&identity, options.resume).is_some();
-                self.begin_body(&identity, start, is_stored)?
+                self.begin_body(&identity, start, (active, options))?
             }
         };
         if start > 0 {
@@ -293,19 +290,19 @@ impl<'a, C: Connection> Conversation<'a, C> {
     }
 
     /// Begins a body of which nothing is here. `start`: where its sender starts, as it was told before that could
-    /// not be read. `is_stored`: whether another connection may have stored it meanwhile.
+    /// not be read.
     fn begin_body(
         &mut self,
         identity: &FileIdentity,
         start: u64,
-        is_stored: bool,
+        (active, options): (&ActiveList<'a>, ListOptions),
     ) -> Result<ResumedBody<'a>, ReceiveError> {
         if start > 0 {
             let why = "what the receiver had of it could not be read";
             return Err(ReceiveError::Broken(why.to_owned()));
         }
         let inbox = &self.storage.inbox;
-        let fresh = self.begin_file(|| inbox.begin_listed(identity, is_stored))?;
+        let fresh = self.begin_file(|| inbox.begin_listed(identity, active, options.resume))?;
         let path = fresh.path().to_owned();
         Ok(ResumedBody { body: inbox.begin_body(fresh), path })
     }
@@ -342,8 +339,13 @@ impl<'a, C: Connection> Conversation<'a, C> {
         };
         if let Some((stored, ticket)) = stored_meanwhile() {
             self.outcomes.repeat(sent, stored);
-            self.outcomes.unacknowledged.push(ticket);
+            // One that has not asked twice is another sender.
+            self.outcomes.unacknowledged.extend(may_be_again.then_some(ticket));
             return Ok(());
+        }
+        if active.stored_meanwhile(&identity, may_be_again).is_some() {
+            // Of other bytes. If these are refused, the sender of those may still ask for them.
+            self.storage.inbox.check_conflict(&identity.name).map_err(ReceiveError::Store)?;
         }
         let key = self.stream.get_ref().key();
         // Another connection may store it at this very moment.
