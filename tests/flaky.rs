@@ -134,10 +134,11 @@ impl Line {
                 let mut to = to;
                 for (due, bytes) in arriving {
                     thread::sleep(due.saturating_duration_since(Instant::now()));
+                    // Before the write, after which all may be over before this thread runs again.
+                    crossed.fetch_add(bytes.len() as u64, Ordering::SeqCst);
                     if to.write_all(&bytes).is_err() {
                         break;
                     }
-                    crossed.fetch_add(bytes.len() as u64, Ordering::SeqCst);
                 }
             });
             let mut buffer = vec![0; 64 * 1024];

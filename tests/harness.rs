@@ -790,10 +790,11 @@ fn carry(
         let come =
             if is_last { from.peek(&mut buffer[..1]) } else { from.read(&mut buffer[..room]) };
         let Ok(n @ 1..) = come else { break };
+        // Before the write, after which all may be over before this thread runs again.
+        crossed.fetch_add(n as u64, Ordering::SeqCst);
         if to.write_all(&buffer[..n]).is_err() {
             break;
         }
-        crossed.fetch_add(n as u64, Ordering::SeqCst);
         left -= n as u64;
     }
     if left > 0 {
