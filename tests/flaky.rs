@@ -234,7 +234,7 @@ fn a_list_of_one_to_the_letter() {
     let content = noise(1000);
     let stream = qdropd.connect();
     // The network may cut anywhere.
-    for byte in question(0, 1000, 1, "a.bin") {
+    for byte in question(ACKNOWLEDGES, 1000, 1, "a.bin") {
         (&stream).write_all(&[byte]).unwrap();
     }
     // The answer comes although our side of the stream is open, and so does the receipt.
@@ -243,13 +243,13 @@ fn a_list_of_one_to_the_letter() {
     assert_eq!(receipt(&stream), stored("a.bin", &content));
     // An empty file, and what has no name.
     for name in ["empty", ""] {
-        ask(&stream, RESUME | PRESERVE | SKIP, 0, 0, name);
+        ask(&stream, RESUME | PRESERVE | SKIP | ACKNOWLEDGES, 0, 0, name);
         assert_eq!(go(&stream), (0, xxh64(b"")));
         body(&stream, 0, b"");
         let name = if name.is_empty() { "unnamed" } else { name };
         assert_eq!(receipt(&stream), stored(name, b""));
     }
-    assert_eq!(receipts(stream), []);
+    acknowledge(stream);
     let settled = qdropd.settled();
     assert_eq!(settled.len(), 3);
     assert_eq!(settled["a.bin"], content);
@@ -281,24 +281,24 @@ fn an_interrupted_transfer_goes_on_to_the_letter() {
     assert_eq!(have(&qdropd, RESUME, 1000, -7, "a.bin"), 600);
 
     let stream = qdropd.connect();
-    ask(&stream, RESUME, 1000, -7, "a.bin");
+    ask(&stream, RESUME | ACKNOWLEDGES, 1000, -7, "a.bin");
     assert_eq!(go(&stream), (600, xxh64(&content[..600])));
     body(&stream, 600, &content);
     assert_eq!(receipt(&stream), stored("a.bin", &content), "over the whole file");
     // Until its receipt is acknowledged all of it is here.
     assert_eq!(have(&qdropd, RESUME, 1000, -7, "a.bin"), 1000);
-    drop(stream);
-    eventually("it is forgotten", || (have(&qdropd, RESUME, 1000, -7, "a.bin") == 0).then_some(()));
+    acknowledge(stream);
+    assert_eq!(have(&qdropd, RESUME, 1000, -7, "a.bin"), 0, "it is forgotten");
     assert_eq!(qdropd.settled(), BTreeMap::from([("a.bin".to_owned(), content.clone())]));
 
     // A sender whose file is another one by now starts at 0.
     begin(&qdropd, 0, "b.bin", &noise(500), 400);
     let stream = qdropd.connect();
-    ask(&stream, RESUME, 500, 0, "b.bin");
+    ask(&stream, RESUME | ACKNOWLEDGES, 500, 0, "b.bin");
     assert_eq!(go(&stream), (400, xxh64(&noise(500)[..400])));
     body(&stream, 0, &content[..500]);
     assert_eq!(receipt(&stream), stored("b.bin", &content[..500]));
-    drop(stream);
+    acknowledge(stream);
     assert_eq!(qdropd.settled()["b.bin"], content[..500]);
 }
 
@@ -332,7 +332,7 @@ fn many_files_in_one_list_to_the_letter() {
     let mut files = names.map(|name| (300, 1000, name)).to_vec();
     files.insert(2, (1001, 1000, "large"));
     files[6].0 = 0;
-    (&stream).write_all(&list_bytes(SKIP, &files)).unwrap();
+    (&stream).write_all(&list_bytes(SKIP | ACKNOWLEDGES, &files)).unwrap();
     let answer = read_answer(&stream).unwrap();
     let [there, large] = [&answer[1], &answer[2]];
     assert_eq!(*there, Verdict::There(None));
@@ -349,10 +349,11 @@ fn many_files_in_one_list_to_the_letter() {
     assert_eq!((codes(&come), &come[0]), (vec![0, 10, 10, 0], &stored("new", &content)));
     assert_eq!((come[1].digest, &come[1].name), (0, &None));
     // The next list.
-    ask(&stream, 0, 300, 1000, "gone");
+    ask(&stream, ACKNOWLEDGES, 300, 1000, "gone");
     assert_eq!(go(&stream), (0, xxh64(b"")));
     body(&stream, 0, &content);
-    assert_eq!(receipts(stream), [stored("gone", &content)]);
+    assert_eq!(receipt(&stream), stored("gone", &content));
+    acknowledge(stream);
     let settled = qdropd.settled();
     assert!(settled.keys().eq(["empty", "gone", "new", "there"]), "{settled:?}");
 }
@@ -454,7 +455,7 @@ fn what_is_refused_or_there_is_said_in_the_answer() {
     set_time(&there, at(-1999));
     let stream = qdropd.connect();
     let said = |flags, size, modified, name: &str| {
-        ask(&stream, flags, size, modified, name);
+        ask(&stream, flags | ACKNOWLEDGES, size, modified, name);
         read_answer(&stream).unwrap().remove(0)
     };
     let is_refused = |verdict, code| matches!(verdict, Verdict::No(status, _) if status == code);
@@ -486,16 +487,17 @@ fn what_is_refused_or_there_is_said_in_the_answer() {
     // Or while it goes on from 0.
     begin(&qdropd, 0, "later.bin", &content, 300);
     let stream = qdropd.connect();
-    ask(&stream, RESUME, 1000, 0, "later.bin");
+    ask(&stream, RESUME | ACKNOWLEDGES, 1000, 0, "later.bin");
     assert_eq!(go(&stream).0, 300);
     file(&qdropd.directory, "later.bin", b"later");
     body(&stream, 0, &content);
     // It lets the refused body pass, and what follows is judged on its own.
     assert_eq!(receipt(&stream).status.code(), 3);
-    ask(&stream, RESUME, 4, 0, "next");
+    ask(&stream, RESUME | ACKNOWLEDGES, 4, 0, "next");
     assert_eq!(go(&stream).0, 0);
     body(&stream, 0, b"next");
-    assert_eq!(receipts(stream), [stored("next", b"next")]);
+    assert_eq!(receipt(&stream), stored("next", b"next"));
+    acknowledge(stream);
     let expected = [("there.bin", &*content), ("late.bin", b"late"), ("later.bin", b"later")];
     let mut expected = BTreeMap::from(expected.map(|(name, bytes)| (name.into(), bytes.to_vec())));
     expected.insert("next".into(), b"next".to_vec());
@@ -524,7 +526,7 @@ fn both_kinds_on_one_connection() {
     let qdropd = Qdropd::start(&[]);
     let content: Vec<Vec<u8>> = (0..6).map(|n| noise(n * 300)).collect();
     let stream = qdropd.connect();
-    ask(&stream, RESUME, 0, 0, "0");
+    ask(&stream, RESUME | ACKNOWLEDGES, 0, 0, "0");
     go(&stream);
     body(&stream, 0, &content[0]);
     assert_eq!(receipt(&stream), stored("0", &content[0]));
@@ -532,7 +534,7 @@ fn both_kinds_on_one_connection() {
     for n in [1, 2] {
         (&stream).write_all(&transfer(&n.to_string(), &content[n])).unwrap();
     }
-    ask(&stream, SKIP, content[3].len(), 0, "3");
+    ask(&stream, SKIP | ACKNOWLEDGES, content[3].len(), 0, "3");
     assert_eq!(receipt(&stream), stored("1", &content[1]));
     assert_eq!(receipt(&stream), stored("2", &content[2]));
     go(&stream);
@@ -610,12 +612,13 @@ fn a_body_is_gone_on_with_while_its_own_connection_is_silent() {
     first.write_all(&content[..SIZE / 2]).unwrap();
     eventually("nothing has come of it for a while", || {
         let second = qdropd.connect();
-        ask(&second, 1, SIZE, 1000, "a");
+        ask(&second, RESUME | ACKNOWLEDGES, SIZE, 1000, "a");
         let (have, digest) = go(&second);
         (have > 0).then(|| {
             assert_eq!(digest, xxh64(&content[..usize::try_from(have).unwrap()]));
             body(&second, have, &content);
             assert_eq!(receipt(&second), stored("a", &content));
+            acknowledge(second);
         })
     });
     // Whether that still gets through is the system's affair.
