@@ -42,7 +42,7 @@ fn place(receipts: &[Receipt]) -> String {
 
 /// Which of two receivers on one directory has no hard links, and which replaces files.
 fn sharing(directory: &Path, refused: &Path, options: &[&str]) -> Qdropd {
-    Qdropd::spawn(faulty("qdropd", "exfat-slow", refused).args(options), directory)
+    Qdropd::spawn(faulty("qdropd", "exfat-slow", refused).arg("--no-sync").args(options), directory)
 }
 
 #[test]
@@ -57,14 +57,15 @@ fn a_name_that_is_taken_very_often_costs_no_more_than_one_that_is_taken_sometime
         let log = TempDir::new().unwrap();
         let mut command = faulty("qdropd", fault, &log.path().join("refused"));
         let qdropd = Qdropd::spawn(command.arg("--no-sync"), drop.path());
-        let began = Instant::now();
-        for n in 1..=20 {
-            let name = format!("a ({}).txt", TAKEN + n);
+        let times = (1..=20).map(|n| {
+            let (began, name) = (Instant::now(), format!("a ({}).txt", TAKEN + n));
             assert_eq!(deliver(&qdropd, "a.txt", b"x"), [stored(&name, b"x")]);
-        }
-        let each = began.elapsed() / 20;
-        figures(&format!("a file whose name is taken 100,000 times {fault}: {each:?}"));
-        assert!(each < Duration::from_millis(50), "{each:?}");
+            began.elapsed()
+        });
+        // A search from the first number on takes more than 0.1 s each time.
+        let fastest = times.min().unwrap();
+        figures(&format!("a file whose name is taken 100,000 times {fault}: {fastest:?}"));
+        assert!(fastest < Duration::from_millis(50), "{fastest:?}");
         for n in 1..=20 {
             fs::remove_file(drop.path().join(format!("a ({}).txt", TAKEN + n))).unwrap();
         }
@@ -485,7 +486,11 @@ fn a_directory_of_a_stranger_is_not_used_where_others_can_make_some() {
             assert_eq!(place(&deliver(&qdropd, "photos/a", b"a")), name);
             fs::remove_file(drop.path().join(name)).unwrap();
         }
-        assert_eq!(qdropd.log().contains(warning), is_shared, "{mode:o} {}", qdropd.log());
+        if is_shared {
+            qdropd.logged(warning);
+        } else {
+            assert!(!qdropd.log().contains(warning), "{mode:o} {}", qdropd.log());
+        }
     }
     // Those of the owner of the drop directory, and of root, are used.
     chown(drop.path(), Some(12_345), None).unwrap();
@@ -662,9 +667,11 @@ fn who_watches_the_directory_is_told_of_each_file_when_it_is_whole() {
                 let times = copies.len();
                 assert!(times <= most, "{fault} {policy}: {name} {event} {times} times");
             }
-            // And the log has each name.
-            let lines = qdropd.log();
-            assert!(stored_as.iter().all(|name| lines.contains(&format!(" as {name} ("))));
+            eventually("the log has each name", || {
+                let lines = qdropd.log();
+                let is_told = |name| lines.contains(&format!(" as {name} ("));
+                stored_as.iter().all(is_told).then_some(())
+            });
         }
     }
 }
@@ -1302,8 +1309,9 @@ fn a_sign_of_life_is_there_while_a_part_is_synchronised() {
     let mut stream = qdropd.connect();
     stream.write_all(&transfer("a", b"x")).unwrap();
     eventually("there is a heartbeat", || {
+        let is_there = own_names(&qdropd.directory).iter().any(|name| is_alive(name));
         assert!(!drop_directory.path().join("a").exists(), "there was none");
-        own_names(&qdropd.directory).iter().any(|name| is_alive(name)).then_some(())
+        is_there.then_some(())
     });
     assert_eq!(place(&receipts(stream)), "a");
 }

@@ -1,7 +1,8 @@
 /* A machine with faults, for a program that is started with LD_PRELOAD. $FAULTS names them:
  *
  *   exfat      no hard links, and no new name with a character that DOS reserves
- *   exfat-slow likewise, and whoever makes a file that is no part sleeps until it has bytes, or 0.6 s
+ *   exfat-slow likewise, and whoever makes a file that is no part, nor has a number, sleeps until something else has
+ *              become of it, or 10 s
  *   exfat-blind  likewise, and an empty file that is no part cannot be examined by its name
  *   exfat-taken  likewise, and a rename fails, before which another file got that name
  *   vfat       no hard links, a new name is on the disk once the file has been synchronised again, and what
@@ -224,9 +225,9 @@ int openat(int directory, const char *path, int flags, ...)
         on_disk[made.st_ino % (1 << 16)] = 0;
         has_part |= strstr(path, ".part") && !strstr(path, ".unnamed.part");
     }
-    if (file >= 0 && flags & O_EXCL && faulty("exfat-slow") && !strstr(path, ".qdrop-")) {
-        struct stat status = {0};
-        for (int n = 0; n < 60 && status.st_size == 0; n++) {
+    if (file >= 0 && flags & O_EXCL && faulty("exfat-slow") && !strstr(path, ".qdrop-") && !strchr(path, '(')) {
+        struct stat status = made;
+        for (int n = 0; n < 1000 && status.st_ino == made.st_ino && status.st_size == 0; n++) {
             usleep(10000);
             if (fstatat(directory, path, &status, 0) != 0)
                 break;
