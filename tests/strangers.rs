@@ -96,7 +96,7 @@ fn assert_honest(qdropd: &Qdropd, what: &str) {
         let sent = send(qdropd.address, &["--require-receipt"], &path);
         assert_eq!(sent.exit, 0, "{what}: {sent:?}");
         let time = began.elapsed();
-        assert!(time < Duration::from_secs(5), "{what}: {time:?}");
+        assert!(time < Duration::from_secs(9), "{what}: {time:?}");
     }
 }
 
@@ -293,7 +293,9 @@ fn one_address_at_full_speed_leaves_places_to_others() {
                 let (qdropd, big) = (&qdropd, &big);
                 let name = format!("big {number}");
                 scope.spawn(move || {
-                    send(qdropd.address, &["--name", &name, "--require-receipt"], big)
+                    // So that none ends before the last one begins.
+                    let options = ["--name", &name, "--require-receipt", "--limit-rate=20M"];
+                    send(qdropd.address, &options, big)
                 })
             })
             .collect();
@@ -304,7 +306,7 @@ fn one_address_at_full_speed_leaves_places_to_others() {
         let time = began.elapsed();
         drop(other.child.stdin.take());
         assert_eq!(other.lines.next().unwrap().unwrap(), "4");
-        assert!(time < Duration::from_secs(20), "{time:?}");
+        assert!(time < Duration::from_secs(50), "{time:?}");
         for sender in senders {
             let sent = sender.join().unwrap();
             assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
@@ -346,11 +348,11 @@ fn who_brings_nothing_makes_room_when_all_places_are_taken() {
 fn who_brings_nothing_for_long_has_no_place_for_itself() {
     let usual = Qdropd::start(&["--no-sync", "--max-transfers", "2"]);
     let mut once = Qdropd::start(&["--no-sync", "--once"]);
+    let began = Instant::now();
     let trickling = |source: &str, qdropd| Strangers::start_from(source, "trickling", qdropd, 1);
     let _others = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"]
         .map(|source| trickling(source, &usual));
     let _other = trickling("127.0.0.2", &once);
-    let began = Instant::now();
     let source = TempDir::new().unwrap();
     let path = file(source.path(), "a", b"body");
     thread::scope(|scope| {
@@ -362,7 +364,8 @@ fn who_brings_nothing_for_long_has_no_place_for_itself() {
                 qdropd.logged("too many transfers");
                 let log = qdropd.log();
                 let stopped = log.lines().filter(|line| line.contains("too many transfers"));
-                assert_eq!(stopped.count(), 1, "{log}");
+                // The one that was stopped comes back, and waits as well.
+                assert!((1..=2).contains(&stopped.count()), "{log}");
             });
         }
     });
@@ -465,7 +468,7 @@ fn who_holds_all_connections_does_not_hold_up_the_listener() {
     let sent = send(qdropd.address, &["--require-receipt"], &file(source.path(), "a", b"body"));
     let time = began.elapsed();
     assert_eq!(sent.exit, 0, "{sent:?}");
-    assert!(time < Duration::from_secs(10), "{time:?}");
+    assert!(time < Duration::from_secs(30), "{time:?}");
     assert_bounded(&qdropd, "idling and silent");
     drop((all, more));
 }
