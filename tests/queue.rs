@@ -632,8 +632,9 @@ fn names_that_have_come_together_are_sent_together() {
     let (told, lists) = mpsc::channel();
     let to = receiver(move |_, stream| {
         while let Ok(files) = take_files(&stream) {
-            confirm(&stream, &files);
+            // Before the sender may end.
             told.send(files.len()).unwrap();
+            confirm(&stream, &files);
         }
     });
     let names: String = (0..20).map(|n| format!("{n}\n")).collect();
@@ -708,6 +709,10 @@ fn a_dry_run_says_what_would_be_sent_and_changes_nothing() {
         File::create(top.join(name)).unwrap().set_len(20_000_000).unwrap();
     }
     File::create(top.join("f large")).unwrap().set_len(31 << 20).unwrap();
+    // The heartbeat of a receiver that had a part stays for some seconds.
+    eventually("nothing but it is there", || {
+        (fs::read_dir(&qdropd.directory).unwrap().count() == 1).then_some(())
+    });
     let before = (files(&qdropd.directory), fs::metadata(&qdropd.directory).unwrap());
     qdropd.logged("stored a there as a there");
     let log = qdropd.log();
@@ -780,6 +785,9 @@ fn a_dry_run_of_many_files_tells_each_and_takes_nothing_that_is_kept() {
     let sent = send(qdropd.address, &["-r", "--dry-run", "--jobs=2", "--resume"], source.path());
     assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{}", sent.stderr);
     assert_eq!(sent.stdout.lines().collect::<BTreeSet<_>>().len(), many.len() + 1);
+    eventually("it is kept again", || {
+        parts(&qdropd.directory).iter().all(|name| name.starts_with(".qdrop-kept-")).then_some(())
+    });
     let sent = send(qdropd.address, &["--resume", "--json"], &path);
     assert!(sent.exit == 0 && sent.stdout.contains(",\"resumed_at\":2000000,"), "{sent:?}");
 }
