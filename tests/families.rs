@@ -2,6 +2,7 @@
 //! the handler for everything that has come. What `qdrop` does for them, and what it can tell.
 
 use harness::*;
+use qdrop::limits::{LISTEN_AGAIN, SHORT_PAUSE, WHOLE_BODY};
 use qdrop::wire::qdatastream::Reader;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -171,11 +172,19 @@ fn a_receiver_that_needs_a_second_call_gets_every_file() {
         let path = file(source.path(), "测试.bin", &content);
         for second_call in [false, true].repeat(5) {
             let program = move || QDataStream { second_call, ..QDataStream::default() };
-            let receiver = Receiver::start(move |stream| run_program(program(), &stream));
-            let sent = send(receiver.address, &[], &path);
-            let stored = receiver.join();
-            let is_whole = stored == Some(("测试.bin".to_owned(), content.clone()));
+            let is_large = size as u64 >= WHOLE_BODY;
+            let (is_whole, sent, time) = eventually("it reads in time", || {
+                let receiver = Receiver::start(move |stream| run_program(program(), &stream));
+                let began = Instant::now();
+                let sent = send(receiver.address, &[], &path);
+                let time = began.elapsed();
+                let is_whole = receiver.join() == Some(("测试.bin".to_owned(), content.clone()));
+                // On a busy machine a program may be away for longer than the sender pauses.
+                let may_be_late = second_call && !is_large;
+                (is_whole || !may_be_late).then_some((is_whole, sent, time))
+            });
             assert!(is_whole, "{size} bytes, second call: {second_call}, {sent:?}");
+            assert!(is_large || time >= SHORT_PAUSE, "{size} bytes: {time:?}");
         }
     }
 }
@@ -198,12 +207,19 @@ fn a_receiver_that_listens_again_by_itself_gets_every_file() {
     ] {
         let program = |stream: &TcpStream| run_program(QDataStream::default(), stream);
         let (rounds, away) = (paths.len() / at_once, Duration::from_millis(away));
-        let receiver = Listening::start(rounds, at_once, away, program);
-        let sent = send_all(receiver.address, &options, &paths);
-        let expected = if options == ["--require-receipt"] { 6 } else { 0 };
-        assert_eq!(sent.exit, expected, "{away:?}: {sent:?}");
-        let stored = receiver.join().into_iter().map(Option::unwrap);
-        assert!(stored.collect::<BTreeMap<_, _>>() == files(source.path()), "{away:?}: {sent:?}");
+        let expected = if options.contains(&"--require-receipt") { 6 } else { 0 };
+        eventually(&format!("it listens again in time, after {away:?}"), || {
+            let receiver = Listening::start(rounds, at_once, away, program);
+            let options = [&["--timeout=5"], &options[..]].concat();
+            let sent = send_all(receiver.address, &options, &paths);
+            // The exit status is that of the first failure.
+            if sent.exit != expected || sent.stderr.contains("onnection refused") {
+                return None;
+            }
+            let stored: BTreeMap<_, _> = receiver.join().into_iter().map(Option::unwrap).collect();
+            assert!(stored == files(source.path()), "{away:?}: {sent:?}");
+            Some(())
+        });
     }
 }
 
@@ -212,23 +228,25 @@ fn a_receiver_that_listens_again_by_itself_gets_every_file() {
 fn a_receiver_that_listens_no_more_is_waited_for_once() {
     let source = TempDir::new().unwrap();
     let paths = some_files(&source, 4);
-    let receiver = Receiver::start(|stream| run_program(QDataStream::default(), &stream));
-    let address = receiver.address;
-    let began = Instant::now();
-    let sent = send_all(address, &[], &paths);
-    let time = began.elapsed();
-    receiver.join();
-    assert_eq!((sent.exit, sent.stdout.lines().count()), (3, 1), "{sent:?}");
-    assert_eq!(sent.stderr.matches("onnection refused").count(), 1, "{sent:?}");
-    assert!(
-        sent.stderr.ends_with(&format!("2 further files not sent to {address}: the same reason\n"))
-    );
-    let patience = Duration::from_millis(500);
-    // Three files would take three times as long.
-    assert!((patience..2 * patience).contains(&time), "{time:?}");
-    let began = Instant::now();
-    assert_eq!(send_all(address, &[], &paths).exit, 3);
-    assert!(began.elapsed() < patience);
+    let address = eventually("it is waited for once", || {
+        let receiver = Receiver::start(|stream| run_program(QDataStream::default(), &stream));
+        let (address, began) = (receiver.address, Instant::now());
+        let sent = send_all(address, &[], &paths);
+        let time = began.elapsed();
+        receiver.join();
+        assert_eq!((sent.exit, sent.stdout.lines().count()), (3, 1), "{sent:?}");
+        assert_eq!(sent.stderr.matches("onnection refused").count(), 1, "{sent:?}");
+        let end = format!("2 further files not sent to {address}: the same reason\n");
+        assert!(sent.stderr.ends_with(&end), "{sent:?}");
+        assert!(time >= LISTEN_AGAIN, "{time:?}");
+        // A second file would take as long again.
+        (time < 2 * LISTEN_AGAIN).then_some(address)
+    });
+    eventually("the first refusal counts at once", || {
+        let began = Instant::now();
+        assert_eq!(send_all(address, &[], &paths).exit, 3);
+        (began.elapsed() < LISTEN_AGAIN).then_some(())
+    });
 }
 
 /// Sends a file to a program that is in the way of `serve`, and gives what is told as text and as JSON.
@@ -315,7 +333,11 @@ fn a_second_file_that_is_not_taken_is_warned_of() {
             let second = if served.fetch_add(1, Relaxed) == 1 { 1000 } else { 0 };
             run_program(QDataStream { second, ..QDataStream::default() }, stream).is_some()
         });
-        let sent = send_all(receiver.address, &[], &paths);
+        let sent = send_all(receiver.address, &["--timeout=5"], &paths);
+        // A busy machine may listen again too late.
+        if sent.exit != 0 {
+            return None;
+        }
         assert_eq!(receiver.join(), [true, false, true]);
         (sent.stdout.matches("closed by itself").count() == 2).then_some(sent)
     });
@@ -399,9 +421,12 @@ fn the_pyqt_course_gets_files_in_its_dialect() {
 #[test]
 fn the_other_tutorial_gets_files_after_a_text_head() {
     for size in [1, 100, 1000, 65_536, 70_001, 131_072, 3_000_000] {
-        for stored in both_ways("text", size, Text::default) {
-            assert!(stored == Some(("测试.bin".to_owned(), noise(size))), "{size} bytes");
-        }
+        // Whoever reads too late has the body with the head.
+        eventually(&format!("it reads {size} bytes in time"), || {
+            let all = both_ways("text", size, Text::default).into_iter();
+            let whole = Some(("测试.bin".to_owned(), noise(size)));
+            all.eq([whole.clone(), whole]).then_some(())
+        });
     }
     let empty = Some(("测试.bin".to_owned(), Vec::new()));
     assert_eq!(
@@ -423,8 +448,10 @@ fn what_a_text_receiver_answers_is_told() {
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         stored
     };
-    let (stored, sent) = listen(&["--dialect=text"], &[&path], [run]);
-    assert_eq!(stored, [Some(("a".to_owned(), noise(1000)))]);
+    let sent = eventually("it reads in time", || {
+        let (stored, sent) = listen(&["--dialect=text"], &[&path], [run]);
+        (stored == [Some(("a".to_owned(), noise(1000)))]).then_some(sent)
+    });
     assert_eq!((sent.exit, &*sent.stderr), (0, ""), "{sent:?}");
     assert_told(&sent, "): the receiver answered: file done\n");
 }
@@ -444,18 +471,18 @@ fn a_name_that_a_text_head_cannot_have_is_refused() {
         ("#", "at its first ##"),
         (&longest, ""),
     ] {
-        let receiver = Receiver::start(|stream| run_program(Text::default(), &stream));
-        let sent = send(receiver.address, &["--dialect=text", "--name", name], &path);
-        match why {
-            "" => {
+        eventually(&format!("{name} is read in time"), || {
+            let receiver = Receiver::start(|stream| run_program(Text::default(), &stream));
+            let sent = send(receiver.address, &["--dialect=text", "--name", name], &path);
+            let stored = receiver.join();
+            if why.is_empty() {
                 assert_eq!(sent.exit, 0, "{sent:?}");
-                assert_eq!(receiver.join(), Some((name.to_owned(), b"body".to_vec())));
+                return (stored == Some((name.to_owned(), b"body".to_vec()))).then_some(());
             }
-            why => {
-                assert!(sent.exit == 1 && sent.stderr.contains(why), "{name}: {sent:?}");
-                assert_eq!(receiver.join(), None);
-            }
-        }
+            assert!(sent.exit == 1 && sent.stderr.contains(why), "{name}: {sent:?}");
+            assert_eq!(stored, None);
+            Some(())
+        });
     }
 }
 
@@ -466,29 +493,32 @@ fn a_receipt_of_one_that_connects_says_nothing_of_the_next() {
     let paths = some_files(&source, 3);
     let paths: Vec<&Path> = paths.iter().map(|path| &**path).collect();
     let second_call = || QDataStream { second_call: true, ..QDataStream::default() };
-    let peers = Mutex::new(Vec::new());
-    let confirms = |address| {
-        let mut stream = connect(address);
-        peers.lock().unwrap().push(stream.local_addr().unwrap());
-        let (name, body) = run_program(second_call(), &stream).unwrap();
-        stored(&name, &body).write(&stream).unwrap();
-        stream.read_to_end(&mut Vec::new()).unwrap();
-        Some((name, body))
-    };
-    let closes = |address| {
-        let stream = connect(address);
-        peers.lock().unwrap().push(stream.local_addr().unwrap());
-        run_program(second_call(), &stream)
-    };
-    let programs: [&dyn Fn(SocketAddr) -> _; 3] = [&confirms, &closes, &confirms];
-    let (stored, sent) = listen(&["-v"], &paths, programs);
-    let stored: BTreeMap<_, _> = stored.into_iter().map(Option::unwrap).collect();
+    let (peers, stored, sent) = eventually("they read in time", || {
+        let peers = Mutex::new(Vec::new());
+        let confirms = |address| {
+            let mut stream = connect(address);
+            peers.lock().unwrap().push(stream.local_addr().unwrap());
+            let (name, body) = run_program(second_call(), &stream)?;
+            stored(&name, &body).write(&stream).unwrap();
+            stream.read_to_end(&mut Vec::new()).unwrap();
+            Some((name, body))
+        };
+        let closes = |address| {
+            let stream = connect(address);
+            peers.lock().unwrap().push(stream.local_addr().unwrap());
+            run_program(second_call(), &stream)
+        };
+        let programs: [&dyn Fn(SocketAddr) -> _; 3] = [&confirms, &closes, &confirms];
+        let (stored, sent) = listen(&["-v"], &paths, programs);
+        let stored: Option<BTreeMap<_, _>> = stored.into_iter().collect();
+        Some((peers.into_inner().unwrap(), stored?, sent))
+    });
     assert!(stored == files(source.path()), "{sent:?}");
     let outcomes: Vec<&str> =
         sent.stdout.lines().map(|line| line.split_once(' ').unwrap().0).collect();
     assert_eq!((sent.exit, outcomes), (0, vec!["stored", "sent", "stored"]), "{sent:?}");
     // With -v each is named.
-    for peer in peers.into_inner().unwrap() {
+    for peer in peers {
         assert!(sent.stderr.contains(&format!("qdrop: {peer} connected\n")), "{sent:?}");
     }
 }
