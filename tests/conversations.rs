@@ -6,6 +6,7 @@ use harness::*;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
+use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Mutex;
@@ -21,13 +22,16 @@ struct Sender<'a> {
     sockets: usize,
     streams: BTreeMap<usize, TcpStream>,
     number: usize,
+    /// What is to be written.
+    pending: Vec<u8>,
 }
 
 impl<'a> Sender<'a> {
     fn new(options: Vec<&'a str>, directory: &'a Path) -> Self {
         let qdropd = Qdropd::start_in(directory, &options);
         let sockets = sockets(&qdropd);
-        Self { qdropd, options, directory, sockets, streams: BTreeMap::new(), number: 1 }
+        let (streams, number, pending) = (BTreeMap::new(), 1, Vec::new());
+        Self { qdropd, options, directory, sockets, streams, number, pending }
     }
 
     fn stream(&mut self) -> &mut TcpStream {
@@ -43,8 +47,15 @@ impl<'a> Sender<'a> {
     fn take(&mut self, step: &Step, next: Option<&Step>) -> Result<(), Wrong> {
         match step {
             Step::Connection(number) => self.number = *number,
-            // A receiver that refuses may have closed.
-            Step::Sender(lines) => _ = self.stream().write_all(&lines.concat()),
+            Step::Sender(lines) => {
+                self.pending.extend(lines.concat());
+                // A busy machine may make a long pause of what is between two writes.
+                if !matches!(next, Some(Step::Sender(_))) {
+                    let bytes = mem::take(&mut self.pending);
+                    // A receiver that refuses may have closed.
+                    _ = self.stream().write_all(&bytes);
+                }
+            }
             Step::UntilRead => self.wait_until_read(),
             Step::SenderEnds => _ = self.stream().shutdown(Shutdown::Write),
             Step::Receiver(tokens) if next == Some(&Step::SenderAborts) => {
