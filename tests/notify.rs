@@ -102,9 +102,9 @@ impl Drop for Service {
     }
 }
 
-/// Free ports, which nobody else takes for a while.
+/// Free ports of an address at which nobody else asks for one.
 fn free_ports() -> [SocketAddr; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.9:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap())
 }
 
@@ -196,6 +196,8 @@ fn a_service_manager_is_not_told_more_often_than_it_may_want() {
         let mut stream = qdropd.connect();
         stream.write_all(&bytes).unwrap();
         assert_eq!(receipts(stream).len(), 1);
+        // It takes few unread, and others are lost.
+        messages += manager.rest().len();
     }
     last.write_all(&bytes[bytes.len() - 1..]).unwrap();
     messages += manager.status(0);
@@ -295,8 +297,8 @@ fn a_service_manager_that_cannot_be_told_is_one_warning_and_does_no_harm() {
 fn a_service_manager_that_does_not_read_holds_nothing_up() {
     let (manager, directory) = (Manager::new(false), TempDir::new().unwrap());
     manager.fill();
-    let qdropd = Qdropd::spawn(&mut manager.qdropd(), directory.path());
     let began = Instant::now();
+    let qdropd = Qdropd::spawn(manager.qdropd().arg("--no-sync"), directory.path());
     let mut count = 0;
     while count == 0 || !qdropd.log().contains("(NOTIFY_SOCKET)") {
         let mut stream = qdropd.connect();
@@ -306,7 +308,7 @@ fn a_service_manager_that_does_not_read_holds_nothing_up() {
         assert!(sent.elapsed() < NOTIFY_TIME, "a transfer has waited");
         count += 1;
     }
-    assert!(began.elapsed() + Duration::from_secs(1) >= NOTIFY_TIME && count > 10, "{count}");
+    assert!(began.elapsed() >= NOTIFY_TIME && count > 1, "{count}");
     // From then on nothing waits: neither the status of these nor the end.
     drop(directory);
     let mut qdropd = qdropd;

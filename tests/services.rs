@@ -78,9 +78,9 @@ fn inetd(input: impl Into<OwnedFd>, options: &[&str], directory: &Path) -> Comma
     command
 }
 
-/// A free port, which nobody else takes for a while.
+/// A free port of an address at which nobody else asks for one.
 fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.9:0").unwrap().local_addr().unwrap()
 }
 
 /// A transfer of a program that stays connected.
@@ -162,7 +162,8 @@ fn a_listening_socket_on_standard_input_is_listened_on() {
         // systemd's own do not block.
         listener.set_nonblocking(!blocks).unwrap();
         let mut command = inetd(listener.try_clone().unwrap(), &[], directory.path());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let log = source.path().join("log");
+        command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
         if is_shared {
             command.stdout(stdio(listener.try_clone().unwrap())).stderr(stdio(listener));
         }
@@ -173,11 +174,14 @@ fn a_listening_socket_on_standard_input_is_listened_on() {
             assert_eq!(sent.exit, 0, "{sent:?}");
             assert!(sent.stdout.starts_with(&format!("stored a as {name} (")), "{sent:?}");
         }
+        let log = || entries(&fs::read_to_string(&log).unwrap());
+        let lines = if is_shared { 0 } else { 3 };
+        // The last one comes after the receipt.
+        eventually("all is logged", || (log().lines().count() >= lines).then_some(()));
         assert_eq!(service.child.try_wait().unwrap(), None, "it goes on");
         service.child.kill().unwrap();
-        let (_, printed, log) = service.wait();
-        let lines = if is_shared { 0 } else { 3 };
-        assert_eq!(log.lines().count(), lines, "{log}");
+        let (_, printed, _) = service.wait();
+        assert_eq!(log().lines().count(), lines, "{}", log());
         let expected = if is_shared { String::new() } else { format!("listening on {address}\n") };
         assert_eq!(printed, expected);
     }
@@ -544,14 +548,17 @@ printf 'a line without an end' >&2
 exit 3
 "
     .replace("\\u{1b}", "\x1b");
-    let commanding = Commanding::start(&text, &["--exec", "SCRIPT"]);
-    let (peer, _) = commanding.deliver(&transfer("a\x1b", b"body"));
-    let start = format!("{peer}: command for a\\u{{1b}}");
-    commanding.qdropd.logged(&format!("{start} failed: exit status: 3"));
-    let log = commanding.qdropd.log();
-    let said: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix(&*start)).collect();
     let expected = [": no \\u{1b}[1mroom", ": a line without an end", " failed: exit status: 3"];
-    assert_eq!(said, expected, "in this order");
+    // It waits for what was said, but not for long.
+    eventually(&format!("it logs {expected:?}, in this order"), || {
+        let commanding = Commanding::start(&text, &["--exec", "SCRIPT"]);
+        let (peer, _) = commanding.deliver(&transfer("a\x1b", b"body"));
+        let start = format!("{peer}: command for a\\u{{1b}}");
+        commanding.qdropd.logged(&format!("{start} failed: exit status: 3"));
+        let log = commanding.qdropd.log();
+        let said = log.lines().filter_map(|line| line.strip_prefix(&*start));
+        said.eq(expected).then_some(())
+    });
     // Whoever says too much is cut off, and not killed by that.
     let text = "#!/bin/sh
 head -c 5000 /dev/zero | tr '\\0' x >&2
@@ -599,7 +606,7 @@ fn count(log: &str, text: &str) -> usize {
 #[test]
 fn a_command_that_hangs_is_killed() {
     for option in ["--exec", "--exec-failed"] {
-        let options = ["--exec-timeout", "0.5", option, "SCRIPT", "--max-size", "10"];
+        let options = ["--exec-timeout", "2", option, "SCRIPT", "--max-size", "10"];
         // `exec`, since what it starts itself is not killed.
         let text = "#!/bin/sh\necho >&2 begun\nexec sleep 1000\n";
         let commanding = Commanding::start(text, &options);
@@ -607,11 +614,12 @@ fn a_command_that_hangs_is_killed() {
         for _ in 0..2 * COMMANDS {
             commanding.deliver(&transfer("a", &body));
         }
-        let killed = "command for a failed: killed after 0.5 s (--exec-timeout)\n";
-        eventually("all of them are killed", || {
-            (count(&commanding.qdropd.log(), killed) == 2 * COMMANDS).then_some(())
-        });
-        assert_eq!(count(&commanding.qdropd.log(), "command for a: begun\n"), 2 * COMMANDS);
+        let killed = "command for a failed: killed after 2 s (--exec-timeout)\n";
+        for told in [killed, "command for a: begun\n"] {
+            eventually(&format!("each is told: {told}"), || {
+                (count(&commanding.qdropd.log(), told) == 2 * COMMANDS).then_some(())
+            });
+        }
     }
 }
 
