@@ -189,8 +189,12 @@ fn what_a_broken_ssh_says_is_told_once() {
     ];
     for (via, exit, why) in table {
         for jobs in ["1", "4"] {
-            let sent = sent_via(&via, &["--jobs", jobs], &files);
-            assert_eq!((sent.exit, &*sent.stdout), (exit, ""), "{via}: {sent:?}");
+            // It does not wait for long for the last words of ssh.
+            let sent = eventually(&format!("it tells {why}"), || {
+                let sent = sent_via(&via, &["--jobs", jobs], &files);
+                assert_eq!((sent.exit, &*sent.stdout), (exit, ""), "{via}: {sent:?}");
+                sent.stderr.contains(why).then_some(sent)
+            });
             let times = if exit == 5 { files.len() } else { 1 };
             assert_eq!(sent.stderr.matches(why).count(), times, "{via}: {sent:?}");
         }
