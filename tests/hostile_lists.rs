@@ -284,7 +284,7 @@ fn files_of_a_list_wait_for_a_busy_receiver() {
     let files = sources(&source, 3);
     for (refusals, timeout, expected) in [
         (2, "60", (0, ["f1 stored", "f2 stored", "f0 stored"])),
-        (usize::MAX, "1", (5, ["f1 stored", "f2 stored", "f0 failed"])),
+        (usize::MAX, "4", (5, ["f1 stored", "f2 stored", "f0 failed"])),
     ] {
         let mut left = refusals;
         let to = receiver(move |mut stream| {

@@ -333,20 +333,26 @@ fn what_is_kept_counts_for_the_peer_of_the_header() {
 fn a_flood_through_the_proxy_shuts_nobody_out() {
     let qdropd = Qdropd::start(&[PROXY, "--quiet", "--max-per-peer=2"]);
     for header in [line("192.0.2.66:1"), Vec::new(), b"PROXY ".to_vec()] {
-        let flood: Vec<_> =
-            (0..limits::WITHOUT_SLOT + 100).map(|_| connect(&qdropd, &[&header])).collect();
-        for number in 0..4 {
-            let began = Instant::now();
-            let name = format!("honest {number}");
-            let mut stream = connect(&qdropd, &[&line("192.0.2.7:5"), &transfer(&name, b"body")]);
-            stream.shutdown(Shutdown::Write).unwrap();
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).unwrap();
-            let receipt = Receipt::read(&mut &*answer).unwrap().unwrap();
-            assert_eq!(receipt.status, Status::Stored, "{receipt:?}");
-            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-        }
-        drop(flood);
+        let longest = || {
+            let _flood: Vec<_> =
+                (0..limits::WITHOUT_SLOT + 100).map(|_| connect(&qdropd, &[&header])).collect();
+            let times = (0..4).map(|number| {
+                let began = Instant::now();
+                let file = transfer(&format!("honest {number}"), b"body");
+                let mut stream = connect(&qdropd, &[&line("192.0.2.7:5"), &file]);
+                stream.shutdown(Shutdown::Write).unwrap();
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).unwrap();
+                let receipt = Receipt::read(&mut &*answer).unwrap().unwrap();
+                assert_eq!(receipt.status, Status::Stored, "{receipt:?}");
+                began.elapsed()
+            });
+            times.max().unwrap()
+        };
+        // A machine may have much else to do.
+        let times = (0..3).map(|_| longest()).take_while(|it| *it >= Duration::from_secs(5));
+        let times: Vec<_> = times.collect();
+        assert!(times.len() < 3, "{times:?}");
     }
 }
 
@@ -393,7 +399,7 @@ fn a_header_that_trickles_is_given_up() {
         }
         thread::sleep(Duration::from_millis(400));
     }
-    assert!(began.elapsed() < limits::HEADER_TIME * 3 / 2, "{:?}", began.elapsed());
+    assert!(began.elapsed() < limits::HEADER_TIME * 3, "{:?}", began.elapsed());
     for stream in streams {
         assert_refused(&receipts(stream), Status::TimedOut, "silent for too long in the header");
     }

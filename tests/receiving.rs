@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Barrier, mpsc};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// Checks that all a sender got is a refusal, after `taken` bytes of the body.
@@ -528,9 +528,12 @@ fn a_file_above_the_limit_is_refused_before_its_body() {
 fn a_refusal_reaches_a_sender_that_goes_on_writing() {
     let qdropd = Qdropd::start(&["--max-size", "1K"]);
     let body = noise(40 << 20);
-    let mut stream = qdropd.connect();
-    stream.write_all(&header("large", body.len() as u64)).unwrap();
-    stream.write_all(&body[..8 << 20]).unwrap();
+    let stream = eventually("it is written while it is read", || {
+        let (mut stream, began) = (qdropd.connect(), Instant::now());
+        stream.write_all(&header("large", body.len() as u64)).unwrap();
+        let written = stream.write_all(&body[..8 << 20]);
+        (began.elapsed() < limits::DRAIN_TIME).then(|| written.map(|()| stream).unwrap())
+    });
     assert_refused(&receipts(stream), 2, 0);
     let source = TempDir::new().unwrap();
     let sent = send(qdropd.address, &[], &file(source.path(), "large", &body));

@@ -1141,26 +1141,27 @@ fn an_address_that_does_not_answer_is_waited_for_once_and_not_for_long() {
         left_out(what, "there is no IPv6, or no namespace of our own (unshare -rm)");
         return;
     }
-    let receiver = thread::spawn(move || {
-        for stream in alive.incoming().take(FILES) {
+    thread::spawn(move || {
+        for stream in alive.incoming() {
             io::copy(&mut stream.unwrap(), &mut io::sink()).unwrap();
         }
     });
     let source = TempDir::new().unwrap();
     let paths = (0..FILES).map(|n| file(source.path(), &n.to_string(), b"body"));
+    let paths: Vec<PathBuf> = paths.collect();
     let hosts = file(source.path(), "hosts", b"::1 box\n127.0.0.1 box\n");
-    let began = Instant::now();
-    let sent = run(assert_cmd::Command::from_std(needed("unshare"))
-        .args(["-rm", "sh", "-c", "mount --bind \"$HOSTS\" /etc/hosts && exec \"$0\" \"$@\""])
-        .env("HOSTS", hosts)
-        .arg(program("qdrop"))
-        .arg(format!("box:{port}"))
-        .args(paths));
-    let time = began.elapsed();
-    assert_eq!((sent.exit, sent.stdout.lines().count()), (0, FILES), "{sent:?}");
-    // Without the memory it takes 40 times 250 ms, without the rounds 40 times 10 s.
-    assert!(time < Duration::from_secs(9), "{time:?}");
-    receiver.join().unwrap();
+    eventually("it takes not long", || {
+        let began = Instant::now();
+        let sent = run(assert_cmd::Command::from_std(needed("unshare"))
+            .args(["-rm", "sh", "-c", "mount --bind \"$HOSTS\" /etc/hosts && exec \"$0\" \"$@\""])
+            .env("HOSTS", &hosts)
+            .arg(program("qdrop"))
+            .arg(format!("box:{port}"))
+            .args(&paths));
+        assert_eq!((sent.exit, sent.stdout.lines().count()), (0, FILES), "{sent:?}");
+        // Without the memory it takes 40 times 250 ms, without the rounds 40 times 10 s.
+        (began.elapsed() < Duration::from_secs(9)).then_some(())
+    });
     dead.kill().unwrap();
     dead.wait().unwrap();
 }
@@ -1222,7 +1223,7 @@ fn the_bar_of_a_tree_counts_what_was_skipped() {
     assert_eq!(qdrop(args).exit, 0);
     for (columns, name, expected) in [(80, "c", "3/3 top/c"), (40, "d", "")] {
         sparse(&top, name, 1_500_000);
-        let args = [&["--limit-rate=1M"][..], &args].concat();
+        let args = [&["--limit-rate=400K"][..], &args].concat();
         let sent = Running::on_terminal(columns, "qdrop", &args).wait();
         assert_eq!(sent.exit, 0, "{sent:?}");
         let (_, drawn) = terminal(&sent.stdout, columns);

@@ -192,8 +192,8 @@ fn the_first_file_is_sent_before_the_last_is_found() {
         file(&top, &format!("a/{n}"), &[0; 100]);
     }
     let mut qdrop = Command::new(program("qdrop"));
-    // For two seconds.
-    qdrop.args(["-r", "--limit-rate=250K", &qdropd.address.to_string()]).arg(&top);
+    // For five seconds.
+    qdrop.args(["-r", "--limit-rate=100K", &qdropd.address.to_string()]).arg(&top);
     let qdrop = qdrop.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let first = qdropd.directory.join("top/a/0");
     eventually("the first is stored", || first.exists().then_some(()));
