@@ -562,7 +562,7 @@ impl Run<'_> {
         if is_once {
             let began = Instant::now();
             // Without a transfer it waits for one.
-            let limit = Duration::from_millis(if exit == Some(0) { 7000 } else { 300 });
+            let limit = Duration::from_millis(if exit == Some(0) { 7000 } else { 2000 });
             while began.elapsed() < limit && !qdropd.has_ended() {
                 thread::sleep(Duration::from_millis(1));
             }
