@@ -173,7 +173,7 @@ fn files_whose_receipts_broke_off_are_in_doubt_and_not_sent_again() {
     let sources = numbered(source.path(), 40);
     for end in [End::Clean, End::Cut, End::Other, End::Reset, End::Silent] {
         let (to, came) = forgetful(end);
-        let sent = send_all(to, &["--timeout", "5"], &sources);
+        let sent = send_all(to, &["--timeout", "3"], &sources);
         let mut came = came.lock().unwrap().clone();
         assert_eq!(sent.exit, 4, "{end:?}: {sent:?}");
         let told = sent.stdout.lines().count() + sent.stderr.lines().count();

@@ -26,8 +26,8 @@ const SMALL: usize = 1000;
 const LARGE: usize = 24_000_000;
 
 /// What both ends are told in tests of silence: more than what is alive is silent for on a busy machine.
-const TIMEOUT: &str = "--timeout=5";
-const WAIT: Duration = Duration::from_secs(5);
+const TIMEOUT: &str = "--timeout=3";
+const WAIT: Duration = Duration::from_secs(3);
 
 /// How long a program may take for all but waiting, on a machine with other things to do.
 const SLACK: Duration = Duration::from_secs(15);
