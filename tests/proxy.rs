@@ -350,9 +350,9 @@ fn a_flood_through_the_proxy_shuts_nobody_out() {
             times.max().unwrap()
         };
         // A machine may have much else to do.
-        let times = (0..3).map(|_| longest()).take_while(|it| *it >= Duration::from_secs(5));
-        let times: Vec<_> = times.collect();
-        assert!(times.len() < 3, "{times:?}");
+        eventually("none of them waits for long", || {
+            (longest() < Duration::from_secs(5)).then_some(())
+        });
     }
 }
 
