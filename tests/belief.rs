@@ -348,32 +348,35 @@ fn of_a_part_of_a_file_a_refusal_alone_is_believed() {
     let content = vec![0; 50_000_000];
     let path = &file(source.path(), "a", &content);
     let refusal = receipt_bytes(5, (0, 0), None, Some("it failed"));
-    for (option, receipt, exit, words) in [
-        ("--require-receipt", &refusal, 5, "refused by the receiver: it failed\n"),
-        ("--resume", &refusal, 5, "refused by the receiver: it failed\n"),
-        (
-            "--require-receipt",
-            &stored(&content, "a"),
-            4,
-            "the receiver took nothing for too long\n",
-        ),
-        ("--resume", &stored(&content, "a"), 4, "says, unasked, that it has stored the file\n"),
-    ] {
-        let receipt = receipt.clone();
-        let to = receiver(move |_, mut stream| {
-            if option == "--resume" {
-                read_list(&stream).unwrap();
-                stream.write_all(&answer_bytes(&[Verdict::Send])).unwrap();
-            }
-            stream.read_exact(&mut [0; 100]).unwrap();
-            stream.write_all(&receipt).unwrap();
-            // It takes nothing, and does not close.
-            std::mem::forget(stream);
-        });
-        let sent = send(to, &[option, "--timeout", "3"], path);
-        assert_eq!((sent.exit, &*sent.stdout), (exit, ""), "{option}: {sent:?}");
-        assert!(sent.stderr.ends_with(words), "{option}: {sent:?}");
-    }
+    let stored = stored(&content, "a");
+    let (refused, unasked) =
+        ("refused by the receiver: it failed\n", "says, unasked, that it has stored the file\n");
+    let cases = [
+        ("--require-receipt", &refusal, 5, refused),
+        ("--resume", &refusal, 5, refused),
+        ("--require-receipt", &stored, 4, "the receiver took nothing for too long\n"),
+        ("--resume", &stored, 4, unasked),
+    ];
+    thread::scope(|scope| {
+        for (option, receipt, exit, words) in cases {
+            let receipt = receipt.clone();
+            let to = receiver(move |_, mut stream| {
+                if option == "--resume" {
+                    read_list(&stream).unwrap();
+                    stream.write_all(&answer_bytes(&[Verdict::Send])).unwrap();
+                }
+                stream.read_exact(&mut [0; 100]).unwrap();
+                stream.write_all(&receipt).unwrap();
+                // It takes nothing, and does not close.
+                std::mem::forget(stream);
+            });
+            scope.spawn(move || {
+                let sent = send(to, &[option, "--timeout", "3"], path);
+                assert_eq!((sent.exit, &*sent.stdout), (exit, ""), "{option}: {sent:?}");
+                assert!(sent.stderr.ends_with(words), "{option}: {sent:?}");
+            });
+        }
+    });
 }
 
 #[test]
