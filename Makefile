@@ -246,8 +246,8 @@ state-search:
 
 # What a power cut leaves of what was promised, on ext4, xfs, btrfs, f2fs, vfat and exfat: a real kernel under QEMU,
 # a log of what it writes to its disk, and a hundred disks as that may be cut off, for each file system. Then some
-# faults that are planted and have to be found. Takes half an hour (tests/power_cut.py --help: parts of it, a seed)
-# and fetches Debian's kernel.
+# faults that are planted and have to be found. Takes a quarter of an hour (tests/power_cut.py --help: parts of it, a
+# seed) and fetches Debian's kernel.
 # Debian: apt-get install qemu-system-x86 kmod e2fsprogs xfsprogs btrfs-progs f2fs-tools dosfstools exfatprogs
 power-cut:
 	@CARGO='$(CARGO)' CARGO_TARGET_DIR=$(abspath $(target)) tests/power_cut.py
@@ -301,9 +301,9 @@ mutants:
 		install 'tree-sitter~=0.26.1' 'tree-sitter-rust~=0.24.2'
 	CARGO_TARGET_DIR=$(abspath $(target)) nice $(target)/mutants/python/bin/python tests/mutants.py $(MUTANTS)
 
-# Every part that has threads under 200,000 orders of their turns each, then the faults of edits/faults, of which each has to
-# be found (interleavings/README.md). Takes half an hour on two cores. Needs a newer Rust than the crate, 1.87, and what
-# cargo downloads for it.
+# Every part that has threads under 200,000 orders of their turns each, then the faults of edits/faults, of which each
+# has to be found (interleavings/README.md). Takes a quarter of an hour on two cores. Needs a newer Rust than the
+# crate, 1.87, and what cargo downloads for it.
 interleavings:
 	cd interleavings && $(CARGO) run --release --quiet --locked
 	CARGO='$(CARGO)' interleavings/faults.sh
