@@ -291,7 +291,11 @@ fn the_ci_runs_the_tests_once_with_each_rust() {
         + " RUSTC=/usr/bin/rustc CARGO_TARGET_DIR=target/msrv";
     assert_eq!(runs, [format!("\"${{offline[@]}}\" {oldest}").as_str(), "make test"]);
     for target in ["lint", "msrv"] {
-        assert!(script.lines().any(|line| line.trim() == format!("make {target}")));
+        let mut words = script
+            .lines()
+            .filter(|line| line.trim().starts_with("make "))
+            .flat_map(str::split_whitespace);
+        assert!(words.any(|word| word == target), "{target}");
         assert_eq!(value("Makefile", &format!("{target}:")), "", "{target} needs other targets");
     }
 }
