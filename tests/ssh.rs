@@ -47,11 +47,12 @@ impl Sshd {
             let line = format!("[127.0.0.1]:{} {}", address.port(), public(host));
             fs::write(at.join(file), line).unwrap();
         }
-        // As Debian has it, but for the places.
+        // As Debian has it, but for the places, and for what this user's shell runs at its start.
         let config = format!(
             "HostKey {here}/host\nAuthorizedKeysFile {here}/keys\nStrictModes no\nUsePAM no\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nX11Forwarding yes\n\
-             AcceptEnv LANG LC_*\nSubsystem sftp internal-sftp\nPermitRootLogin yes\nPidFile none\n"
+             AcceptEnv LANG LC_*\nSubsystem sftp internal-sftp\nPermitRootLogin yes\nPidFile none\n\
+             SetEnv HOME={here}\n"
         );
         fs::write(at.join("config"), config).unwrap();
         let sshd =
